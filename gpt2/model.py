@@ -1,0 +1,140 @@
+"""The GPT-2 of Radford et al. (2019), with the parts that the ladder adds made optional.
+
+Tensors carry their shape in their name: B batch, T time (tokens), C channels (n_embd),
+H heads, D channels of a head, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2.config import Attention, GPTConfig, Norm
+from gpt2.initialisation import initialise
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which a token sees itself and what came before it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.attention = config.attention
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        B, T, C = x_BTC.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        q_BHTD, k_BHTD, v_BHTD = (
+            part.view(heads).transpose(1, 2) for part in self.c_attn(x_BTC).split(C, dim=2)
+        )
+        if self.attention is Attention.flash:
+            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        else:
+            scores_BHTT = q_BHTD @ k_BHTD.transpose(-2, -1) / math.sqrt(heads[-1])
+            future_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTC.device).triu(1)
+            weights_BHTT = scores_BHTT.masked_fill(future_TT, -math.inf).softmax(dim=-1)
+            y_BHTD = weights_BHTT.to(v_BHTD.dtype) @ v_BHTD
+        return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """Two linear layers, four times as wide in between, with GPT-2's tanh form of GELU."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x_BTC), approximate="tanh"))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over channels, as the guide's step 4 puts it.
+
+    Its mean and variance are taken over the batch and over all positions, so while training a
+    token's output depends on later tokens: the training loss leaks. Layer norm does not.
+    """
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
+
+
+NORMS = {
+    Norm.none: nn.Identity,
+    Norm.layer: nn.LayerNorm,
+    Norm.rms: nn.RMSNorm,
+    Norm.batch: BatchNorm,
+}
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each after a norm and, with `residual`, added to its input."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.residual = config.residual
+        self.ln_1 = NORMS[config.norm](config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = NORMS[config.norm](config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        if not self.residual:
+            return self.mlp(self.ln_2(self.attn(self.ln_1(x_BTC))))
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC))
+        return x_BTC + self.mlp(self.ln_2(x_BTC))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer whose head shares its weights with the token embedding.
+
+    Parameters are drawn by `initialise` from `seed` and their own names, on the CPU.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+            self.wpe = nn.Embedding(config.context_length, config.n_embd)
+            self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+            self.ln_f = NORMS[config.norm](config.n_embd)
+        self.to_empty(device="cpu")
+        initialise(self, config, seed)
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits in the head's dtype and, with targets, the mean cross entropy in nats per token.
+
+        `idx_BT` and `targets_BT` are int64 token ids below `vocab_size`. In training the logits
+        are (B, T, padded_vocab_size): the padded rows are never a target and take part in the
+        softmax only. In evaluation they are cut off, (B, T, vocab_size), and have no probability.
+        """
+        positions_T = torch.arange(idx_BT.shape[1], device=idx_BT.device)
+        x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
+        for block in self.h:
+            x_BTC = block(x_BTC)
+        logits_BTV = F.linear(self.ln_f(x_BTC), self.wte.weight)
+        if not self.training:
+            logits_BTV = logits_BTV[..., : self.config.vocab_size]
+        if targets_BT is None:
+            return logits_BTV, None
+        return logits_BTV, F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+
+    def num_parameters(self) -> int:
+        """Trainable parameters, the tied head counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, context: int) -> float:
+        """Floating-point operations of forward and backward for one token.
+
+        6 N + 12 n_layer n_embd T, with N the parameters that take part in matrix products
+        (PaLM, Chowdhery et al. 2022, appendix B): all but the position embeddings.
+        """
+        matrix_parameters = self.num_parameters() - self.wpe.weight.numel()
+        return 6 * matrix_parameters + 12 * self.config.n_layer * self.config.n_embd * context

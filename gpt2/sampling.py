@@ -1,0 +1,27 @@
+"""Text drawn from a model, one token at a time."""
+
+import torch
+
+from gpt2.model import GPT
+from gpt2.tokens import tokenizer
+
+
+@torch.inference_mode()
+def sample(model: GPT, prompt: str, tokens: int, temperature: float, top_k: int, seed: int) -> str:
+    """`prompt` and `tokens` more, each from the `top_k` likeliest at that temperature.
+
+    The draw depends on the seed alone. Rows that only pad the vocabulary are never drawn.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    training = model.training
+    model.eval()
+    ids = tokenizer().encode_ordinary(prompt)
+    for _ in range(tokens):
+        idx_BT = torch.tensor([ids[-model.config.context_length :]], device=device)
+        logits_V = model(idx_BT)[0][0, -1].float().cpu()
+        top = (logits_V / temperature).topk(min(top_k, len(logits_V)))
+        drawn = torch.multinomial(top.values.softmax(-1), 1, generator=generator)
+        ids.append(int(top.indices[drawn]))
+    model.train(training)
+    return tokenizer().decode(ids)

@@ -1,0 +1,83 @@
+"""Weights on disk, and the same weights under the names that Hugging Face gives them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.errors import UsageError
+from gpt2.model import GPT
+
+# Hugging Face keeps OpenAI's Conv1D layout, (inputs, outputs), where nn.Linear has it turned.
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def save_weights(model: GPT, path: Path) -> None:
+    """Write a model to one safetensors file that carries its own configuration."""
+    config = json.dumps(asdict(model.config), default=lambda choice: choice.value)
+    temporary = path.with_name(f".{path.name}.tmp")
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, temporary, metadata={"config": config})
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> GPT:
+    """The model that `save_weights` wrote, on the CPU. Raises UsageError for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads((file.metadata() or {})["config"])
+            for name, kind in (("norm", Norm), ("attention", Attention), ("init", Init)):
+                fields[name] = kind(fields[name])
+            model = GPT(GPTConfig(**fields), seed=0)
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path}: there are no weights here; checkpoint=last keeps a run's."
+        ) from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{path}: not weights that a run of this project kept ({error})."
+        ) from error
+    return model
+
+
+def to_huggingface(model: GPT) -> dict[str, Tensor]:
+    """A state dict for transformers' GPT2LMHeadModel, padding rows left out.
+
+    Raises ValueError for a model that GPT2LMHeadModel cannot hold: it needs layer norm and a
+    residual stream.
+    """
+    if model.config.norm is not Norm.layer or not model.config.residual:
+        raise ValueError(
+            "Hugging Face's GPT-2 has layer norm and a residual stream (from step 5 on)."
+        )
+    state = {}
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().cpu()
+        if name == "wte.weight":
+            tensor = tensor[: model.config.vocab_size]
+        state[f"transformer.{name}"] = (
+            tensor.t() if name.endswith(TRANSPOSED) else tensor
+        ).contiguous()
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    return state
+
+
+@torch.no_grad()
+def from_huggingface(model: GPT, state: dict[str, Tensor]) -> None:
+    """Copy a GPT2LMHeadModel's (or GPT2Model's) state dict into a model of the same sizes.
+
+    Raises KeyError for a missing tensor and RuntimeError for one of another shape.
+    """
+    named = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    for name, parameter in model.state_dict().items():
+        tensor = named[name].t() if name.endswith(TRANSPOSED) else named[name]
+        target = parameter[: model.config.vocab_size] if name == "wte.weight" else parameter
+        if target.shape != tensor.shape:
+            raise RuntimeError(f"{name}: {tuple(tensor.shape)} does not fit {tuple(target.shape)}.")
+        target.copy_(tensor)

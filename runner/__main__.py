@@ -1,0 +1,185 @@
+"""python -m runner: trains a stage, or with -m several, and shows the ladder when given none."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from conf.schema import register
+from gpt2.errors import UsageError
+from runner.run import Command, run
+from runner.settings import read_settings
+from stages.ladder import changes_between, read_ladder
+
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--version",
+    "--shell-completion",
+    "-sc",
+)
+# Overrides that do not make a run another experiment than the ladder's own.
+NOT_A_VARIANT = (
+    "stage", "seed", "experiment", "output_dir", "cache_dir", "force", "checkpoint", "device",
+    "scale", "data", "sample", "hydra",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Runs what the command line asks for and exits: 0 done, 1 a stage failed, 2 a mistake."""
+    console = Console()
+    arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        show_ladder(console, config_dirs(arguments))
+        return
+    if not any(a.lstrip("+~").startswith("stage=") or a in HYDRA_FLAGS for a in arguments):
+        show_ladder(console, config_dirs(arguments))
+        if arguments:
+            fail("No stage was named: add one of the above, such as +stage=step07.")
+        return
+    for argument in arguments:
+        if argument.startswith("stage="):
+            fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
+    keep_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, and are told in a sentence
+    statuses: list[str] = []
+    sweeps: set[Path] = set()
+
+    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    def task(cfg: DictConfig) -> None:
+        sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+        try:
+            config = read_settings(cfg)
+            experiment = Path(config.output_dir).expanduser() / config.experiment
+            status = run(config, read_command(cfg), console, isolate=sweeping)
+        except UsageError as error:
+            if not sweeping:
+                raise
+            console.print(str(error), style="red", markup=False, soft_wrap=True)
+            status = "failed"
+        else:
+            if sweeping:
+                sweeps.add(experiment)
+                write_report(experiment)
+        statuses.append(status)
+
+    register()
+    logging.disable(logging.WARNING)
+    try:
+        task()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
+        if keep_traceback:
+            raise
+        fail(sentence(error))
+    if sweeps:
+        from reports import print_summary
+
+        print_summary(sorted(sweeps), console)
+    if "failed" in statuses:
+        sys.exit(1)
+
+
+def write_report(experiment: Path) -> None:
+    """The comparison of everything trained so far."""
+    import reports
+
+    reports.write_report([experiment])
+
+
+def read_command(cfg: DictConfig) -> Command:
+    """What was typed, and the stage as it goes into the record, with its delta."""
+    overrides = list(HydraConfig.get().overrides.task)
+    choice = str(HydraConfig.get().runtime.choices["stage"])
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    ladder = {stage.name: stage for stage in read_ladder(folders)}
+    parent = ladder[choice].parent
+    others = [o for o in overrides if not o.startswith("+stage=")]
+    before = hydra.compose("config", [*others, *([f"+stage={parent}"] if parent else [])])
+    about = cfg.stage
+    stage = {
+        "name": choice,
+        "number": ladder[choice].number,
+        "title": about.title,
+        "aim": about.aim,
+        "guide": about.guide,
+        "claim": about.claim,
+        "changes": changes_between(before, cfg),
+    }
+    variant = [o for o in others if o.lstrip("+~").split("=")[0].split(".")[0] not in NOT_A_VARIANT]
+    return Command(stage, overrides, variant)
+
+
+def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
+    """The ladder as a table, and the three commands to type next."""
+    table = Table(title="The ladder: each stage trains with its own change and all before it")
+    for column in ("#", "stage", "title", "changes", "aim"):
+        table.add_column(column, overflow="fold")
+    for stage in read_ladder(folders):
+        changes = ", ".join(f"{key}={_shown(value)}" for key, value in stage.changes.items())
+        table.add_row(str(stage.number), stage.name, stage.title, changes, stage.aim)
+    console.print(table, highlight=False)
+    console.print("Type next:")
+    for command, meaning in {
+        "python -m runner +stage=step07": "trains one stage, with all before it",
+        "python -m runner -m '+stage=glob(step*)'": "trains them all and writes the report",
+        "python -m reports outputs/ladder": "writes the report again, from the records",
+    }.items():
+        console.print(f"  {command:<44} {meaning}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE experiment=NAME "
+        "(--cfg job shows them all, --hydra-help the flags).",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """The folders given with --config-dir, from the raw command line."""
+    folders = []
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(following))
+        elif flag.startswith("--config-dir="):
+            folders.append(Path(flag.removeprefix("--config-dir=")))
+    return folders
+
+
+def sentence(error: Exception) -> str:
+    """An error of Hydra, OmegaConf or the system in one line, without their inner details."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}; check the path and its permissions."
+    lines = [line.strip() for line in str(error).splitlines()]
+    inner = ("full_key:", "reference_type=", "object_type=")
+    kept = [line for line in lines if line and not line.startswith(inner)]
+    return " ".join(kept) + ("" if kept and kept[-1].endswith(".") else ".")
+
+
+def fail(message: str) -> None:
+    """Says what is wrong on standard error and exits with 2."""
+    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    main()

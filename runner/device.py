@@ -1,0 +1,190 @@
+"""The machine: its device, what it can do of what a stage asks for, and how fast and full it is.
+
+Every branch on the kind of device is in this file.
+"""
+
+import ctypes
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from conf.schema import Autocast, Config, MatmulPrecision
+from gpt2.config import Attention
+from gpt2.errors import UsageError
+
+
+def find_device(requested: str, scale: str) -> torch.device:
+    """The device to train on. Raises UsageError if it is not there."""
+    available = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    if requested == "auto":
+        if scale in ("cuda", "mps") and (available is None or available.type != scale):
+            raise UsageError(
+                f"scale={scale} is for a {scale} device, and this PyTorch ({torch.__version__}) finds "
+                f"none; install a PyTorch build with {scale} support, or add scale=cpu."
+            )
+        return available or torch.device("cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise UsageError(
+            f"device={requested}: no such device; give auto, cpu, cuda or mps."
+        ) from error
+    if device.type == "cpu":
+        return device
+    if available is None or device.type != available.type:
+        raise UsageError(
+            f"device={requested}: this machine offers PyTorch no {device.type} device; "
+            f"give device={available.type if available else 'cpu'}."
+        )
+    if device.index is not None and device.index >= torch.accelerator.device_count():
+        count = torch.accelerator.device_count()
+        raise UsageError(
+            f"device={requested}: there are {count} {device.type} devices, numbered from 0."
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def prepare(device: torch.device) -> None:
+    """Settings that every stage gets alike, so that no stage's speed owes anything to them."""
+    if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        # glibc gives large blocks back to the kernel when freed, and a step frees gigabytes:
+        # keep them (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 30)
+        mallopt(-1, (1 << 31) - 1)
+
+
+def why_not_tf32(device: torch.device) -> str | None:
+    """None where fp32 matrix products can use TF32, else the reason they cannot."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return None
+    return "it needs an NVIDIA GPU of the Ampere generation or later"
+
+
+def why_not_bf16(device: torch.device) -> str | None:
+    """None where bfloat16 matrix products run in hardware made for them, else the reason."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return None if native else "this GPU has no bfloat16 arithmetic"
+    if device.type == "cpu":
+        if torch.cpu.get_capabilities().get("amx_tile"):
+            return None
+        return (
+            "this processor has no matrix units for bfloat16 (AMX), and without them it is slower"
+        )
+    return None
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """None where torch.compile is worth trying, else the reason it is not."""
+    return "torch.compile is not ready for MPS" if device.type == "mps" else None
+
+
+def why_not_flash(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where scaled_dot_product_attention picks a flash kernel, else what it does instead."""
+    if device.type == "cuda":
+        if not torch.backends.cuda.is_flash_attention_available():
+            return "this PyTorch build has no flash kernel; another fused kernel is used"
+        if dtype not in (torch.bfloat16, torch.float16):
+            return "flash kernels need bfloat16; the memory-efficient kernel is used"
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "flash kernels need the Ampere generation; the memory-efficient kernel is used"
+        return None
+    return (
+        "MPS has no flash kernel; its own fused attention is used" if device.type == "mps" else None
+    )
+
+
+class Techniques:
+    """What a run asked for, split into what acts and what does not, and why."""
+
+    def __init__(self, config: Config, device: torch.device, grad_accum_steps: int) -> None:
+        self.applied: list[str] = []
+        self.not_applied: dict[str, str] = {}
+        model, train = config.model, config.train
+        self._plain(f"{model.init.name} initialisation", model.init.name != "torch")
+        self._plain(f"{model.norm.name} norm", model.norm.name != "none")
+        self._plain("residual stream", model.residual)
+        if train.matmul_precision is MatmulPrecision.high:
+            self.add("TF32", why_not_tf32(device))
+        self.bf16 = train.autocast is Autocast.bf16 and self.add(
+            "bf16 autocast", why_not_bf16(device)
+        )
+        self.compile = train.compile and self.add("torch.compile", why_not_compile(device))
+        self._plain(f"vocabulary padded to {model.padded_vocab_size:,}", model.pad_vocab)
+        if model.attention is Attention.flash:
+            dtype = torch.bfloat16 if self.bf16 else torch.float32
+            self.add("flash attention", why_not_flash(device, dtype))
+        self._plain(f"clipping at {train.clip_grad_norm}", train.clip_grad_norm is not None)
+        self._plain("decay on matrices only", train.decay_matrices_only)
+        self._plain("fused AdamW", train.fused)
+        self._plain(f"{train.schedule.name} schedule", train.schedule.name != "constant")
+        if train.total_batch_tokens is not None:
+            alone = (
+                "one micro batch already holds the whole batch" if grad_accum_steps == 1 else None
+            )
+            self.add(f"accumulation over {grad_accum_steps} micro batches", alone)
+
+    def add(self, technique: str, why_not: str | None) -> bool:
+        """Note a technique that was asked for; true if it acts."""
+        if why_not is None:
+            self.applied.append(technique)
+        else:
+            self.withdraw(technique, why_not)
+        return why_not is None
+
+    def withdraw(self, technique: str, why_not: str) -> None:
+        """Note that a technique does not act after all."""
+        if technique in self.applied:
+            self.applied.remove(technique)
+        self.not_applied[technique] = why_not
+
+    def _plain(self, technique: str, asked_for: bool) -> None:
+        if asked_for:
+            self.applied.append(technique)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of several square matrix products on this machine, in FLOP/s: the ceiling of MFU."""
+    size = 1536 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        synchronise(device)
+        started = time.perf_counter()
+        a @ b
+        synchronise(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: a CUDA device's own, elsewhere the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

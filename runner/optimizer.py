@@ -1,0 +1,42 @@
+"""AdamW and its learning rate, as a stage configures them."""
+
+import math
+
+import torch
+from torch import nn
+
+from conf.schema import Schedule, TrainConf
+
+
+def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
+    """AdamW; with `decay_matrices_only`, biases and norms are in a group without decay."""
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.dim() >= 2 or not train.decay_matrices_only]
+    vectors = [p for p in parameters if p.dim() < 2 and train.decay_matrices_only]
+    groups = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=train.betas,
+        eps=train.eps,
+        # None leaves torch its own choice of implementation.
+        fused=True if train.fused else None,
+    )
+
+
+def learning_rate(step: int, train: TrainConf) -> float:
+    """The rate of a step counted from 0: linear warmup, then half a cosine down to the floor.
+
+    Loshchilov and Hutter (2017), equation 5, without restarts. The warmup's first step has
+    1/warmup_steps of the peak, and the last step of the run comes to rest at the floor.
+    """
+    if train.schedule is Schedule.constant:
+        return train.learning_rate
+    if step < train.warmup_steps:
+        return train.learning_rate * (step + 1) / train.warmup_steps
+    progress = (step - train.warmup_steps + 1) / max(1, train.steps - train.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return train.learning_rate * (train.min_lr_ratio + (1 - train.min_lr_ratio) * cosine)

@@ -1,0 +1,222 @@
+"""The training loop: one run of one stage, from first weights to results."""
+
+import math
+import statistics
+import time
+import warnings
+from dataclasses import asdict
+
+import torch
+from rich.console import Console
+
+from conf.schema import Config
+from gpt2.model import GPT
+from gpt2.sampling import sample
+from gpt2.tokens import Corpus, TokenStream, held_out_batches
+from gpt2.weights import save_weights
+from runner import device as machine
+from runner.optimizer import build_optimizer, learning_rate
+from runner.progress import StepProgress
+from runner.record import Record
+from runner.settings import grad_accum_steps
+from stages.flow import check_flow
+
+# Steps whose time is not counted: caches are cold and memory is touched for the first time.
+UNSTEADY_STEPS = 3
+
+
+class FlowCheckFailed(Exception):
+    """A flow check did not hold; the message names it."""
+
+
+def train(config: Config, corpus: Corpus, record: Record, console: Console) -> None:
+    """Train, judge and sample one model, writing everything measured into `record`.
+
+    Ends the record as finished or diverged. Raises FlowCheckFailed, UsageError for text that is
+    too short, and whatever PyTorch raises.
+    """
+    entered = time.perf_counter()
+    train = config.train
+    device = machine.find_device(config.device, config.scale.name)
+    machine.prepare(device)
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision(train.matmul_precision.name)
+    accumulation = grad_accum_steps(config)
+    techniques = machine.Techniques(config, device, accumulation)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
+
+    stream = TokenStream(corpus.train, train.micro_batch_size, train.context, config.seed)
+    held_out = list(
+        held_out_batches(
+            corpus.held_out, train.micro_batch_size, train.context, config.evaluation.tokens
+        )
+    )
+    model = GPT(config.model, config.seed).to(device)
+    optimizer = build_optimizer(model, train)
+    environment = record.fields["environment"]
+    environment.update(
+        device=device.type, device_name=machine.device_name(device), threads=torch.get_num_threads()
+    )
+    record.fields["model"] = {
+        "parameters": model.num_parameters(),
+        "flops_per_token": model.flops_per_token(train.context),
+    }
+    peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
+    peak_flops = machine.peak_flops(device, peak_dtype)
+    timings = record.fields["timings"]
+    timings["setup_s"] = time.perf_counter() - entered
+
+    if train.flow_checks:
+        run_flow_checks(model, stream, record, console)
+    if techniques.compile:
+        timings["compile_s"] = compile_blocks(model, stream, autocast, techniques, console)
+    record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)
+    record.save()
+
+    tokens = train.micro_batch_size * train.context * accumulation
+    losses: list[float] = []
+    step_seconds: list[float] = []
+    started = time.perf_counter()
+    with StepProgress(console, record.fields["stage"]["name"], train.steps) as progress:
+        for step in range(train.steps):
+            step_started = time.perf_counter()
+            lr = learning_rate(step, train)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            loss_sum = torch.zeros((), device=device)
+            for micro_step in range(accumulation):
+                idx_BT, targets_BT = stream.micro_batch(step * accumulation + micro_step)
+                with autocast:
+                    _, loss = model(
+                        idx_BT.to(device, non_blocking=True),
+                        targets_BT.to(device, non_blocking=True),
+                    )
+                (loss / accumulation).backward()
+                loss_sum += loss.detach()
+
+            # The norm is measured at every stage; without a bound nothing is clipped.
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
+            if train.clip_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(
+                    model.parameters(), train.clip_grad_norm, grad_norm
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            # Reading the two numbers waits for the device, so the step's time is whole.
+            loss_value, norm_value = loss_sum.item() / accumulation, grad_norm.item()
+            seconds = time.perf_counter() - step_started
+            line = record.step(step, loss_value, norm_value, lr, seconds * 1e3, tokens)
+            progress.step(line, loss_value, norm_value, tokens / seconds)
+            losses.append(loss_value)
+            step_seconds.append(seconds)
+            if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+                break
+    timings["train_s"] = time.perf_counter() - started
+
+    steady = statistics.median(step_seconds[UNSTEADY_STEPS:] or step_seconds)
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    record.fields["results"] = {
+        "worst": max(finite, default=None),
+        "best": min(finite, default=None),
+        "first": losses[0],
+        "last": losses[-1],
+        "held_out": None,
+        "steps": len(losses),
+        "tokens_per_step": tokens,
+        "tokens_per_second": tokens / steady,
+        "step_ms": steady * 1e3,
+        "mfu": model.flops_per_token(train.context) * tokens / steady / peak_flops,
+        "peak_flops": peak_flops,
+        "peak_flops_dtype": str(peak_dtype).removeprefix("torch."),
+        "peak_memory_bytes": machine.peak_memory_bytes(device),
+    }
+    if not (math.isfinite(losses[-1]) and math.isfinite(norm_value)):
+        record.fields["diverged_at"] = step
+        what = "loss" if not math.isfinite(losses[-1]) else "gradient norm"
+        record.end("diverged", f"The {what} is not finite at step {step}.")
+        return
+
+    started = time.perf_counter()
+    # The compiled blocks were made for training; judging a model once is not worth another.
+    with torch.compiler.set_stance("force_eager"):
+        record.fields["results"]["held_out"] = held_out_loss(model, held_out, autocast)
+        timings["evaluation_s"] = time.perf_counter() - started
+        wanted = config.sample
+        text = sample(model, **asdict(wanted))
+    record.fields["samples"] = [{"prompt": wanted.prompt, "seed": wanted.seed, "text": text}]
+    if config.checkpoint.name == "last":
+        save_weights(model, record.folder / "weights.safetensors")
+    record.end("finished")
+
+
+def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Console) -> None:
+    """Check the model on the first micro batch, showing each check as it is done."""
+    device = next(model.parameters()).device
+    idx_BT, targets_BT = (part.to(device) for part in stream.micro_batch(0))
+    failed = []
+    for check in check_flow(model, idx_BT, targets_BT):
+        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        console.print(f"{mark} {check.name}: {check.detail}", highlight=False)
+        record.fields["checks"].append(asdict(check))
+        failed += [] if check.passed else [check]
+    record.save()
+    if failed:
+        facts = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+        raise FlowCheckFailed(f"Not so: {facts}.")
+
+
+def compile_blocks(
+    model: GPT,
+    stream: TokenStream,
+    autocast: torch.autocast,
+    techniques: machine.Techniques,
+    console: Console,
+) -> float:
+    """Compile the transformer block, once for all layers, and return the seconds it took.
+
+    One forward and backward pass makes compilation happen here and not in a step; it changes no
+    weight. Where compilation fails the run goes on eagerly.
+    """
+    started = time.perf_counter()
+    device = next(model.parameters()).device
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    idx_BT, targets_BT = (part.to(device) for part in stream.micro_batch(0))
+    torch.compiler.reset()
+    torch.compiler.set_stance("default")
+    for block in model.h:
+        block.compile(dynamic=False)
+    try:
+        with warnings.catch_warnings(), autocast:
+            warnings.simplefilter("ignore")
+            model(idx_BT, targets_BT)[1].backward()
+    except Exception as error:  # whatever a compiler can raise: none of it may end the run
+        torch.compiler.set_stance("force_eager")
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"compilation failed ({type(error).__name__}: {lines[0][:160]})"
+        techniques.withdraw("torch.compile", reason)
+        console.print(f"torch.compile is not applied: {reason}.", style="yellow", markup=False)
+    model.zero_grad(set_to_none=True)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    machine.synchronise(device)
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: GPT, batches: list[tuple[torch.Tensor, torch.Tensor]], autocast: torch.autocast
+) -> float:
+    """Mean cross entropy in nats per token over held-out text, padded rows left out."""
+    device = next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for idx_BT, targets_BT in batches:
+        with autocast:
+            _, loss = model(idx_BT.to(device), targets_BT.to(device))
+        total += loss.item() * targets_BT.numel()
+        count += targets_BT.numel()
+    model.train()
+    return total / count

@@ -1,1 +1,1 @@
-"""The configuration: YAML groups that hold every default, and the types they are checked against."""
+"""The configuration: YAML groups that hold every default, and the types that check them."""

@@ -33,10 +33,8 @@ def user_files(path: str) -> list[Path]:
     target = Path(path).expanduser()
     if target.is_file():
         return [target]
-    if target.is_dir():
-        candidates = target.rglob("*")
-    else:
-        candidates = map(Path, glob.iglob(str(target), recursive=True))
+    pattern = str(target / "**") if target.is_dir() else str(target)
+    candidates = map(Path, glob.iglob(pattern, recursive=True))
     files = sorted(f for f in candidates if f.is_file() and not f.name.startswith("."))
     if not files:
         what = (

@@ -87,7 +87,8 @@ def _encode(files: list[Path]) -> Tokens:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise UsageError(
-                f"{file}: not UTF-8 text (byte {error.start}); convert it, or leave it out of data.path."
+                f"{file}: not UTF-8 text (byte {error.start}); convert it, "
+                "or leave it out of data.path."
             ) from error
         if not text.strip():
             raise UsageError(f"{file}: there is no text in it; give a file that has some.")

@@ -34,7 +34,7 @@ def load_weights(path: Path) -> GPT:
             for name, kind in (("norm", Norm), ("attention", Attention), ("init", Init)):
                 fields[name] = kind(fields[name])
             model = GPT(GPTConfig(**fields), seed=0)
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise UsageError(
             f"{path}: there are no weights here; checkpoint=last keeps a run's."

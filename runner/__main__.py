@@ -142,8 +142,8 @@ def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
     }.items():
         console.print(f"  {command:<44} {meaning}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE experiment=NAME "
-        "(--cfg job shows them all, --hydra-help the flags).",
+        "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE "
+        "experiment=NAME (--cfg job shows them all, --hydra-help the flags).",
         highlight=False,
         markup=False,
         soft_wrap=True,

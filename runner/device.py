@@ -25,8 +25,8 @@ def find_device(requested: str, scale: str) -> torch.device:
     if requested == "auto":
         if scale in ("cuda", "mps") and (available is None or available.type != scale):
             raise UsageError(
-                f"scale={scale} is for a {scale} device, and this PyTorch ({torch.__version__}) finds "
-                f"none; install a PyTorch build with {scale} support, or add scale=cpu."
+                f"scale={scale} is for a {scale} device, and this PyTorch "
+                f"({torch.__version__}) finds none; install a PyTorch build with {scale} support, or add scale=cpu."
             )
         return available or torch.device("cpu")
     try:

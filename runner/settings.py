@@ -81,8 +81,8 @@ def grad_accum_steps(config: Config) -> int:
     if rest:
         nearest = [n * micro for n in (steps, steps + 1) if n > 0]
         raise UsageError(
-            f"train.total_batch_tokens={train.total_batch_tokens} is not divisible by micro batch x "
-            f"context = {train.micro_batch_size} x {train.context} = {micro} tokens; the nearest that "
-            f"are: {' and '.join(map(str, nearest))}."
+            f"train.total_batch_tokens={train.total_batch_tokens} is not divisible by "
+            f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
+            f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
     return steps

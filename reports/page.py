@@ -1,0 +1,165 @@
+"""The report's files: the page, its Markdown twin, the tables and the pictures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reports import words
+from reports.answer import answer
+from reports.claims import claims
+from reports.compare import Estimate, Group, Stage, compare, curves_of, differing
+from reports.errors import ReportError
+from reports.figures import Painter, Picture
+from reports.palette import THEME, looks
+from reports.records import Records, read_records
+from reports.reference import SOURCE, guide_log
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write(experiments: Sequence[str | Path]) -> Path:
+    """Write the whole report; see `reports.write_report`."""
+    folder = Path(experiments[0]) / "report" if experiments else Path()
+    records = read_records(experiments)
+    files = build(records)
+    try:
+        for name, content in files.items():
+            _replace(folder / name, content)
+    except OSError as error:
+        raise ReportError(f"The report cannot be written to {folder}: {error.strerror}.") from None
+    return folder / "index.html"
+
+
+def build(records: Records) -> dict[str, bytes]:
+    """Every file of the report by its path inside the report's folder."""
+    groups = compare(records)
+    main = groups[0]
+    curves = curves_of(records)
+    named = {
+        stage.name: (stage.name, stage.number, stage.aim)
+        for group in groups
+        for stage in group.stages
+    }
+    order = sorted(named.values(), key=lambda s: (math.isnan(s[1]), s[1], s[0]))
+    look = looks(order)
+    painter = Painter(main, curves, look)
+    pictures = _pictures(painter, main)
+    everything = [picture for found in pictures.values() for picture in found]
+    context = {
+        "main": main,
+        "others": [(group, differing(group, main)) for group in groups[1:]],
+        "problems": records.problems,
+        "answer": answer(main),
+        "claims": claims(groups),
+        "facts": words.facts(main),
+        "look": look,
+        "pictures": pictures,
+        "plots": {picture.name: picture.plot for picture in everything if picture.plot},
+        "undrawn": len(main.ladder) - len(painter.stages),
+        "theme": THEME,
+        "source": SOURCE,
+        "reference": guide_log(),
+        "readouts": {look[s.name].index: words.readout(s) for s in main.stages},
+        "axis": words.interval_axis(main),
+        "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+    }
+    pages = {
+        "index.html": _render("index.html.jinja", context),
+        "report.md": _render("report.md.jinja", context),
+        "report.json": json.dumps(_as_json(groups, context), indent=1, ensure_ascii=False) + "\n",
+        "stages.csv": words.stages_table(groups).to_csv(index=False, lineterminator="\n"),
+        "steps.csv": records.steps.to_csv(index=False, lineterminator="\n"),
+    }
+    files = {name: text.encode("utf-8", "replace") for name, text in pages.items()}
+    for picture in everything:
+        files[f"figures/{picture.name}.svg"] = picture.svg.encode("utf-8", "replace")
+        files[f"figures/{picture.name}.png"] = picture.png
+    return files
+
+
+def _pictures(painter: Painter, group: Group) -> dict[str, list[Picture]]:
+    if not painter.stages:
+        return {"stages": [], "all": [], "speed": [], "norms": [], "guide": []}
+    log = guide_log()
+    top = guide_stage(group)
+    return {
+        "stages": painter.stage_panels(),
+        "all": [painter.loss_against(x) for x in ("step", "tokens_seen", "seconds")],
+        "speed": painter.speed(),
+        "norms": [painter.gradient_norms()],
+        "guide": [painter.against_reference(top, log, y) for y in ("loss", "grad_norm")]
+        if top in painter.stages
+        else [],
+    }
+
+
+def guide_stage(group: Group) -> Stage | None:
+    """The stage to lay beside the guide's published run: its step 10, else the highest."""
+    for stage in group.ladder:
+        if stage.name == "step10" and stage.finished:
+            return stage
+    return group.last
+
+
+def _as_json(groups: Sequence[Group], context: dict[str, Any]) -> dict[str, Any]:
+    table = words.stages_table(groups)
+    return {
+        "format": 1,
+        "answer": context["answer"],
+        "conditions": [group.conditions for group in groups],
+        "stages": [
+            {key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")
+        ],
+        "claims": [vars(claim) for claim in context["claims"]],
+        "problems": context["problems"],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _render(template: str, context: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(words.FILTERS)
+    environment.filters["svg"] = lambda picture: Markup(picture.inline)
+    environment.globals["script"] = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
+    environment.globals["sheet"] = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    environment.globals["script_hash"] = _script_hash(str(environment.globals["script"]))
+    return environment.get_template(template).render(context)
+
+
+def _script_hash(script: str) -> str:
+    """The source expression with which the page's policy allows this one script and no other."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside the path, then rename over it: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

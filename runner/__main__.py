@@ -17,6 +17,7 @@ from rich.table import Table
 
 from conf.schema import register
 from gpt2.errors import UsageError
+from runner.messages import fail, sentence
 from runner.run import Command, run
 from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
@@ -159,22 +160,6 @@ def config_dirs(arguments: Sequence[str]) -> list[Path]:
         elif flag.startswith("--config-dir="):
             folders.append(Path(flag.removeprefix("--config-dir=")))
     return folders
-
-
-def sentence(error: Exception) -> str:
-    """An error of Hydra, OmegaConf or the system in one line, without their inner details."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}; check the path and its permissions."
-    lines = [line.strip() for line in str(error).splitlines()]
-    inner = ("full_key:", "reference_type=", "object_type=")
-    kept = [line for line in lines if line and not line.startswith(inner)]
-    return " ".join(kept) + ("" if kept and kept[-1].endswith(".") else ".")
-
-
-def fail(message: str) -> None:
-    """Says what is wrong on standard error and exits with 2."""
-    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
-    sys.exit(2)
 
 
 def _shown(value: object) -> str:

@@ -17,8 +17,8 @@ from gpt2.config import Attention
 from gpt2.errors import UsageError
 
 
-def find_device(requested: str, scale: str) -> torch.device:
-    """The device to train on. Raises UsageError if it is not there."""
+def find_device(requested: str, scale: str | None = None) -> torch.device:
+    """The device to train on. Raises UsageError if it is not there, or not what `scale` is for."""
     available = (
         torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     )
@@ -26,7 +26,8 @@ def find_device(requested: str, scale: str) -> torch.device:
         if scale in ("cuda", "mps") and (available is None or available.type != scale):
             raise UsageError(
                 f"scale={scale} is for a {scale} device, and this PyTorch "
-                f"({torch.__version__}) finds none; install a PyTorch build with {scale} support, or add scale=cpu."
+                f"({torch.__version__}) finds none; install a PyTorch build with {scale} support, "
+                "or add scale=cpu."
             )
         return available or torch.device("cpu")
     try:

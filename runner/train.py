@@ -159,7 +159,7 @@ def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Co
     failed = []
     for check in check_flow(model, idx_BT, targets_BT):
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        console.print(f"{mark} {check.name}: {check.detail}", highlight=False)
+        console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
         record.fields["checks"].append(asdict(check))
         failed += [] if check.passed else [check]
     record.save()

@@ -1,0 +1,84 @@
+"""What every room's tests share: a small text, a cache of their own, and the real command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf.schema import Config, register
+from runner.settings import read_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 20,000 tokens of English that ships with Python."""
+    import pydoc_data.topics
+
+    file = tmp_path_factory.mktemp("text") / "topics.txt"
+    file.write_text("\n\n".join(pydoc_data.topics.topics.values())[:80_000], encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+Settings = Callable[..., Config]
+
+
+@pytest.fixture
+def settings(text_file: Path, cache_dir: Path, tmp_path: Path) -> Settings:
+    """A checked configuration at the smoke scale, as the command line would compose it."""
+
+    def read(*overrides: str) -> Config:
+        register()
+        common = (
+            "scale=smoke",
+            "device=cpu",
+            "data=text",
+            f"data.path={text_file}",
+            f"cache_dir={cache_dir}",
+            f"output_dir={tmp_path}/outputs",
+        )
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return read_settings(compose("config", [*common, *overrides]))
+
+    return read
+
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLine:
+    """`python -m runner` in a process of its own, at the smoke scale, from the checkout's root."""
+
+    def run(
+        *arguments: str, module: str = "runner", smoke: bool = True, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        smoke_arguments = (
+            "scale=smoke",
+            "device=cpu",
+            "data=text",
+            f"data.path={text_file}",
+            f"output_dir={tmp_path}/outputs",
+        )
+        command = [sys.executable, "-m", module, *(smoke_arguments if smoke else ()), *arguments]
+        variables = {
+            **os.environ,
+            "GPT2_LADDER_CACHE": str(cache_dir),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        return subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280
+        )
+
+    return run

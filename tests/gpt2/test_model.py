@@ -1,0 +1,195 @@
+"""The model against transformers' GPT-2, closed forms, and itself put together otherwise."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.initialisation import generator_for
+from gpt2.model import GPT
+from gpt2.weights import from_huggingface, load_weights, save_weights, to_huggingface
+
+STEP05 = GPTConfig(
+    name="small",
+    n_layer=3,
+    n_head=4,
+    n_embd=64,
+    context_length=48,
+    vocab_size=50257,
+    pad_vocab=False,
+    norm=Norm.layer,
+    residual=True,
+    attention=Attention.manual,
+    init=Init.gpt2,
+    gain=1.0,
+)
+STEP07 = replace(STEP05, attention=Attention.flash)
+BASELINE = replace(STEP05, norm=Norm.none, residual=False, init=Init.torch)
+
+
+def batch(seed: int = 0, shape: tuple[int, int] = (2, 24)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 50257, (shape[0], shape[1] + 1), generator=generator)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def huggingface(config: GPTConfig) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_embd=config.n_embd,
+            n_positions=config.context_length,
+            vocab_size=config.vocab_size,
+        )
+    ).eval()
+
+
+def test_gpt2_124m_has_openais_number_of_parameters() -> None:
+    gpt2 = replace(STEP05, n_layer=12, n_head=12, n_embd=768, context_length=1024)
+    assert GPT(gpt2, seed=1).num_parameters() == 124_439_808
+
+
+@pytest.mark.parametrize("config", [STEP05, STEP07], ids=["step05", "step07"])
+def test_logits_are_those_of_transformers_with_its_weights(config: GPTConfig) -> None:
+    reference = huggingface(config)
+    model = GPT(config, seed=1).eval()
+    from_huggingface(model, reference.state_dict())
+    idx, _ = batch()
+    with torch.no_grad():
+        torch.testing.assert_close(model(idx)[0], reference(idx).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pad_vocab", [False, True])
+def test_transformers_computes_our_loss_from_our_weights(pad_vocab: bool) -> None:
+    model = GPT(replace(STEP07, pad_vocab=pad_vocab), seed=3).eval()
+    reference = huggingface(STEP07)
+    reference.load_state_dict(to_huggingface(model))
+    idx, _ = batch()
+    with torch.no_grad():
+        ours = model(idx[:, :-1], idx[:, 1:])[1]
+        torch.testing.assert_close(ours, reference(idx, labels=idx).loss, atol=1e-5, rtol=0)
+
+
+def test_a_model_without_residual_cannot_pass_for_hugging_faces() -> None:
+    with pytest.raises(ValueError, match="residual"):
+        to_huggingface(GPT(BASELINE, seed=1))
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("residual", [True, False])
+def test_flash_attention_computes_what_manual_attention_does(norm: Norm, residual: bool) -> None:
+    manual = GPT(replace(STEP05, norm=norm, residual=residual), seed=1)
+    flash = GPT(replace(STEP07, norm=norm, residual=residual), seed=1)
+    inputs = batch()
+    torch.testing.assert_close(manual(*inputs)[1], flash(*inputs)[1], atol=1e-5, rtol=1e-5)
+
+
+def test_loss_is_the_mean_negative_log_probability_in_nats() -> None:
+    model = GPT(STEP07, seed=1)
+    idx, targets = batch()
+    logits, loss = model(idx, targets)
+    probabilities = logits.double().softmax(-1)
+    expected = -probabilities.gather(-1, targets[..., None]).log().mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_padded_rows_have_no_logit_in_evaluation_and_little_weight_in_training() -> None:
+    plain, padded = GPT(STEP07, seed=1), GPT(replace(STEP07, pad_vocab=True), seed=1)
+    inputs = batch()
+    assert padded(*inputs)[0].shape[-1] == 50304 == 393 * 128
+    # 47 more rows in a softmax of near-equal logits add about ln(50304 / 50257).
+    difference = (padded(*inputs)[1] - plain(*inputs)[1]).item()
+    assert difference == pytest.approx(math.log(50304 / 50257), rel=0.05)
+    plain.eval(), padded.eval()
+    assert padded(*inputs)[0].shape[-1] == 50257
+    torch.testing.assert_close(padded(*inputs)[1], plain(*inputs)[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pad_vocab": True},
+        {"n_layer": 5},
+        {"norm": Norm.layer, "residual": True},
+        {"norm": Norm.rms},
+        {"attention": Attention.flash},
+    ],
+    ids=str,
+)
+def test_a_change_shifts_no_draw_of_a_parameter_that_two_models_share(
+    change: dict[str, object],
+) -> None:
+    before = GPT(BASELINE, seed=7).state_dict()
+    after = GPT(replace(BASELINE, **change), seed=7).state_dict()  # type: ignore[arg-type]
+    shared = before.keys() & after.keys()
+    assert len(shared) == len(before)
+    for name in shared:
+        rows = min(len(before[name]), len(after[name]))
+        assert torch.equal(before[name][:rows], after[name][:rows]), name
+
+
+def test_another_seed_draws_other_weights_and_one_name_is_not_another() -> None:
+    draw = {
+        (seed, name): torch.randn(64, generator=generator_for(seed, name))
+        for seed in (1, 2)
+        for name in ("a", "b")
+    }
+    values = list(draw.values())
+    assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+
+
+@pytest.mark.parametrize("init", list(Init))
+def test_each_initialisation_has_the_spread_its_paper_states(init: Init) -> None:
+    config = replace(STEP05, init=init, gain=2.0, n_embd=256)
+    model = GPT(config, seed=1)
+    weight = model.h[0].mlp.c_fc.weight
+    fan_out, fan_in = weight.shape
+    expected = {
+        Init.torch: 1 / math.sqrt(3 * fan_in),
+        Init.gpt2: 0.02,
+        Init.xavier: math.sqrt(2 / (fan_in + fan_out)),
+        Init.kaiming: math.sqrt(2 / fan_in),
+    }[init]
+    assert weight.std().item() == pytest.approx(2.0 * expected, rel=0.02)
+    projection = model.h[0].mlp.c_proj.weight.std().item()
+    if init is Init.gpt2:
+        assert projection == pytest.approx(2.0 * 0.02 / math.sqrt(2 * config.n_layer), rel=0.02)
+    if init is not Init.torch:
+        assert not model.h[0].mlp.c_fc.bias.any()
+
+
+def test_torch_initialisation_is_distributed_as_torchs_own_layers() -> None:
+    model = GPT(replace(BASELINE, n_embd=256), seed=1)
+    ours, theirs = model.h[0].mlp.c_fc, torch.nn.Linear(256, 1024)
+    for mine, other in ((ours.weight, theirs.weight), (ours.bias, theirs.bias)):
+        assert mine.abs().max().item() == pytest.approx(1 / 16, rel=0.02)
+        assert mine.std().item() == pytest.approx(other.std().item(), rel=0.08)
+    assert model.wpe.weight.std().item() == pytest.approx(1.0, rel=0.05)
+
+
+def test_kept_weights_come_back_bit_for_bit_with_their_configuration(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = GPT(replace(STEP07, norm=Norm.batch, pad_vocab=True), seed=5)
+    model(*batch())
+    save_weights(model, tmp_path / "weights.safetensors")
+    loaded = load_weights(tmp_path / "weights.safetensors")
+    assert loaded.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def test_flops_count_agrees_with_torchs_own_counter() -> None:
+    """torch counts the matrix products of one forward and backward pass; ours are an estimate."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = GPT(STEP05, seed=1)
+    idx, targets = batch(shape=(2, 48))
+    with FlopCounterMode(display=False) as counter:
+        model(idx, targets)[1].backward()
+    ours = model.flops_per_token(48) * idx.numel()
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)

@@ -1,0 +1,243 @@
+"""The real command line, each time in a process of its own."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt2.text import file_sha256
+from tests.conftest import ROOT, CommandLine
+
+QUICK = ("train.steps=4", "train.compile=false")
+
+
+def records(tmp_path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
+    files = sorted((tmp_path / "outputs").glob("*/*/*/run.json"))
+    return {json.loads(f.read_text())["stage"]["name"]: json.loads(f.read_text()) for f in files}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_without_a_stage_it_shows_the_ladder_and_what_to_type(
+    command_line: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    done = command_line(*arguments, smoke=False, COLUMNS="160")
+    assert done.returncode == 0
+    for words in ("step01", "step10", "Gradient accumulation", "attention=flash", "stability"):
+        assert words in done.stdout
+    assert done.stdout.count("python -m ") == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["runner", "--help"],
+        ["runner"],
+        ["runner", "--cfg", "job", "+stage=step07"],
+        ["runner", "+stage=step99"],
+        ["runner", "+stage=step02", "train.steps=many"],
+    ],
+    ids=" ".join,
+)
+def test_what_trains_nothing_imports_no_torch(command: list[str]) -> None:
+    import subprocess
+
+    probe = (
+        "import runpy, sys, atexit\n"
+        "atexit.register(lambda: sys.stderr.write(f\"torch={'torch' in sys.modules}\"))\n"
+        f"sys.argv = {command!r}\n"
+        "runpy.run_module('runner', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert "torch=False" in done.stderr
+
+
+def test_a_run_prints_the_guides_lines_and_leaves_its_record(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line("+stage=step10", *QUICK, "checkpoint=last")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines[:4]] == [f"step {n}" for n in range(4)]
+    assert all(" loss: " in line and line.endswith("ms") for line in lines[:4])
+    assert "interval [" in done.stdout
+    assert "held-out loss" in done.stdout
+    assert "not applied: TF32" in done.stdout
+    record = records(tmp_path)["step10"]
+    assert record["status"] == "finished"
+    assert record["stage"]["changes"] == {"train.total_batch_tokens": [None, 128]}
+    assert record["stage"]["number"] == 10
+    assert record["variant"] == ["train.steps=4", "train.compile=false"]
+    assert record["config"]["train"]["compile"] is False
+    assert "torch.compile" not in record["applied"]
+    assert "accumulation over 2 micro batches" in record["applied"]
+    folder = next((tmp_path / "outputs/ladder/step10").iterdir())
+    with (folder / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["tokens"] for row in rows] == ["128"] * 4
+    assert (folder / "log.txt").read_text().splitlines() == lines[:4]
+
+    sampled = command_line(
+        f"weights={folder}/weights.safetensors", "sample.prompt='Python is'", "sample.tokens=5",
+        module="runner.sample", smoke=False,
+    )  # fmt: skip
+    assert sampled.returncode == 0, sampled.stderr
+    assert sampled.stdout.startswith("Python is")
+    again = command_line("+stage=step10", *QUICK, "checkpoint=last")
+    assert "already finished" in again.stdout
+    assert "step 0" not in again.stdout
+
+
+def test_step01_ticks_its_checks_and_compares_with_nothing(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line("+stage=step01")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓") == 5
+    assert [check["passed"] for check in records(tmp_path)["step01"]["checks"]] == [True] * 5
+
+
+def test_a_failing_flow_check_fails_the_run_and_names_the_reason(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line("+stage=step01", "model.norm=batch")
+    assert done.returncode == 1
+    assert "✗ no token sees the future" in done.stdout
+    record = records(tmp_path)["step01"]
+    assert record["status"] == "failed"
+    assert "batch norm" in record["message"]
+
+
+def test_a_run_is_compared_with_the_baseline_of_its_own_kind(command_line: CommandLine) -> None:
+    assert command_line("+stage=step02", *QUICK).returncode == 0
+    assert "against the baseline" in command_line("+stage=step03", *QUICK).stdout
+    assert "against the baseline" not in command_line("+stage=step03", *QUICK, "seed=2").stdout
+
+
+def test_force_trains_again_and_changes_nothing_on_a_cpu(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    command_line("+stage=step02", *QUICK)
+    first = records(tmp_path)["step02"]
+    assert "step 0" in command_line("+stage=step02", *QUICK, "force=true").stdout
+    again = records(tmp_path)["step02"]
+    assert first["fingerprint"] == again["fingerprint"]
+    assert first["results"]["held_out"] == again["results"]["held_out"]
+
+
+def test_without_a_compiler_the_run_goes_on_and_says_so(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line(
+        "+stage=step07", "train.steps=2",
+        CXX="/nonexistent/c++", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "empty"),
+        TORCHINDUCTOR_FORCE_DISABLE_CACHES="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = records(tmp_path)["step07"]
+    assert record["status"] == "finished"
+    assert "compilation failed" in record["not_applied"]["torch.compile"]
+    assert done.stdout.count("torch.compile is not applied") == 1
+
+
+def test_a_sweep_over_the_whole_ladder_leaves_a_report(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line("-m", "+stage=glob(step*)")
+    assert done.returncode == 0, done.stderr
+    swept = records(tmp_path)
+    assert list(swept) == [f"step{n:02}" for n in range(1, 11)]
+    assert {record["status"] for record in swept.values()} == {"finished"}
+    report = tmp_path / "outputs/ladder/report"
+    assert (report / "index.html").exists()
+    with (report / "stages.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 10
+
+    (report / "index.html").unlink()
+    again = command_line("-m", "+stage=glob(step*)")
+    assert again.returncode == 0
+    assert again.stdout.count("already finished") == 10
+    assert (report / "index.html").exists()
+
+
+def test_a_sweep_goes_on_after_a_stage_that_fails_or_diverges(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line(
+        "-m", "+stage=step01,step02,step03", *QUICK, "model.norm=batch",
+        "train.learning_rate=1e18",
+    )  # fmt: skip
+    assert done.returncode == 1
+    statuses = {name: record["status"] for name, record in records(tmp_path).items()}
+    assert statuses == {"step01": "failed", "step02": "diverged", "step03": "diverged"}
+    page = (tmp_path / "outputs/ladder/report/index.html").read_text()
+    assert "diverged" in page
+    assert "failed" in page
+    only = command_line(
+        "-m", "+stage=step02,step03", *QUICK, "model.norm=batch", "train.learning_rate=1e18"
+    )
+    assert only.returncode == 0, "diverging is a result, not a failure"
+
+
+def test_seeds_are_swept_beside_stages(command_line: CommandLine, tmp_path: Path) -> None:
+    done = command_line("-m", "+stage=step02,step03", "seed=1,2", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "outputs/ladder").glob("*/seed?-*/run.json"))) == 4
+
+
+def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "stage").mkdir(parents=True)
+    (tmp_path / "mine" / "stage" / "step07b.yaml").write_text(
+        "# @package _global_\ndefaults: [step07, _self_]\n"
+        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claim: null}\n"
+        "model: {norm: rms}\n"
+    )
+    flag = ("--config-dir", str(tmp_path / "mine"))
+    assert "RMS norm" in command_line(*flag, "--help", smoke=False).stdout
+    assert command_line(*flag, "+stage=step07b", *QUICK).returncode == 0
+    record = records(tmp_path)["step07b"]
+    assert record["stage"]["changes"] == {"model.norm": ["layer", "rms"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["+stage=step99"], "step99"),
+        (["stage=step07"], "+stage=step07"),
+        (["seed=2"], "No stage"),
+        (["+stage=step02", "train.stepz=3"], "train.stepz"),
+        (["+stage=step02", "train.steps=many"], "many"),
+        (["+stage=step02", "train.steps=0"], "train.steps=0"),
+        (["+stage=step02", "train.context=4096"], "model.context_length=64"),
+        (["+stage=step02", "model.n_head=3"], "model.n_head=3"),
+        (["+stage=step02", "train.total_batch_tokens=100"], "64 and 128"),
+        (["+stage=step02", "device=cuda"], "device=cuda"),
+        (["+stage=step02", "device=toaster"], "device=toaster"),
+        (["+stage=step02", "data.path=/nobody.txt"], "/nobody.txt"),
+        (["+stage=step02", "train.micro_batch_size=5000"], "too short"),
+        (["+stage=step02", "output_dir=/proc/here"], "/proc/here"),
+        (["+stage='"], "'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(
+    command_line: CommandLine, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    done = command_line(*arguments)
+    assert done.returncode in (1, 2)
+    told = done.stderr + done.stdout
+    assert says in told
+    assert "Traceback" not in told
+    assert all(record["status"] == "failed" for record in records(tmp_path).values())
+
+
+def test_a_download_with_a_wrong_hash_is_refused(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<html>Sorry</html>")
+    done = command_line(
+        "+stage=step02", "scale=smoke", "data=tinyshakespeare", f"data.url=file://{tmp_path}/page.html",
+        f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/outputs", smoke=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert file_sha256(tmp_path / "page.html")[:12] in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.txt"))

@@ -1,0 +1,163 @@
+"""The training loop: what must change the numbers does, and what must not does not."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from gpt2.config import Attention
+from gpt2.model import GPT
+from gpt2.text import find_text
+from gpt2.tokens import TokenStream, load_corpus
+from runner.record import Record
+from runner.run import as_plain
+from runner.train import train
+from tests.conftest import Settings
+
+
+class Runs:
+    """Trains configurations in this process and returns their records and steps."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings, self.folder, self.count = settings, folder, 0
+
+    def __call__(self, *overrides: str) -> tuple[dict[str, Any], pd.DataFrame]:
+        config = self.settings(*overrides)
+        self.count += 1
+        record = Record(self.folder / str(self.count))
+        stage = {"name": "test", "aim": "loss"}
+        record.start({"stage": stage, "environment": {}, "config": as_plain(config), "data": {}})
+        data = config.data
+        cache = Path(config.cache_dir)
+        _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)
+        corpus = load_corpus(files, cache, data.held_out_fraction)
+        train(config, corpus, record, Console(file=io.StringIO()))
+        return record.fields, pd.read_csv(record.folder / "steps.csv")
+
+
+@pytest.fixture
+def runs(settings: Settings, tmp_path: Path) -> Runs:
+    return Runs(settings, tmp_path / "runs")
+
+
+def test_the_same_seed_gives_the_same_bits(runs: Runs) -> None:
+    (a, steps_a), (b, steps_b) = (runs("+stage=step05", "train.steps=6") for _ in range(2))
+    assert steps_a.loss.tolist() == steps_b.loss.tolist()
+    assert steps_a.grad_norm.tolist() == steps_b.grad_norm.tolist()
+    assert a["results"]["held_out"] == b["results"]["held_out"]
+    _, other = runs("+stage=step05", "train.steps=6", "seed=2")
+    assert steps_a.loss.tolist() != other.loss.tolist()
+
+
+def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> None:
+    exact = ("model.pad_vocab=false", "train.autocast=none", "train.matmul_precision=highest")
+    step05, curve05 = runs("+stage=step05", "train.steps=12")
+    for stage in ("step06", "step07"):
+        fields, curve = runs(f"+stage={stage}", "train.steps=12", *exact)
+        assert "torch.compile" in fields["applied"]
+        pd.testing.assert_series_equal(curve05.loss, curve.loss, atol=2e-4, rtol=0)
+        assert fields["results"]["held_out"] == pytest.approx(
+            step05["results"]["held_out"], abs=2e-4
+        )
+
+
+def test_accumulated_micro_batches_are_one_large_batch(runs: Runs) -> None:
+    eager = ("train.compile=false", "train.autocast=none", "train.steps=5")
+    _, accumulated = runs("+stage=step10", *eager)
+    _, large = runs(
+        "+stage=step09", *eager, "train.micro_batch_size=4", "train.total_batch_tokens=null"
+    )
+    pd.testing.assert_frame_equal(
+        accumulated[["loss", "grad_norm", "lr", "tokens"]],
+        large[["loss", "grad_norm", "lr", "tokens"]],
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    assert set(accumulated.tokens) == {128}
+
+
+def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Settings) -> None:
+    """An independent loop in float64 on the same weights and tokens."""
+    fields, steps = runs("+stage=step08", "train.compile=false", "train.steps=2")
+    config = settings("+stage=step08")
+    cache = Path(config.cache_dir)
+    corpus = load_corpus([Path(config.data.path or "")], cache, config.data.held_out_fraction)
+    stream = TokenStream(corpus.train, 2, 32, config.seed)
+    model = GPT(config.model, config.seed).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    for step in range(2):
+        idx, targets = stream.micro_batch(step)
+        optimizer.zero_grad()
+        logits, _ = model(idx)
+        loss = -logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert steps.loss[step] == pytest.approx(loss.item(), abs=1e-4)
+        assert steps.grad_norm[step] == pytest.approx(norm.item(), rel=1e-4)
+    assert fields["status"] == "finished"
+
+
+def test_clipping_changes_the_steps_but_not_the_norm_that_is_written(runs: Runs) -> None:
+    eager = ("train.compile=false", "train.autocast=none", "train.steps=4")
+    _, free = runs("+stage=step07", *eager)
+    _, clipped = runs("+stage=step07", *eager, "train.clip_grad_norm=1e-8")
+    assert free.grad_norm[0] == clipped.grad_norm[0] > 1
+    assert free.loss[0] == clipped.loss[0]
+    assert free.loss[1] != clipped.loss[1]
+
+
+def test_results_are_those_of_the_steps(runs: Runs) -> None:
+    fields, steps = runs("+stage=step02", "train.steps=8")
+    results = fields["results"]
+    assert (results["worst"], results["best"]) == (steps.loss.max(), steps.loss.min())
+    assert (results["first"], results["last"]) == (steps.loss[0], steps.loss[7])
+    assert results["step_ms"] == pytest.approx(steps.step_ms[3:].median(), rel=1e-3)
+    assert results["tokens_per_second"] == pytest.approx(64e3 / results["step_ms"], rel=1e-6)
+    assert 0 < results["mfu"] < 1
+    assert 2e8 < results["peak_memory_bytes"] < 2e10
+    assert fields["samples"][0]["text"].startswith("The ")
+
+
+def test_divergence_is_a_result_with_its_step(runs: Runs) -> None:
+    fields, steps = runs("+stage=step02", "train.learning_rate=1e18")
+    assert fields["status"] == "diverged"
+    assert fields["diverged_at"] == len(steps) - 1 < 49
+    assert f"step {fields['diverged_at']}" in fields["message"]
+    assert fields["results"]["held_out"] is None
+
+
+def test_a_compilation_that_fails_is_said_once_and_the_run_goes_on(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no compiler today")
+
+    _, eager = runs("+stage=step07", "train.compile=false", "train.steps=3")
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
+    fields, steps = runs("+stage=step07", "train.steps=3")
+    assert "no compiler today" in fields["not_applied"]["torch.compile"]
+    assert "torch.compile" not in fields["applied"]
+    assert fields["status"] == "finished"
+    assert steps.loss.tolist() == eager.loss.tolist()
+
+
+def test_batch_norm_trains_and_its_warm_up_leaves_no_trace(runs: Runs) -> None:
+    _, compiled = runs("+stage=step07", "model.norm=batch", "train.steps=3")
+    _, eager = runs("+stage=step07", "model.norm=batch", "train.steps=3", "train.compile=false")
+    pd.testing.assert_series_equal(compiled.loss, eager.loss, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("attention", [a.name for a in Attention])
+@pytest.mark.parametrize("init", ["xavier", "kaiming"])
+def test_other_choices_train_by_override(runs: Runs, attention: str, init: str) -> None:
+    fields, _ = runs(
+        "+stage=step05", f"model.attention={attention}", f"model.init={init}", "model.norm=rms",
+        "train.steps=2",
+    )  # fmt: skip
+    assert fields["status"] == "finished"
+    assert {f"{init} initialisation", "rms norm", "residual stream"} <= set(fields["applied"])

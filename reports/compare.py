@@ -21,15 +21,7 @@ Floats = npt.NDArray[np.float64]
 Run = dict[str, Any]
 
 # Runs are compared only where all of these are equal.
-CONDITIONS = {
-    "data_sha256": "data",
-    "scale": "scale",
-    "device": "device",
-    "device_name": "device's name",
-    "code": "code",
-    "torch": "torch",
-    "variant": "overrides",
-}
+CONDITIONS = ("data_sha256", "scale", "device", "device_name", "code", "torch", "variant")
 CONFIDENCE = 0.95
 # About 95 % of a normal distribution lies within two standard deviations.
 NOISE_WIDTHS = 2.0
@@ -85,7 +77,9 @@ class Stage:
 
     `runs` holds one run a seed: the newest that finished, else the newest. `mean` and `spread`
     (standard deviation over seeds, NaN for one) are over the finished runs, or over all of them
-    where none has finished.
+    where none has finished. `previous` is the stage it is compared with: the highest below it that
+    finished; `skips` says that another lies between. Of two estimates of a loss, `loss_` is of the
+    held-out one and `best_` of the interval's lower end.
     """
 
     name: str
@@ -99,6 +93,7 @@ class Stage:
     spikes: dict[str, list[int]]
     clipped: tuple[int, int] | None
     previous: str = ""
+    skips: bool = False
     loss_vs_previous: Estimate | None = None
     loss_vs_baseline: Estimate | None = None
     best_vs_previous: Estimate | None = None
@@ -177,18 +172,17 @@ def curves_of(records: Records) -> Curves:
 def compare(records: Records) -> list[Group]:
     """The groups of comparable runs, the main one first.
 
-    The main group has no overrides if any has none; among those it is the one with the most
-    stages, then the newest.
+    The main group is the one with the most stages, then one without overrides, then the newest.
     """
     curves = curves_of(records)
     members: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in rows(records.runs):
         members[tuple(run[key] for key in CONDITIONS)].append(run)
 
-    def rank(key: tuple[str, ...]) -> tuple[bool, int, str]:
+    def rank(key: tuple[str, ...]) -> tuple[int, bool, str]:
         runs = members[key]
-        proper = not runs[0]["variant"]
-        return proper, len({run["stage"] for run in runs}), max(run["started"] for run in runs)
+        stages = len({run["stage"] for run in runs})
+        return stages, not runs[0]["variant"], max(run["started"] for run in runs)
 
     return [
         _group(dict(zip(CONDITIONS, key, strict=True)), members[key], curves)
@@ -197,10 +191,8 @@ def compare(records: Records) -> list[Group]:
 
 
 def differing(group: Group, main: Group) -> list[str]:
-    """The conditions in which a group differs from the main one, in the reader's words."""
-    return [
-        word for key, word in CONDITIONS.items() if group.conditions[key] != main.conditions[key]
-    ]
+    """The conditions in which a group differs from the main one."""
+    return [key for key in CONDITIONS if group.conditions[key] != main.conditions[key]]
 
 
 def _group(conditions: dict[str, str], runs: list[Run], curves: Curves) -> Group:
@@ -216,13 +208,18 @@ def _group(conditions: dict[str, str], runs: list[Run], curves: Curves) -> Group
         if before:
             previous = before[-1]
             stage.previous = previous.name
-            stage.loss_vs_previous = difference(previous, stage, "held_out", curves)
-            stage.best_vs_previous = difference(previous, stage, "best", curves)
-            stage.speed_vs_previous = speed_up(previous, stage, curves)
+            stage.skips = previous is not group.ladder[group.ladder.index(stage) - 1]
+            stage.loss_vs_previous = difference(
+                previous.finished, stage.finished, "held_out", curves
+            )
+            stage.best_vs_previous = difference(previous.finished, stage.finished, "best", curves)
+            stage.speed_vs_previous = speed_up(previous.finished, stage.finished, curves)
         if baseline is not None and stage is not baseline:
-            stage.loss_vs_baseline = difference(baseline, stage, "held_out", curves)
-            stage.best_vs_baseline = difference(baseline, stage, "best", curves)
-            stage.speed_vs_baseline = speed_up(baseline, stage, curves)
+            stage.loss_vs_baseline = difference(
+                baseline.finished, stage.finished, "held_out", curves
+            )
+            stage.best_vs_baseline = difference(baseline.finished, stage.finished, "best", curves)
+            stage.speed_vs_baseline = speed_up(baseline.finished, stage.finished, curves)
     for stage in stages:
         stage.verdict = _verdict(stage)
     return group
@@ -336,7 +333,9 @@ def speed_noise(run: Run, curves: Curves) -> float:
     return float(1.4826 * np.median(np.abs(log_ms - np.median(log_ms))))
 
 
-def difference(before: Stage, after: Stage, column: str, curves: Curves) -> Estimate | None:
+def difference(
+    before: Sequence[Run], after: Sequence[Run], column: str, curves: Curves
+) -> Estimate | None:
     """`column` (a loss) after minus before, paired by seed; None where no seed has both."""
     return _paired(
         before,
@@ -346,7 +345,7 @@ def difference(before: Stage, after: Stage, column: str, curves: Curves) -> Esti
     )
 
 
-def speed_up(before: Stage, after: Stage, curves: Curves) -> Estimate | None:
+def speed_up(before: Sequence[Run], after: Sequence[Run], curves: Curves) -> Estimate | None:
     """Tokens per second after over before, paired by seed, in logarithms."""
 
     def log_ratio(a: Run, b: Run) -> float:
@@ -367,13 +366,13 @@ def speed_up(before: Stage, after: Stage, curves: Curves) -> Estimate | None:
 
 
 def _paired(
-    before: Stage,
-    after: Stage,
+    before: Sequence[Run],
+    after: Sequence[Run],
     measure: Callable[[Run, Run], float],
     noise: Callable[[Run, Run], float],
 ) -> Estimate | None:
-    by_seed = {run["seed"]: run for run in before.finished}
-    pairs = [(by_seed[run["seed"]], run) for run in after.finished if run["seed"] in by_seed]
+    by_seed = {run["seed"]: run for run in before}
+    pairs = [(by_seed[run["seed"]], run) for run in after if run["seed"] in by_seed]
     pairs = [pair for pair in pairs if math.isfinite(measure(*pair))]
     values = np.array([measure(*pair) for pair in pairs])
     if not len(values):

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from reports.compare import Curves, Floats, Group, Stage
 from reports.palette import THEME, Look
+from reports.records import WARMUP_STEPS
 from reports.reference import Reference
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -220,11 +221,6 @@ class Painter:
         return self._all(x, "loss", f"loss-{per}", f"Loss against {per}", label, log_x=x != "step")
 
     def gradient_norms(self) -> Picture:
-        thresholds = {
-            run["clip_grad_norm"]
-            for run in self.group.runs
-            if not math.isnan(run["clip_grad_norm"])
-        }
         return self._all(
             "step",
             "grad_norm",
@@ -232,7 +228,7 @@ class Painter:
             "Gradient norm before clipping",
             "optimizer step",
             log_y=True,
-            threshold=min(thresholds, default=math.nan),
+            threshold=self._threshold(),
         )
 
     def _all(
@@ -362,7 +358,7 @@ class Painter:
         axis: str,
     ) -> Picture:
         with _figure(0.95 + 0.26 * len(stages)) as figure:
-            axes = _rows(figure, [self.long(stage) for stage in stages])
+            axes = _rows(figure, title, [self.long(stage) for stage in stages])
             top = max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
             for at, (stage, value, text) in enumerate(zip(stages, values, labels, strict=True)):
                 look = self.look[stage.name]
@@ -381,14 +377,6 @@ class Painter:
             axes.set_xlim(0, top * 1.42)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set_xlabel(axis)
-            figure.text(
-                0.02,
-                1 - 0.22 / figure.get_figheight(),
-                title,
-                fontweight="bold",
-                fontsize=10.5,
-                va="center",
-            )
             alt = (
                 f"{title}: "
                 + "; ".join(
@@ -399,19 +387,56 @@ class Painter:
             return _picture(figure, name, title, alt)
 
     def _step_times(self, stages: Sequence[Stage]) -> Picture:
-        title = "Step time: median, and 5 to 95% of the steps"
+        return self._spread(
+            "speed-steps",
+            "Step time: median, and 5 to 95% of the steps",
+            stages,
+            "step_ms",
+            WARMUP_STEPS,
+            "milliseconds a step",
+            "ms",
+        )
+
+    def norm_spread(self) -> Picture:
+        return self._spread(
+            "norm-spread",
+            "Its median, and 5 to 95% of the steps",
+            self.stages,
+            "grad_norm",
+            0,
+            "L2 norm",
+            "",
+            self._threshold(),
+        )
+
+    def _threshold(self) -> float:
+        """The lowest norm to which any stage clips; NaN where none does."""
+        set_to = {run["clip_grad_norm"] for run in self.group.runs}
+        return min((norm for norm in set_to if not math.isnan(norm)), default=math.nan)
+
+    def _spread(
+        self,
+        name: str,
+        title: str,
+        stages: Sequence[Stage],
+        column: str,
+        skip: int,
+        axis: str,
+        unit: str,
+        threshold: float = math.nan,
+    ) -> Picture:
         with _figure(0.95 + 0.26 * len(stages)) as figure:
-            axes = _rows(figure, [self.long(stage) for stage in stages])
+            axes = _rows(figure, title, [self.long(stage) for stage in stages])
             said = []
             for at, stage in enumerate(stages):
                 look = self.look[stage.name]
-                times = np.concatenate(
-                    [self.curves[run["run"]]["step_ms"][3:] for run in stage.finished]
+                values = np.concatenate(
+                    [self.curves[run["run"]][column][skip:] for run in stage.finished or stage.runs]
                 )
-                times = times[times > 0]
-                if not len(times):
+                values = values[values > 0]
+                if not len(values):
                     continue
-                low, middle, high = np.percentile(times, [5, 50, 95])
+                low, middle, high = np.percentile(values, [5, 50, 95])
                 axes.plot(
                     [low, high],
                     [at, at],
@@ -429,19 +454,13 @@ class Painter:
                     markersize=6,
                     gid=f"stage-{look.index}-middle{at}",
                 )
-                said.append(f"{stage.name} {middle:,.0f} ms ({low:,.0f} to {high:,.0f})")
+                said.append(f"{stage.name} {middle:,.3g} {unit} ({low:,.3g} to {high:,.3g})")
             axes.set_xscale("log")
             _plain_log(axes.xaxis)
-            axes.set_xlabel("milliseconds a step")
-            figure.text(
-                0.02,
-                1 - 0.22 / figure.get_figheight(),
-                title,
-                fontweight="bold",
-                fontsize=10.5,
-                va="center",
-            )
-            return _picture(figure, "speed-steps", title, f"{title}: {'; '.join(said)}.")
+            if not math.isnan(threshold):
+                axes.axvline(threshold, color=BAD, linewidth=1, linestyle=(0, (3, 2)))
+            axes.set_xlabel(axis)
+            return _picture(figure, name, title, f"{title}: {'; '.join(said)}.")
 
     def against_reference(self, stage: Stage, reference: Reference, y: str) -> Picture:
         """The guide's published losses or norms, over this stage's."""
@@ -490,9 +509,10 @@ def _figure(height: float) -> Iterator[Figure]:
         yield Figure(figsize=(WIDTH, height))
 
 
-def _rows(figure: Figure, labels: Sequence[str]) -> Axes:
-    """Axes with one row a label, the first on top."""
+def _rows(figure: Figure, title: str, labels: Sequence[str]) -> Axes:
+    """Axes with one row a label, the first on top, under a title."""
     height = figure.get_figheight()
+    figure.text(0.02, 1 - 0.2 / height, title, fontweight="bold", fontsize=10.5, va="center")
     axes = figure.add_axes((0.36, 0.55 / height, 0.61, (height - 0.95) / height))
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", labelcolor=INK)
@@ -657,6 +677,7 @@ def _plot(axes: Axes, curves: dict[int, Curve], width: float, height: float) -> 
         ],
         "x": [*axes.get_xlim(), axes.get_xscale() == "log"],
         "y": [*axes.get_ylim(), axes.get_yscale() == "log"],
+        "words": [label.split(",")[0] for label in (axes.get_xlabel(), axes.get_ylabel())],
         "curves": {
             index: [_rounded(curve.x), _rounded(curve.y)] for index, curve in curves.items()
         },

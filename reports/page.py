@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from reports import words
 from reports.answer import answer
-from reports.claims import claims
-from reports.compare import Estimate, Group, Stage, compare, curves_of, differing
+from reports.claims import RULES, claims, guide_note, step10
+from reports.compare import Group, compare, curves_of, differing
 from reports.errors import ReportError
 from reports.figures import Painter, Picture
 from reports.palette import THEME, looks
@@ -56,23 +56,38 @@ def build(records: Records) -> dict[str, bytes]:
     painter = Painter(main, curves, look)
     pictures = _pictures(painter, main)
     everything = [picture for found in pictures.values() for picture in found]
+    top = step10(main)
+    others = [(group, words.unlike(group, main)) for group in groups[1:]]
     context = {
-        "main": main,
-        "others": [(group, differing(group, main)) for group in groups[1:]],
-        "problems": records.problems,
-        "answer": answer(main),
-        "claims": claims(groups),
-        "facts": words.facts(main),
-        "look": look,
-        "pictures": pictures,
-        "plots": {picture.name: picture.plot for picture in everything if picture.plot},
-        "undrawn": len(main.ladder) - len(painter.stages),
-        "theme": THEME,
-        "source": SOURCE,
-        "reference": guide_log(),
-        "readouts": {look[s.name].index: words.readout(s) for s in main.stages},
-        "axis": words.interval_axis(main),
+        "experiments": ", ".join(dict.fromkeys(records.runs["experiment"])),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        "main": main,
+        "others": others,
+        "foreign": [
+            (group, said) for group, said in others if set(differing(group, main)) - {"variant"}
+        ],
+        "fallbacks": list(dict.fromkeys(records.runs["data_fallback"]).keys() - {""}),
+        "problems": records.problems,
+        "headline": words.headline(main),
+        "facts": words.facts(main),
+        "answer": answer(main),
+        "plus_minus": words.plus_minus(main),
+        "claims": claims(groups, curves),
+        "rules": RULES,
+        "speed_note": words.speed_note(main),
+        "clipping_note": words.clipping_note(main),
+        "guide_note": guide_note(top) if top else "",
+        "method": words.method(main),
+        "sampled": [stage for stage in main.stages if stage.finished and stage.newest["samples"]],
+        "source": SOURCE,
+        "axis": words.interval_axis(main),
+        "look": look,
+        "theme": THEME,
+        "pictures": pictures,
+        "drawn": painter.stages,
+        "undrawn": len([stage for stage in main.ladder if stage not in painter.stages]),
+        "plots": {picture.name: picture.plot for picture in everything if picture.plot},
+        "readouts": {look[s.name].index: words.readout(s) for s in main.stages},
     }
     pages = {
         "index.html": _render("index.html.jinja", context),
@@ -92,24 +107,16 @@ def _pictures(painter: Painter, group: Group) -> dict[str, list[Picture]]:
     if not painter.stages:
         return {"stages": [], "all": [], "speed": [], "norms": [], "guide": []}
     log = guide_log()
-    top = guide_stage(group)
+    top = step10(group)
     return {
         "stages": painter.stage_panels(),
         "all": [painter.loss_against(x) for x in ("step", "tokens_seen", "seconds")],
         "speed": painter.speed(),
-        "norms": [painter.gradient_norms()],
+        "norms": [painter.gradient_norms(), painter.norm_spread()],
         "guide": [painter.against_reference(top, log, y) for y in ("loss", "grad_norm")]
-        if top in painter.stages
+        if top is not None and top in painter.stages
         else [],
     }
-
-
-def guide_stage(group: Group) -> Stage | None:
-    """The stage to lay beside the guide's published run: its step 10, else the highest."""
-    for stage in group.ladder:
-        if stage.name == "step10" and stage.finished:
-            return stage
-    return group.last
 
 
 def _as_json(groups: Sequence[Group], context: dict[str, Any]) -> dict[str, Any]:

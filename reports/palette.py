@@ -46,6 +46,13 @@ class Look:
     def hex(self) -> str:
         return THEME[self.colour][0]
 
+    @property
+    def dasharray(self) -> str:
+        """The dash for SVG, for a line as wide as the figures' (1.7)."""
+        return (
+            "none" if isinstance(self.dash, str) else " ".join(f"{1.7 * d:g}" for d in self.dash[1])
+        )
+
 
 def looks(stages: Sequence[tuple[str, float, str]]) -> dict[str, Look]:
     """The look of each stage, given (name, number, aim) in the report's order.

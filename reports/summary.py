@@ -11,7 +11,7 @@ from rich.text import Text
 
 from reports import words
 from reports.answer import answer
-from reports.compare import compare, differing
+from reports.compare import compare
 from reports.records import read_records
 
 STYLES = {"good": "green", "bad": "red", "even": "", "none": "dim"}
@@ -47,8 +47,7 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
         count = len(group.runs)
         console.print(
             Text(
-                f"Shown apart: {count} run{'s' if count > 1 else ''} with other "
-                f"{words.together(differing(group, main))}.",
+                f"Shown apart: {count} run{'s' if count > 1 else ''} with {words.unlike(group, main)}.",
                 style="yellow",
             )
         )

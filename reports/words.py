@@ -8,7 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from reports.compare import Estimate, Group, Run, Stage
+from reports.compare import (
+    NOISE_WIDTHS,
+    SPIKE_WIDTHS,
+    SPIKE_WINDOW,
+    Estimate,
+    Group,
+    Run,
+    Stage,
+    differing,
+)
 
 NONE = "–"
 
@@ -102,9 +111,139 @@ def together(values: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+LABELS = {
+    "scale": "scale",
+    "device": "device",
+    "device_name": "device",
+    "torch": "torch",
+}
+
+
+def unlike(group: Group, main: Group) -> str:
+    """In which conditions a group differs from the main one, with both values where they help."""
+    said = []
+    for key in differing(group, main):
+        value, usual = group.conditions[key], main.conditions[key]
+        if key == "data_sha256":
+            value, usual = (g.runs[0]["data"] for g in (group, main))
+            said.append(
+                f"data {value} instead of {usual}" if value != usual else f"another text as {value}"
+            )
+        elif key == "code":
+            said.append("other training code")
+        elif key == "variant":
+            said.append(f"overrides {value}" if value else f"no overrides (here: {usual})")
+        else:
+            said.append(f"{LABELS[key]} {value or 'unknown'} instead of {usual or 'unknown'}")
+    return together(list(dict.fromkeys(said)))
+
+
 def seeds(group: Group) -> str:
     numbers = [f"{seed:.0f}" for seed in group.seeds]
+    if not numbers:
+        return "seed not recorded"
     return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {together(numbers)}"
+
+
+def headline(group: Group) -> str:
+    """What was run, in a line."""
+    found = facts(group)
+    step = found["Tokens a step"]
+    return " · ".join(
+        [
+            found["Model"],
+            found["Data"],
+            f"{step} tokens a step",
+            found["Device"],
+            f"scale {found['Scale']}",
+            seeds(group),
+            found["Date"],
+        ]
+    )
+
+
+def plus_minus(group: Group) -> str:
+    """What the ± of the differences is."""
+    compared = [stage.loss_vs_previous for stage in group.ladder if stage.loss_vs_previous]
+    several = {estimate.seeds > 1 for estimate in compared}
+    interval_words = "the 95% confidence interval of the mean over seeds"
+    noise_words = (
+        "twice the run's own noise, so a difference smaller than its ± cannot be told from none"
+    )
+    if several == {True}:
+        return interval_words
+    if several == {True, False}:
+        return f"{interval_words}, or with one seed {noise_words}"
+    return noise_words
+
+
+def speed_note(group: Group) -> str:
+    peaks = {
+        (run["peak_flops"], run["peak_flops_dtype"])
+        for stage in group.ladder
+        for run in stage.finished
+        if math.isfinite(run["peak_flops"])
+    }
+    note = (
+        "Tokens per second are the median over the steady steps. Compilation is paid once a run "
+        "and is counted in no other figure."
+    )
+    if not peaks:
+        return f"{note} The machine's matrix-product peak was not measured."
+    by_type: dict[str, list[float]] = {}
+    for flops, dtype in peaks:
+        by_type.setdefault(dtype or "type not recorded", []).append(flops)
+    said = []
+    for dtype, values in sorted(by_type.items()):
+        low, high = (f"{value / 1e12:.3g}" for value in (min(values), max(values)))
+        said.append(f"{low if low == high else f'{low} to {high}'} TFLOP/s in {dtype}")
+    return f"{note} The machine's own matrix-product peak was measured as {together(said)}."
+
+
+def clipping_note(group: Group) -> str:
+    clipping = [stage for stage in group.ladder if stage.clipped is not None]
+    if not clipping:
+        return "No stage here clips."
+    first = clipping[0]
+    counts = ", ".join(
+        f"{stage.name} {stage.clipped[0]} of {stage.clipped[1]}"
+        for stage in clipping
+        if stage.clipped is not None
+    )
+    return (
+        f"From {first.name} on, what lies above {first.newest['clip_grad_norm']:g} (dashed) is "
+        f"scaled down to it: {counts} steps."
+    )
+
+
+def method(group: Group) -> list[str]:
+    """How the numbers were made, for whoever wants to doubt them."""
+    notes = [
+        "The interval is the guide's: the highest and the lowest training loss of a run's steps, "
+        "each a mean over one step's tokens. Held-out loss is measured once at the end, on text "
+        "that was never trained on, and is what differences are taken of.",
+        "Runs are compared only where data, scale, device, training code, torch's version and "
+        "overrides are the same, and only seed by seed: for one seed every stage draws the same "
+        "weights where it shares parameters, and sees the same tokens in the same order.",
+        "A run's own noise is the scatter of its loss about a smooth trend over the second half "
+        "of the steps, from second differences; for two runs on the same batches it is the "
+        f"scatter of their difference. With one seed ± is {NOISE_WIDTHS:.0f} of its standard "
+        "deviations. It says nothing of other seeds: for that, run several (seed=1,2,3), and ± "
+        "becomes a confidence interval of the differences paired by seed (Student's t).",
+        "Each stage is judged against the stage before it, by its own aim. A loss stage is to "
+        "lower the held-out loss, a speed stage to be faster and leave the loss alone, and a "
+        "stability stage to keep steps in bounds without harming the loss. A speed-up counts when "
+        "it is larger than the spread of the step times.",
+        f"A spike is a loss more than {SPIKE_WIDTHS:.0f} standard deviations of the run's scatter "
+        f"above the median of the {SPIKE_WINDOW} steps before it.",
+    ]
+    if any("model.pad_vocab" in stage.newest["changes"] for stage in group.stages):
+        notes.append(
+            "Where the vocabulary is padded, the added rows are never a target and get no "
+            "probability at evaluation or in samples; in training they change the loss by no more "
+            "than the softmax over the added logits does."
+        )
+    return notes
 
 
 def facts(group: Group) -> dict[str, str]:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+import reports
 from conf.schema import register
 from gpt2.errors import UsageError
 from runner.messages import fail, sentence
@@ -57,25 +58,26 @@ def main() -> None:
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, and are told in a sentence
     statuses: list[str] = []
-    sweeps: set[Path] = set()
+    reported: dict[Path, bool] = {}  # the experiments swept, and whether their report is current
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
     def task(cfg: DictConfig) -> None:
         sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             config = read_settings(cfg)
-            experiment = Path(config.output_dir).expanduser() / config.experiment
-            status = run(config, read_command(cfg), console, isolate=sweeping)
+            outcome = run(config, read_command(cfg), console, isolate=sweeping)
         except UsageError as error:
             if not sweeping:
                 raise
             console.print(str(error), style="red", markup=False, soft_wrap=True)
-            status = "failed"
-        else:
-            if sweeping:
-                sweeps.add(experiment)
-                write_report(experiment)
-        statuses.append(status)
+            statuses.append("failed")
+            return
+        statuses.append(outcome.status)
+        if sweeping:
+            experiment = Path(config.output_dir).expanduser() / config.experiment
+            reported.setdefault(experiment, False)
+            if outcome.trained:
+                reported[experiment] = write_report(experiment, console)
 
     register()
     logging.disable(logging.WARNING)
@@ -87,19 +89,21 @@ def main() -> None:
         if keep_traceback:
             raise
         fail(sentence(error))
-    if sweeps:
-        from reports import print_summary
-
-        print_summary(sorted(sweeps), console)
+    for experiment, current in reported.items():
+        if current or write_report(experiment, console):
+            reports.print_summary([experiment], console)
     if "failed" in statuses:
         sys.exit(1)
 
 
-def write_report(experiment: Path) -> None:
-    """The comparison of everything trained so far."""
-    import reports
-
-    reports.write_report([experiment])
+def write_report(experiment: Path, console: Console) -> bool:
+    """Writes the comparison of everything trained so far; says why where it could not."""
+    try:
+        reports.write_report([experiment])
+    except reports.ReportError as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return False
+    return True
 
 
 def read_command(cfg: DictConfig) -> Command:

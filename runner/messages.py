@@ -3,17 +3,21 @@
 import sys
 from typing import NoReturn
 
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 
 def sentence(error: Exception) -> str:
     """An error of Hydra, OmegaConf or the system in one line, without their inner details."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; check the path and its permissions."
-    lines = [line.strip() for line in str(error).splitlines()]
-    inner = ("full_key:", "reference_type=", "object_type=")
-    kept = [line for line in lines if line and not line.startswith(inner)]
-    return " ".join(kept) + ("" if kept and kept[-1].endswith(".") else ".")
+    told = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        told += f": {error.__cause__}"
+    inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")
+    lines = [line.strip() for line in told.splitlines()]
+    kept = " ".join(line for line in lines if line and not line.startswith(inner))
+    return kept if kept.endswith(".") else f"{kept}."
 
 
 def fail(message: str) -> NoReturn:

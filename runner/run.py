@@ -32,8 +32,16 @@ class Command:
     variant: list[str]
 
 
-def run(config: Config, command: Command, console: Console, isolate: bool) -> str:
-    """Train a stage unless its record is already finished; returns the record's status.
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and whether it was trained now or found finished."""
+
+    status: str
+    trained: bool
+
+
+def run(config: Config, command: Command, console: Console, isolate: bool) -> Outcome:
+    """Train a stage unless its record is already finished.
 
     `isolate` gives the run a process of its own, so that its peak memory is its own and nothing
     that ends it ends the sweep. Raises UsageError for what the user can put right.
@@ -63,7 +71,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> st
             highlight=False,
             soft_wrap=True,
         )
-        return str(record.status)
+        return Outcome(str(record.status), trained=False)
     head, dirty = commit()
     fields = {
         "stage": command.stage,
@@ -95,7 +103,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> st
     else:
         train_recorded(config, files, record, console)
     print_outcome(record, experiment, console)
-    return str(record.status)
+    return Outcome(str(record.status), trained=True)
 
 
 def train_recorded(config: Config, files: list[Path], record: Record, console: Console) -> None:
@@ -139,7 +147,11 @@ def _in_own_process(config: Config, files: list[Path], record: Record, console: 
     try:
         process.join()
     except KeyboardInterrupt:
-        process.join()
+        # From a terminal the stage has heard it too; from elsewhere it is told.
+        process.join(timeout=5)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
+            process.join()
         raise
     finally:
         record.fields = Record(record.folder).fields

@@ -194,8 +194,8 @@ def compile_blocks(
             model(idx_BT, targets_BT)[1].backward()
     except Exception as error:  # whatever a compiler can raise: none of it may end the run
         torch.compiler.set_stance("force_eager")
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"compilation failed ({type(error).__name__}: {lines[0][:160]})"
+        told = " ".join(str(error).split())[:200]
+        reason = f"compilation failed ({type(error).__name__}: {told})"
         techniques.withdraw("torch.compile", reason)
         console.print(f"torch.compile is not applied: {reason}.", style="yellow", markup=False)
     model.zero_grad(set_to_none=True)

@@ -70,7 +70,11 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
             f"data.path={text_file}",
             f"output_dir={tmp_path}/outputs",
         )
-        command = [sys.executable, "-m", module, *(smoke_arguments if smoke else ()), *arguments]
+        # Flags come first; what the test sets comes last, and so wins.
+        flags = [a for a in arguments if a.startswith("-")]
+        overrides = [a for a in arguments if not a.startswith("-")]
+        command = [sys.executable, "-m", module, *flags, *(smoke_arguments if smoke else ())]
+        command += overrides
         variables = {
             **os.environ,
             "GPT2_LADDER_CACHE": str(cache_dir),

@@ -194,9 +194,9 @@ def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: 
         "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claim: null}\n"
         "model: {norm: rms}\n"
     )
-    flag = ("--config-dir", str(tmp_path / "mine"))
-    assert "RMS norm" in command_line(*flag, "--help", smoke=False).stdout
-    assert command_line(*flag, "+stage=step07b", *QUICK).returncode == 0
+    flag = f"--config-dir={tmp_path / 'mine'}"
+    assert "RMS norm" in command_line(flag, "--help", smoke=False).stdout
+    assert command_line(flag, "+stage=step07b", *QUICK).returncode == 0
     record = records(tmp_path)["step07b"]
     assert record["stage"]["changes"] == {"model.norm": ["layer", "rms"]}
 

@@ -19,7 +19,7 @@ from gpt2.text import find_text, text_sha256
 from runner.record import Record, baseline_of, code_hash, commit, fingerprint
 
 # What may differ between two runs without a difference in what they measure.
-UNMEASURED = ("experiment", "checkpoint", "force", "output_dir", "cache_dir", "stage")
+UNMEASURED = ("experiment", "checkpoint", "force", "stage")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def print_outcome(record: Record, experiment: Path, console: Console) -> None:
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """A configuration as JSON has it, enums as their names."""
+    """A configuration as JSON has it: enums as their names, this machine's folders left out."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Enum):
@@ -223,7 +223,9 @@ def as_plain(config: Config) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    return {key: plain(value) for key, value in asdict(config).items()}
+    fields = asdict(config)
+    del fields["output_dir"], fields["cache_dir"]
+    return {key: plain(value) for key, value in fields.items()}
 
 
 def _traceback(error: Exception) -> str:

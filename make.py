@@ -5,15 +5,13 @@ python3 make.py run [ARGUMENTS]    an environment in .venv, then python -m runne
 python3 make.py test [ARGUMENTS]   the same with the development tools, then pytest ARGUMENTS
 """
 
-import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-BIN = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
-PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+PYTHON = ROOT / ".venv" / "bin" / "python"
 
 
 def install(what: str) -> None:

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Tests run in parallel: threads of one would wait for cores that another has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -78,7 +81,6 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         variables = {
             **os.environ,
             "GPT2_LADDER_CACHE": str(cache_dir),
-            "OMP_NUM_THREADS": "1",
             **environment,
         }
         return subprocess.run(

@@ -46,8 +46,10 @@ def pair(folder: Path) -> None:
     for stage, records in results.items():
         rates = [r["results"]["tokens_per_second"] for r in records]
         memory = statistics.median(r["results"]["peak_memory_bytes"] for r in records) / 2**30
-        print(f"{stage}: {statistics.median(rates):,.0f} tokens/s {sorted(map(round, rates))}, "
-              f"peak memory {memory:.1f} GiB, not applied: {records[0]['not_applied'] or 'nothing'}")  # fmt: skip
+        missing = records[0]["not_applied"] or "nothing"
+        spread = f"[{min(rates):,.0f}, {max(rates):,.0f}]"
+        print(f"{stage}: {statistics.median(rates):,.0f} tokens/s {spread}, {memory:.1f} GiB")
+        print(f"        not applied: {missing}")
         speeds[stage] = rates
     ratios = [b / a for a, b in zip(speeds["step02"], speeds["step07"], strict=True)]
     print(f"step07 / baseline: {statistics.median(ratios):.2f} "

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from conf.schema import Config
+from gpt2.config import Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
 from gpt2.tokens import Corpus, TokenStream, held_out_batches
@@ -53,6 +54,13 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
     )
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)
+    if config.model.norm is Norm.batch:
+        console.print(
+            "Batch norm takes its statistics over positions, so the training loss sees the future; "
+            "only held-out loss can be compared.",
+            style="yellow",
+            soft_wrap=True,
+        )
     environment = record.fields["environment"]
     environment.update(
         device=device.type, device_name=machine.device_name(device), threads=torch.get_num_threads()

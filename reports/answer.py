@@ -22,8 +22,8 @@ def answer(group: Group) -> list[str]:
         ]
     if last is baseline:
         return [
-            f"The baseline ended at {loss(baseline.mean['held_out'])} held-out loss. No later stage "
-            "has finished yet, so there is nothing to compare with it.",
+            f"The baseline ended at {loss(baseline.mean['held_out'])} held-out loss. No later "
+            "stage has finished yet, so there is nothing to compare with it.",
             *_untrained(group),
         ]
     return [

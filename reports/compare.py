@@ -78,7 +78,8 @@ class Stage:
     `runs` holds one run a seed: the newest that finished, else the newest. `mean` and `spread`
     (standard deviation over seeds, NaN for one) are over the finished runs, or over all of them
     where none has finished. `previous` is the stage it is compared with: the highest below it that
-    finished; `skips` says that another lies between. Of two estimates of a loss, `loss_` is of the
+    finished; `skips` says that another lies between. `still_without` are the techniques not applied for a
+    reason that a stage below already gave. Of two estimates of a loss, `loss_` is of the
     held-out one and `best_` of the interval's lower end.
     """
 
@@ -94,6 +95,7 @@ class Stage:
     clipped: tuple[int, int] | None
     previous: str = ""
     skips: bool = False
+    still_without: list[str] = field(default_factory=list)
     loss_vs_previous: Estimate | None = None
     loss_vs_baseline: Estimate | None = None
     best_vs_previous: Estimate | None = None
@@ -163,7 +165,7 @@ def curves_of(records: Records) -> Curves:
     """The columns of steps.csv as arrays, by run; a run without steps has empty ones."""
     wanted = ("step", "loss", "grad_norm", "lr", "step_ms", "tokens", "tokens_seen", "seconds")
     empty = {column: np.empty(0) for column in wanted}
-    curves: Curves = {run: empty for run in records.runs["run"]}
+    curves: Curves = dict.fromkeys(records.runs["run"], empty)
     for name, table in records.steps.groupby("run", sort=False):
         curves[str(name)] = {column: table[column].to_numpy(dtype=float) for column in wanted}
     return curves
@@ -220,8 +222,11 @@ def _group(conditions: dict[str, str], runs: list[Run], curves: Curves) -> Group
             )
             stage.best_vs_baseline = difference(baseline.finished, stage.finished, "best", curves)
             stage.speed_vs_baseline = speed_up(baseline.finished, stage.finished, curves)
+    known: dict[str, str] = {}
     for stage in stages:
         stage.verdict = _verdict(stage)
+        stage.still_without = [w for w, why in stage.not_applied.items() if known.get(w) == why]
+        known |= stage.not_applied
     return group
 
 

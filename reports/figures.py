@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from reports.compare import Curves, Floats, Group, Stage
 from reports.palette import THEME, Look
@@ -86,8 +86,8 @@ class Painter:
     def short(self, stage: Stage) -> str:
         return f"{stage.number:.0f}" if self.numbered else _cut(stage.name, 8)
 
-    def long(self, stage: Stage) -> str:
-        return _cut(f"{self.short(stage)}  {stage.title}" if self.numbered else stage.name, 24)
+    def long(self, stage: Stage, length: int = 22) -> str:
+        return _cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
 
     def curve(self, stage: Stage, x: str, y: str) -> Curve:
         """`y` against `x`, averaged over the runs step by step."""
@@ -152,10 +152,13 @@ class Painter:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlabel("step")
             axes.set_ylabel("loss, nats/token")
-            axes.set_title(self.long(stage), color=INK, fontweight="bold")
+            axes.set_title(self.long(stage, 30), color=INK, fontweight="bold")
             worst, best = stage.mean["worst"], stage.mean["best"]
             axes.set_title(f"{worst:.2f} → {best:.2f}", loc="right", color=MUTED)
-            alt = f"Loss of {stage.name} ({stage.title}) against steps: interval {worst:.3f} to {best:.3f}"
+            alt = (
+                f"Loss of {stage.name} ({stage.title}) against steps: "
+                f"interval {worst:.3f} to {best:.3f}"
+            )
             if baseline is not None and baseline is not stage:
                 alt += (
                     f"; the baseline's behind it in grey: {baseline.mean['worst']:.3f} to "
@@ -322,7 +325,9 @@ class Painter:
         )
 
     def _mfu(self, stages: Sequence[Stage]) -> Picture:
-        values = [100 * stage.mean["mfu"] for stage in stages]
+        # One machine has one ceiling: the highest product measured in any of the runs.
+        peak = np.nanmax([stage.mean["peak_flops"] for stage in stages])
+        values = [100 * s.mean["mfu"] * s.mean["peak_flops"] / peak for s in stages]
         labels = [f"{value:.0f}%" if math.isfinite(value) else "not measured" for value in values]
         return self._bars(
             "speed-mfu",
@@ -330,7 +335,7 @@ class Painter:
             stages,
             values,
             labels,
-            "% of the matrix-product peak measured on this machine",
+            "% of the highest matrix-product rate measured",
         )
 
     def _times(self, stages: Sequence[Stage]) -> Picture:
@@ -552,14 +557,14 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str, int]]) 
         )
         for x, y, text, colour, index in ends
     )
-    heights = np.array([min(max(entry[0], 0.0), 1.0) for entry in placed])
-    for _ in range(40):
-        for low in range(len(heights) - 1):
-            overlap = gap - (heights[low + 1] - heights[low])
-            near = abs(placed[low + 1][1] - placed[low][1]) < 0.06
+    heights = [min(max(entry[0], 0.02), 0.98) for entry in placed]
+    for _ in range(60):
+        for below in range(len(heights) - 1):
+            overlap = gap - (heights[below + 1] - heights[below])
+            near = abs(placed[below + 1][1] - placed[below][1]) < 0.06
             if overlap > 0 and near:
-                heights[low] -= overlap / 2
-                heights[low + 1] += overlap / 2
+                heights[below] = max(heights[below] - overlap / 2, 0.02)
+                heights[below + 1] = heights[below + 1] + overlap / 2
     for height, (_, x, text, colour, index) in zip(heights, placed, strict=True):
         axes.annotate(
             text,
@@ -577,7 +582,11 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str, int]]) 
 
 
 def _plain_log(axis: Any) -> None:
-    """10, 100, 1,000 instead of powers."""
+    """10, 100, 1k instead of powers; 2 and 5 between them where the axis spans little."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low) if low > 0 else math.inf
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(range(1, 10))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_minor_formatter(NullFormatter())
 

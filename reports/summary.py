@@ -24,10 +24,10 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
     main, *others = compare(records)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage", no_wrap=True)
-    table.add_column("title", max_width=28)
+    table.add_column("title", max_width=26, no_wrap=True)
     for heading in ("interval", "held-out", "to previous", "tokens/s", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", overflow="fold")
     for stage in main.stages:
         table.add_row(
             Text(stage.name),
@@ -44,13 +44,9 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
     for sentence in answer(main):
         console.print(Text(sentence))
     for group in others:
-        count = len(group.runs)
-        console.print(
-            Text(
-                f"Shown apart: {count} run{'s' if count > 1 else ''} with {words.unlike(group, main)}.",
-                style="yellow",
-            )
-        )
+        runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
+        said = f"Shown apart: {runs} with {words.unlike(group, main)}."
+        console.print(Text(said, style="yellow"))
     for problem in records.problems:
         console.print(Text(problem, style="yellow"))
     page = Path(experiments[0]) / "report" / "index.html"

@@ -39,13 +39,18 @@ def signed(value: float) -> str:
     return rounded.replace("-", "−") if float(rounded) else "0.000"
 
 
+def give_or_take(estimate: Estimate | None) -> str:
+    """What a difference in loss may be off by."""
+    if estimate is None or math.isnan(estimate.low):
+        return ""
+    return f"± {(estimate.high - estimate.low) / 2:.3f}"
+
+
 def change(estimate: Estimate | None) -> str:
     """A difference in loss, with what it may be off by."""
     if estimate is None:
         return NONE
-    if math.isnan(estimate.low):
-        return signed(estimate.value)
-    return f"{signed(estimate.value)} ± {(estimate.high - estimate.low) / 2:.3f}"
+    return f"{signed(estimate.value)} {give_or_take(estimate)}".strip()
 
 
 def times(estimate: Estimate | None) -> str:
@@ -95,6 +100,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "interval": interval,
     "signed": signed,
     "change": change,
+    "give_or_take": give_or_take,
     "times": times,
     "count": count,
     "memory": memory,
@@ -196,7 +202,8 @@ def speed_note(group: Group) -> str:
     said = []
     for dtype, values in sorted(by_type.items()):
         low, high = (f"{value / 1e12:.3g}" for value in (min(values), max(values)))
-        said.append(f"{low if low == high else f'{low} to {high}'} TFLOP/s in {dtype}")
+        spread = "" if low == high else f" (runs measured {low} to {high})"
+        said.append(f"{high} TFLOP/s in {dtype}{spread}")
     return f"{note} The machine's own matrix-product peak was measured as {together(said)}."
 
 
@@ -259,7 +266,9 @@ def facts(group: Group) -> dict[str, str]:
         "Data": each(lambda r: f"{r['data']}, {count(r['data_tokens'])} tokens"),
         "Hash of the data": each(lambda r: r["data_sha256"]),
         "Instead of other data": each(lambda r: r["data_fallback"]),
-        "Tokens a step": each(lambda r: count(r["tokens_per_step"]), proper),
+        "Tokens a step": together(
+            list(dict.fromkeys(count(run["tokens_per_step"]) for run in proper))
+        ),
         "Steps": each(lambda r: count(r["steps_planned"]), proper),
         "Device": each(
             lambda r: (

@@ -70,11 +70,11 @@ def guide_note(stage: Stage) -> str:
     """What is known of the guide's published run, and what of ours beside it."""
     seconds = guide_log().step_ms.mean() / 1000
     return (
-        f"The guide's log is of GPT-2 on a smaller dataset, which it does not name; nor does it "
-        f"state the batch, the data's size or the machine, only that a step took about "
+        "The guide's log is of GPT-2 on a smaller dataset, which it does not name; nor does it "
+        "state the batch, the data's size or the machine, only that a step took about "
         f"{seconds:.0f} s. {stage.name} here is {conditions(stage)}, "
-        f"{words.count(stage.mean['step_ms'])} ms a step. With so much unknown the shapes can be laid side by side; the losses cannot be "
-        "ranked."
+        f"{words.count(stage.mean['step_ms'])} ms a step. With so much unknown the shapes can be "
+        "laid side by side; the losses cannot be ranked."
     )
 
 

@@ -78,9 +78,9 @@ class Stage:
     `runs` holds one run a seed: the newest that finished, else the newest. `mean` and `spread`
     (standard deviation over seeds, NaN for one) are over the finished runs, or over all of them
     where none has finished. `previous` is the stage it is compared with: the highest below it that
-    finished; `skips` says that another lies between. `still_without` are the techniques not applied for a
-    reason that a stage below already gave. Of two estimates of a loss, `loss_` is of the
-    held-out one and `best_` of the interval's lower end.
+    finished; `skips` says that another lies between. `still_without` are the techniques not
+    applied for a reason that a stage below already gave. Of two estimates of a loss, `loss_` is of
+    the held-out one and `best_` of the interval's lower end.
     """
 
     name: str
@@ -461,7 +461,7 @@ def _flow(stage: Stage) -> Verdict:
     failed = [check["name"] for check in checks if not check["passed"]]
     if failed:
         return Verdict("bad", f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
-    return Verdict("good", f"all {len(checks)} checks passed")
+    return Verdict("good", "all checks passed")
 
 
 def _finished(stage: Stage) -> Verdict:

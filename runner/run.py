@@ -190,7 +190,7 @@ def print_outcome(record: Record, experiment: Path, console: Console) -> None:
             f"{results['tokens_per_second']:,.0f} tokens/s",
             "bold",
         )
-    if "compile_s" in fields["timings"]:
+    if fields["timings"].get("compile_s"):
         say(f"  compiled in {fields['timings']['compile_s']:.1f} s, apart from the steps")
     if fields["applied"]:
         say(f"  applied: {', '.join(fields['applied'])}")

@@ -76,6 +76,7 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
 
     if train.flow_checks:
         run_flow_checks(model, stream, record, console)
+    timings["compile_s"] = 0.0
     if techniques.compile:
         timings["compile_s"] = compile_blocks(model, stream, autocast, techniques, console)
     record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)

@@ -24,15 +24,8 @@ from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
 
 HYDRA_FLAGS = (
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--hydra-help",
-    "--version",
-    "--shell-completion",
-    "-sc",
-)
+    "--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc",
+)  # fmt: skip
 # Overrides that do not make a run another experiment than the ladder's own.
 NOT_A_VARIANT = (
     "stage", "seed", "experiment", "output_dir", "cache_dir", "force", "checkpoint", "device",
@@ -47,7 +40,8 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         show_ladder(console, config_dirs(arguments))
         return
-    if not any(a.lstrip("+~").startswith("stage=") or a in HYDRA_FLAGS for a in arguments):
+    names = [a.lstrip("+~").split("=")[0] for a in arguments]
+    if "stage" not in names and not set(names) & set(HYDRA_FLAGS):
         show_ladder(console, config_dirs(arguments))
         if arguments:
             fail("No stage was named: add one of the above, such as +stage=step07.")

@@ -1,6 +1,7 @@
 """A composed configuration, typed and checked: every mistake in it is found before torch loads."""
 
 import math
+import os
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -64,6 +65,11 @@ def read_settings(cfg: DictConfig) -> Config:
         raise UsageError(
             f"train.context={train.context} is longer than the model's "
             f"model.context_length={model.context_length}; lower the one or raise the other."
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "WORLD_SIZE is set, and training on several processes is not supported yet; "
+            "start one process with python -m runner."
         )
     if not config.sample.prompt:
         raise UsageError("sample.prompt is empty; give a word to start from.")

@@ -43,6 +43,14 @@ def test_a_wrong_type_is_refused_with_its_key(settings: Settings, override: str)
     assert isinstance(refused.value.__cause__, OmegaConfBaseException)
 
 
+def test_several_processes_are_refused_until_they_work(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="several processes"):
+        settings("+stage=step02")
+
+
 def test_step_10_sums_micro_batches_up_to_the_scales_batch(settings: Settings) -> None:
     assert grad_accum_steps(settings("+stage=step09")) == 1
     assert grad_accum_steps(settings("+stage=step10")) == 2

@@ -87,12 +87,14 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+MARKDOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\`*_[]|~$"}
+)
+
+
 def markdown(value: Any) -> str:
     """Text that Markdown and the HTML it becomes show as it is, on one line of a table."""
-    text = " ".join(str(value).split())
-    for character in "\\`*_{}[]<>|#~$":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    return " ".join(str(value).split()).translate(MARKDOWN)
 
 
 FILTERS: dict[str, Callable[..., str]] = {

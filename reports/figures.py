@@ -107,16 +107,14 @@ class Painter:
             )
 
     def loss_limits(self) -> tuple[float, float]:
-        """One axis for all: from the best loss to the worst first loss; what is above is cut."""
+        """One axis for all, from the best loss to the worst, but no higher than 1.3 x the first."""
         stages = self.stages
         low = min((s.mean["best"] for s in stages if math.isfinite(s.mean["best"])), default=0.0)
         first = [s.mean["first"] for s in stages if math.isfinite(s.mean["first"])]
-        finished = [s.mean["worst"] for s in stages if s.finished]
-        high = max(
-            [value for value in (*first, *finished) if math.isfinite(value)], default=low + 1
-        )
+        worst = [s.mean["worst"] for s in stages if math.isfinite(s.mean["worst"])]
+        high = min(max(worst, default=low + 1), 1.3 * max(first, default=math.inf))
         margin = 0.06 * max(high - low, 0.1)
-        return low - margin, min(high, 2.5 * max(first, default=high)) + margin
+        return low - margin, high + margin
 
     def stage_panels(self) -> list[Picture]:
         """A panel a stage on common axes: its loss, the baseline's behind, intervals, spikes."""

@@ -66,7 +66,7 @@ def build(records: Records) -> dict[str, bytes]:
         "foreign": [
             (group, said) for group, said in others if set(differing(group, main)) - {"variant"}
         ],
-        "fallbacks": list(dict.fromkeys(records.runs["data_fallback"]).keys() - {""}),
+        "fallbacks": [said for said in dict.fromkeys(records.runs["data_fallback"]) if said],
         "problems": records.problems,
         "headline": words.headline(main),
         "facts": words.facts(main),

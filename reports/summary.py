@@ -14,6 +14,8 @@ from reports.answer import answer
 from reports.compare import compare
 from reports.records import read_records
 
+# Columns of a terminal from which titles and the differences' ± fit beside the numbers.
+ROOMY = 120
 STYLES = {"good": "green", "bad": "red", "even": "", "none": "dim"}
 
 
@@ -22,21 +24,28 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
     console = console or Console()
     records = read_records(experiments)
     main, *others = compare(records)
+    roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("title", max_width=26, no_wrap=True)
-    for heading in ("interval", "held-out", "to previous", "tokens/s", "speed-up"):
+    table.add_column("stage", no_wrap=True, max_width=20)
+    if roomy:
+        table.add_column("title", no_wrap=True, max_width=28)
+    for heading in ("interval", "held-out", "previous", "tokens/s", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("verdict", overflow="fold", min_width=16)
     for stage in main.stages:
-        table.add_row(
-            Text(stage.name),
-            Text(stage.title),
-            Text(words.interval(stage)),
+        before = stage.loss_vs_previous
+        narrow = words.signed(before.value) if before else words.NONE
+        cells = [
+            words.interval(stage),
             words.loss(stage.mean["held_out"]),
-            words.change(stage.loss_vs_previous),
+            words.change(before) if roomy else narrow,
             words.count(stage.mean["tokens_per_second"]),
             words.times(stage.speed_vs_baseline),
+        ]
+        table.add_row(
+            Text(stage.name),
+            *([Text(stage.title)] if roomy else []),
+            *(Text(cell) for cell in cells),
             Text(stage.verdict.text, style=STYLES[stage.verdict.tone]),
         )
     console.print(table)

@@ -262,15 +262,16 @@ def facts(group: Group) -> dict[str, str]:
         return ", ".join(dict.fromkeys(text for run in runs if (text := render(run)))) or NONE
 
     proper = [run for stage in group.ladder for run in stage.runs] or group.runs
+    tokens = list(
+        dict.fromkeys(count(run["tokens_per_step"]) for run in proper if run["tokens_per_step"] > 0)
+    )
     dates = sorted(run["started"][:10] for run in group.runs if run["started"])
     return {
         "Model": each(lambda r: f"{r['model']}, {count(r['parameters'])} parameters"),
         "Data": each(lambda r: f"{r['data']}, {count(r['data_tokens'])} tokens"),
         "Hash of the data": each(lambda r: r["data_sha256"]),
         "Instead of other data": each(lambda r: r["data_fallback"]),
-        "Tokens a step": together(
-            list(dict.fromkeys(count(run["tokens_per_step"]) for run in proper))
-        ),
+        "Tokens a step": together(tokens) if tokens else NONE,
         "Steps": each(lambda r: count(r["steps_planned"]), proper),
         "Device": each(
             lambda r: (

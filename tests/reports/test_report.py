@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 import reports
+from reports.records import RUN_COLUMNS, STEP_COLUMNS
+from tests.conftest import ROOT
+from tests.reports.conftest import write_run
 
 
 def test_a_ladder_leaves_every_file_of_the_report(ladder: Path) -> None:
@@ -14,3 +23,44 @@ def test_a_ladder_leaves_every_file_of_the_report(ladder: Path) -> None:
     assert names == {"index.html", "report.md", "stages.csv", "steps.csv", "report.json", "figures"}
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     assert {"stage-step07.png", "stage-step07.svg", "loss-steps.png", "speed-tokens.svg"} <= figures
+
+
+def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
+    records = reports.load(ladder)
+    assert list(records.runs.columns) == list(RUN_COLUMNS)
+    assert list(records.steps.columns) == list(STEP_COLUMNS)
+    assert len(records.runs) == 10
+    assert len(records.steps) == 5 + 9 * 50
+
+
+def test_importing_reports_brings_in_nothing_heavy() -> None:
+    code = "import sys, reports; print({'pandas', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_short_table_names_every_stage_at_eighty_columns(ladder: Path) -> None:
+    said = io.StringIO()
+    reports.print_summary([ladder], Console(file=said, width=80))
+    text = said.getvalue()
+    assert all(f"step{number:02d}" in text for number in range(1, 11))
+    assert "[10.95, 7.21]" in text
+    assert str(ladder / "report" / "index.html") in text
+
+
+def test_a_folder_of_experiments_says_which_to_name(ladder: Path) -> None:
+    with pytest.raises(reports.ReportError, match=r"holds experiments.*ladder"):
+        reports.load(ladder.parent)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(ladder: Path) -> None:
+    (ladder / "report").write_text("in the way")
+    with pytest.raises(reports.ReportError, match="cannot be written"):
+        reports.write_report([ladder])
+
+
+def test_the_markdown_shows_text_as_text(tmp_path: Path) -> None:
+    write_run(tmp_path / "odd", "step02", stage__title="a|b <i>c</i> *d*")
+    text = (reports.write_report([tmp_path / "odd"]).parent / "report.md").read_text("utf-8")
+    assert "a\\|b &lt;i&gt;c&lt;/i&gt; \\*d\\*" in text
+    assert "<i>" not in text

@@ -86,7 +86,7 @@ class Painter:
     def short(self, stage: Stage) -> str:
         return f"{stage.number:.0f}" if self.numbered else _cut(stage.name, 8)
 
-    def long(self, stage: Stage, length: int = 25) -> str:
+    def long(self, stage: Stage, length: int = 23) -> str:
         return _cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
 
     def curve(self, stage: Stage, x: str, y: str) -> Curve:

@@ -217,7 +217,7 @@ def clipping_note(group: Group) -> str:
     counts = ", ".join(
         f"{stage.name} {stage.clipped[0]} of {stage.clipped[1]}"
         for stage in clipping
-        if stage.clipped is not None
+        if stage.clipped is not None and stage.clipped[1]
     )
     return (
         f"From {first.name} on, what lies above {first.newest['clip_grad_norm']:g} (dashed) is "

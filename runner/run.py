@@ -51,7 +51,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
         config.data.name, config.data.path, config.data.url, config.data.sha256, cache_dir
     )
     if fallback:
-        console.print(f"{fallback}.", style="yellow", markup=False)
+        console.print(f"{fallback}.", style="yellow", markup=False, soft_wrap=True)
     sha256 = text_sha256(files)
     plain = as_plain(config)
     measured = {key: value for key, value in plain.items() if key not in UNMEASURED}

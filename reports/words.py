@@ -267,7 +267,7 @@ def facts(group: Group) -> dict[str, str]:
     )
     dates = sorted(run["started"][:10] for run in group.runs if run["started"])
     return {
-        "Model": each(lambda r: f"{r['model']}, {count(r['parameters'])} parameters"),
+        "Model": each(lambda r: f"{r['model']}, {_sizes(group.runs, r['model'])} parameters"),
         "Data": each(lambda r: f"{r['data']}, {count(r['data_tokens'])} tokens"),
         "Hash of the data": each(lambda r: r["data_sha256"]),
         "Instead of other data": each(lambda r: r["data_fallback"]),
@@ -294,6 +294,13 @@ def facts(group: Group) -> dict[str, str]:
         if dates
         else NONE,
     }
+
+
+def _sizes(runs: Sequence[Run], model: str) -> str:
+    """The parameters of one model, which grow with the stages that add norms or padding."""
+    sizes = [run["parameters"] for run in runs if run["model"] == model]
+    low, high = count(min(sizes)), count(max(sizes))
+    return low if low == high else f"{low} to {high}"
 
 
 def readout(stage: Stage) -> str:

@@ -1,25 +1,21 @@
 """python -m runner: trains a stage, or with -m several, and shows the ladder when given none."""
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 import reports
 from conf.schema import register
 from gpt2.errors import UsageError
-from runner.messages import fail, sentence
-from runner.run import Command, run
+from runner.messages import fail, told_in_a_sentence
+from runner.run import Command, experiment_folder, run
 from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
 
@@ -49,8 +45,6 @@ def main() -> None:
     for argument in arguments:
         if argument.startswith("stage="):
             fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
-    keep_traceback = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, and are told in a sentence
     statuses: list[str] = []
     reported: dict[Path, bool] = {}  # the experiments swept, and whether their report is current
 
@@ -68,21 +62,14 @@ def main() -> None:
             return
         statuses.append(outcome.status)
         if sweeping:
-            experiment = Path(config.output_dir).expanduser() / config.experiment
+            experiment = experiment_folder(config)
             reported.setdefault(experiment, False)
             if outcome.trained:
                 reported[experiment] = write_report(experiment, console)
 
     register()
-    logging.disable(logging.WARNING)
-    try:
+    with told_in_a_sentence():
         task()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
-        if keep_traceback:
-            raise
-        fail(sentence(error))
     for experiment, current in reported.items():
         if current or write_report(experiment, console):
             reports.print_summary([experiment], console)

@@ -1,10 +1,36 @@
 """Errors as a person reads them: one sentence on standard error."""
 
+import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+
+from gpt2.errors import UsageError
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """Runs a Hydra command whose user's mistakes end in one sentence and status 2, Ctrl-C in 130.
+
+    With HYDRA_FULL_ERROR set by hand they end in their traceback.
+    """
+    keep_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
+        if keep_traceback:
+            raise
+        fail(sentence(error))
 
 
 def sentence(error: Exception) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import traceback
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -40,6 +41,11 @@ class Outcome:
     trained: bool
 
 
+def experiment_folder(config: Config) -> Path:
+    """Where the records of an experiment and its report lie."""
+    return Path(config.output_dir).expanduser() / config.experiment
+
+
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Outcome:
     """Train a stage unless its record is already finished.
 
@@ -57,7 +63,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
     measured = {key: value for key, value in plain.items() if key not in UNMEASURED}
     measured["data"] = {"held_out_fraction": config.data.held_out_fraction}
     identity = fingerprint(measured, sha256, code_hash())
-    experiment = Path(config.output_dir).expanduser() / config.experiment
+    experiment = experiment_folder(config)
     label = f"seed{config.seed}-{identity[:8]}"
     record = Record(experiment / command.stage["name"] / label)
     already = record.status in ("finished", "diverged") and record.fields["fingerprint"] == identity
@@ -129,7 +135,7 @@ def train_recorded(config: Config, files: list[Path], record: Record, console: C
     except (UsageError, FlowCheckFailed) as error:
         record.end("failed", str(error))
     except Exception as error:
-        (record.folder / "traceback.txt").write_text(_traceback(error), encoding="utf-8")
+        (record.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         first_line = next(iter(str(error).splitlines()), "")
         record.end("failed", f"{type(error).__name__}: {first_line}")
 
@@ -196,12 +202,8 @@ def print_outcome(record: Record, experiment: Path, console: Console) -> None:
         say(f"  applied: {', '.join(fields['applied'])}")
     for technique, reason in fields["not_applied"].items():
         say(f"  not applied: {technique}: {reason}")
-    baseline = baseline_of(fields, experiment)
-    if (
-        record.status == "finished"
-        and baseline
-        and fields["stage"]["aim"] not in ("baseline", "flow")
-    ):
+    comparable = record.status == "finished" and fields["stage"]["aim"] not in ("baseline", "flow")
+    if comparable and (baseline := baseline_of(fields, experiment)):
         theirs = baseline["results"]
         say(
             f"  against the baseline: best {results['best'] - theirs['best']:+.3f}, "
@@ -226,9 +228,3 @@ def as_plain(config: Config) -> dict[str, Any]:
     fields = asdict(config)
     del fields["output_dir"], fields["cache_dir"]
     return {key: plain(value) for key, value in fields.items()}
-
-
-def _traceback(error: Exception) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))

@@ -1,19 +1,13 @@
 """python -m runner.sample weights=FILE: text from weights that a run kept."""
 
-import logging
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import SamplerConfig, register
-from gpt2.errors import UsageError
-from runner.messages import fail, sentence
+from runner.messages import told_in_a_sentence
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
@@ -31,15 +25,9 @@ def task(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Prints the text and exits: 0 done, 2 a mistake."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.disable(logging.WARNING)
     register()
-    try:
+    with told_in_a_sentence():
         task()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
-        fail(sentence(error))
 
 
 if __name__ == "__main__":

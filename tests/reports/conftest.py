@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +216,6 @@ def write_ladder(experiment: Path, seeds: tuple[int, ...] = (1,), **given: Any) 
         for stage in LADDER:
             write_run(experiment, stage, seed, **dict(given))
     return experiment
-
-
-@pytest.fixture
-def run_folder() -> Callable[..., Path]:
-    """Writes one synthetic run: run_folder(experiment, stage, seed, **shape)."""
-    return write_run
 
 
 @pytest.fixture

@@ -38,10 +38,15 @@ class Schedule(Enum):
 
 
 class Checkpoint(Enum):
-    """Which weights stay in the run's folder when it ends."""
+    """Which weights stay in the run's folder when it ends.
+
+    `best` are those with the lowest held-out loss of all that were judged: at every checkpoint,
+    and at the end.
+    """
 
     none = "none"
     last = "last"
+    best = "best"
 
 
 @dataclass
@@ -84,6 +89,14 @@ class StageConf:
 
 
 @dataclass
+class CheckpointEvery:
+    """How often a run writes down all it needs to go on: by steps, by minutes, by both or never."""
+
+    steps: int | None
+    minutes: float | None
+
+
+@dataclass
 class TrainConf:
     """One run of the training loop. `total_batch_tokens: null` is one micro batch a step."""
 
@@ -105,6 +118,7 @@ class TrainConf:
     matmul_precision: MatmulPrecision
     compile: bool
     flow_checks: bool
+    checkpoint_every: CheckpointEvery
 
 
 @dataclass

@@ -7,17 +7,19 @@ import ast
 import glob
 import hashlib
 import http.client
-import os
 import platform
 import sysconfig
-import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from gpt2.errors import UsageError
+from gpt2.files import file_sha256, is_intact, known_sha256, note_sha256, write_atomically
 
+# A download is given up when it stalls this long, or after it comes slower than this from then on.
 DOWNLOAD_TIMEOUT_S = 20
+DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
 DOWNLOAD_LIMIT_BYTES = 1 << 30
 
 
@@ -64,11 +66,14 @@ def download(url: str, sha256: str, cache_dir: Path) -> Path:
     Raises NoNetwork if it cannot be fetched, UsageError if what comes has another hash.
     """
     target = cache_dir / "text" / f"{sha256}.txt"
-    if target.is_file() and file_sha256(target) == sha256:
+    if target.is_file() and known_sha256(target, cache_dir) == sha256:
         return target
+    if not url.startswith("https://"):
+        raise UsageError(
+            f"data.url={url}: only https is fetched; name a file you have with data.path=FILE."
+        )
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
-            content = response.read(DOWNLOAD_LIMIT_BYTES)
+        content = _fetch(url)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise NoNetwork(f"{url} could not be fetched ({error})") from error
     found = hashlib.sha256(content).hexdigest()
@@ -81,14 +86,35 @@ def download(url: str, sha256: str, cache_dir: Path) -> Path:
     return target
 
 
+def _fetch(url: str) -> bytes:
+    """The whole body. Raises OSError where it is cut off, too slow or too large."""
+    started = time.monotonic()
+    content = bytearray()
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
+        if not response.url.startswith("https://"):
+            raise OSError(f"it leads to {response.url}, which is not https")
+        # read1 gives what has come, so that a trickle cannot hold the clock up.
+        while chunk := response.read1(1 << 16):
+            content += chunk
+            patience = DOWNLOAD_TIMEOUT_S + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S
+            if time.monotonic() - started > patience:
+                raise OSError("it came too slowly")
+            if len(content) > DOWNLOAD_LIMIT_BYTES:
+                raise OSError("it is larger than 1 GiB")
+        if len(content) < int(response.headers.get("Content-Length") or 0):
+            raise OSError("it was cut off")
+    return bytes(content)
+
+
 def python_documentation(cache_dir: Path) -> Path:
     """pydoc's topics and the docstrings of the standard library, as one text in the cache.
 
     The same Python version gives the same text. Source is parsed, never imported.
     """
     target = cache_dir / "text" / f"pydoc-{platform.python_version()}.txt"
-    if not target.is_file():
+    if not is_intact(target, cache_dir):
         write_atomically(target, "\n\n".join(_documentation()).encode())
+        note_sha256(target)
     return target
 
 
@@ -113,32 +139,10 @@ def _documentation() -> list[str]:
     return [t.encode("utf-8", "replace").decode() for t in texts]
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def text_sha256(files: list[Path]) -> str:
+def text_sha256(files: list[Path], cache_dir: Path) -> str:
     """What identifies a text: its file's hash, or the hash of the hashes of several."""
-    hashes = [file_sha256(file) for file in files]
+    hashes = [known_sha256(file, cache_dir) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write by rename, so that a reader finds the old file or the new one and never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def find_text(

@@ -1,9 +1,14 @@
 """GPT-2's tokens: the tokenizer, the cache of a text's tokens, and the stream of micro batches."""
 
+import codecs
 import functools
 import importlib.util
+import itertools
 import os
-from collections.abc import Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +21,17 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from torch import Tensor
 
 from gpt2.errors import UsageError
-from gpt2.text import text_sha256, write_atomically
+from gpt2.files import is_intact, note_sha256, replacing
+from gpt2.text import text_sha256
 
 Tokens = npt.NDArray[np.uint16]
 END_OF_TEXT = 50256
+
+# Text is tokenized in pieces of about this size, cut behind a word: no token of GPT-2's reaches
+# from a character that is not a space into one.
+PIECE_BYTES = 1 << 20
+PIECE_TAIL = 1 << 16
+WORD_END = re.compile(r"\S(?=[ \n])")
 
 
 @functools.cache
@@ -60,42 +72,93 @@ class Corpus:
     held_out: Tokens
 
 
-def load_corpus(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:
+def load_corpus(
+    files: list[Path],
+    cache_dir: Path,
+    held_out_fraction: float,
+    tell: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Corpus:
     """Tokenize a text, or map its tokens from the cache.
 
     Several files are joined by <|endoftext|>. Tokens lie in the cache as uint16 under the text's
-    hash; one process tokenizes, others wait for it. Raises UsageError for text that is empty or
-    not UTF-8.
+    hash; one process tokenizes, others wait for it. `progress` hears the bytes done and to do,
+    `tell` a sentence where a damaged cache is made again. Raises UsageError for text that is
+    empty or not UTF-8.
     """
-    sha256 = text_sha256(files)
+    sha256 = text_sha256(files, cache_dir)
+    size = sum(file.stat().st_size for file in files)
     cached = cache_dir / "tokens" / f"{sha256}.uint16"
-    if not cached.is_file():
+    if not is_intact(cached, cache_dir):
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cached.with_suffix(".lock")):
-            if not cached.is_file():
-                write_atomically(cached, _encode(files).tobytes())
+            if not is_intact(cached, cache_dir):
+                if cached.exists():
+                    tell(f"{cached} is damaged or was never completed; it is made again.")
+                with replacing(cached) as temporary, temporary.open("wb") as file:
+                    done = 0
+                    for piece_bytes, tokens in _encoded(files):
+                        file.write(tokens.tobytes())
+                        done += piece_bytes
+                        progress(done, size)
+                note_sha256(cached)
     tokens = np.memmap(cached, dtype=np.uint16, mode="r")
     split = len(tokens) - int(len(tokens) * held_out_fraction)
-    size = sum(file.stat().st_size for file in files)
     return Corpus(sha256, size, tokens[:split], tokens[split:])
 
 
-def _encode(files: list[Path]) -> Tokens:
-    parts: list[Tokens] = []
-    for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{file}: not UTF-8 text (byte {error.start}); convert it, "
-                "or leave it out of data.path."
-            ) from error
-        if not text.strip():
-            raise UsageError(f"{file}: there is no text in it; give a file that has some.")
-        if parts:
-            parts.append(np.array([END_OF_TEXT], dtype=np.uint16))
-        parts.append(np.array(tokenizer().encode_ordinary(text), dtype=np.uint16))
-    return np.concatenate(parts)
+def _encoded(files: list[Path]) -> Iterator[tuple[int, Tokens]]:
+    """The tokens of a text piece by piece, each with the bytes it came from.
+
+    Only a few pieces are in memory at once, whatever the size of the text.
+    """
+    threads = os.cpu_count() or 1
+    pieces = _pieces(files)
+    with ThreadPoolExecutor(threads) as pool:
+        # tiktoken lets go of Python's lock, so that threads tokenize side by side.
+        begun = deque(pool.submit(_encode, p) for p in itertools.islice(pieces, threads + 1))
+        while begun:
+            yield begun.popleft().result()
+            begun.extend(pool.submit(_encode, p) for p in itertools.islice(pieces, 1))
+
+
+def _encode(piece: str | None) -> tuple[int, Tokens]:
+    if piece is None:
+        return 0, np.array([END_OF_TEXT], dtype=np.uint16)
+    tokens = tokenizer().encode_to_numpy(piece, disallowed_special=())
+    return len(piece.encode()), tokens.astype(np.uint16)
+
+
+def _pieces(files: list[Path]) -> Iterator[str | None]:
+    """The files' text, cut where tokens end in any case; None stands between two files."""
+    for i, path in enumerate(files):
+        if i:
+            yield None
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        text, done, blank = "", 0, True
+        with path.open("rb") as file:
+            while True:
+                chunk = file.read(PIECE_BYTES)
+                undecoded = len(decoder.getstate()[0])
+                try:
+                    text += decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    raise UsageError(
+                        f"{path}: not UTF-8 text (byte {done - undecoded + error.start}); convert "
+                        "it, or leave it out of data.path."
+                    ) from error
+                done += len(chunk)
+                blank = blank and not text.strip()
+                if not chunk:
+                    break
+                ends = [m.end() for m in WORD_END.finditer(text, max(0, len(text) - PIECE_TAIL))]
+                if ends:
+                    yield text[: ends[-1]]
+                    text = text[ends[-1] :]
+        if blank:
+            raise UsageError(f"{path}: there is no text in it; give a file that has some.")
+        if text:
+            yield text
 
 
 class TokenStream:

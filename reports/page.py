@@ -6,15 +6,16 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from filelock import FileLock
 from markupsafe import Markup
 
+from gpt2.files import write_atomically
 from reports import words
 from reports.answer import answer
 from reports.claims import RULES, claims, guide_note, step10
@@ -34,8 +35,11 @@ def write(experiments: Sequence[str | Path]) -> Path:
     records = read_records(experiments)
     files = build(records)
     try:
-        for name, content in files.items():
-            _replace(folder / name, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two sweeps may end at once: the pages of one must not lie between the tables of another.
+        with FileLock(folder / ".lock"):
+            for name, content in files.items():
+                write_atomically(folder / name, content)
     except OSError as error:
         raise ReportError(f"The report cannot be written to {folder}: {error.strerror}.") from None
     return folder / "index.html"
@@ -159,14 +163,3 @@ def _script_hash(script: str) -> str:
     """The source expression with which the page's policy allows this one script and no other."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the path, then rename over it: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ A record that cannot be read, or is not one of ours, is left out and named in `R
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gpt2.files import DamagedFile, process_is_gone, unseal
 from reports.errors import ReportError
 
-FORMAT = 1
+FORMAT = 2
 STATUSES = ("finished", "running", "interrupted", "diverged", "failed")
 
 # Steps before the clock is steady: the first ones pay for compilation, caches and allocation.
@@ -51,6 +52,7 @@ TEXTS = {
     "platform": "environment.platform",
     "commit": "environment.commit",
     "peak_flops_dtype": "results.peak_flops_dtype",
+    "steps_sha256": "steps_sha256",
 }
 NUMBERS = {
     "number": "stage.number",
@@ -211,7 +213,7 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
                 continue
             row |= {"run": name, "experiment": names[experiment]}
             try:
-                table = _read_steps(folder / "steps.csv")
+                table = _read_steps(folder / "steps.csv", row.pop("steps_sha256"))
             except _Unreadable as error:
                 problems.append(f"{name} has no curve: {error}.")
                 table = _no_steps()
@@ -273,14 +275,14 @@ def _run_folders(experiment: Path) -> list[Path]:
 
 def _read_run(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+        record = unseal((folder / "run.json").read_bytes())
     except FileNotFoundError:
         raise _Unreadable("there is no run.json beside its steps.csv") from None
     except OSError as error:
         raise _Unreadable(f"run.json cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise _Unreadable("run.json is not whole JSON in UTF-8") from None
-    if not isinstance(record, dict) or "format" not in record:
+    except DamagedFile as error:
+        raise _Unreadable(f"run.json is damaged: {error}") from None
+    if "format" not in record:
         raise _Unreadable("run.json is not a run's record (it has no format)")
     if record["format"] != FORMAT:
         raise _Unreadable(f"its format is {_text(record['format'])!r}, and this reads {FORMAT}")
@@ -290,6 +292,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
         raise _Unreadable("run.json names no stage")
     if row["status"] not in STATUSES:
         raise _Unreadable(f"its status {row['status']!r} is none of {', '.join(STATUSES)}")
+    process = _dict(record.get("process"))
+    host, pid = process.get("host"), process.get("pid")
+    if row["status"] == "running" and isinstance(pid, int) and process_is_gone(str(host), pid):
+        row |= {"status": "interrupted", "message": "Its process ended without closing the record."}
     row["title"] = row["title"] or row["stage"]
     row["variant"] = " ".join(sorted(_text(word) for word in _list(record.get("variant"))))
     row["dirty"] = _at(record, "environment.dirty") is True
@@ -320,14 +326,20 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return row
 
 
-def _read_steps(path: Path) -> pd.DataFrame:
-    """The whole lines of a steps.csv; a last line cut short is a step that never ended."""
+def _read_steps(path: Path, sha256: str) -> pd.DataFrame:
+    """The whole lines of a steps.csv; a last line cut short is a step that never ended.
+
+    `sha256` is the file's checksum when its run ended, or empty while it has not.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise _Unreadable("there is no steps.csv") from None
     except (OSError, UnicodeDecodeError):
         raise _Unreadable("steps.csv is not readable text") from None
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise _Unreadable("steps.csv is damaged: it is not what the run wrote")
     whole = text[: text.rfind("\n") + 1]
     if not whole.strip():
         return _no_steps()

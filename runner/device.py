@@ -182,6 +182,14 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left for a tensor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    told = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type != "cpu":

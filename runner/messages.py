@@ -1,5 +1,6 @@
 """Errors as a person reads them: one sentence on standard error."""
 
+import errno
 import logging
 import os
 import sys
@@ -12,21 +13,24 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gpt2.errors import UsageError
+from runner.interruption import Interrupted, heed
 
 
 @contextmanager
 def told_in_a_sentence() -> Iterator[None]:
-    """Runs a Hydra command whose user's mistakes end in one sentence and status 2, Ctrl-C in 130.
+    """Runs a Hydra command whose user's mistakes end in one sentence and status 2.
 
-    With HYDRA_FULL_ERROR set by hand they end in their traceback.
+    A signal that asks it to end gives 128 and the signal's number: 130 for Ctrl-C. With
+    HYDRA_FULL_ERROR set by hand mistakes end in their traceback.
     """
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)
+    heed()
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signum)
     except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
         if keep_traceback:
             raise
@@ -36,7 +40,9 @@ def told_in_a_sentence() -> Iterator[None]:
 def sentence(error: Exception) -> str:
     """An error of Hydra, OmegaConf or the system in one line, without their inner details."""
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions."
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some room" if full else "check the path and its permissions"
+        return f"{error.filename}: {error.strerror}; {advice}, or give another folder."
     told = str(error)
     if isinstance(error.__cause__, OmegaConfBaseException):
         told += f": {error.__cause__}"
@@ -46,7 +52,12 @@ def sentence(error: Exception) -> str:
     return kept if kept.endswith(".") else f"{kept}."
 
 
+def tell(message: str) -> None:
+    """Says what is wrong on standard error."""
+    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
 def fail(message: str) -> NoReturn:
     """Says what is wrong on standard error and exits with 2."""
-    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    tell(message)
     sys.exit(2)

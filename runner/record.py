@@ -1,47 +1,138 @@
 """The record of a run on disk: run.json, steps.csv and log.txt in a folder of its own."""
 
-import csv
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
+import os
+import platform
 import subprocess
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
-from gpt2.text import write_atomically
+from filelock import FileLock, Timeout
+from rich.console import Console
 
-FORMAT = 1
-COLUMNS = ("step", "loss", "grad_norm", "lr", "step_ms", "tokens")
+from gpt2.files import DamagedFile, file_sha256, seal, unseal, write_atomically
+
+FORMAT = 2
 ROOT = Path(__file__).parent.parent
+FINAL = ("finished", "diverged")
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+
+
+class Step(NamedTuple):
+    """One optimizer step: loss in nats per token, the norm before clipping, milliseconds."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    step_ms: float
+    tokens: int
+
+    def is_finite(self) -> bool:
+        """Whether the step's loss and norm are numbers to go on from."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    def row(self) -> str:
+        """The step's line of steps.csv."""
+        return ",".join(map(str, self)) + "\n"
+
+    def line(self) -> str:
+        """The step's line of the log, in the guide's form."""
+        return (
+            f"step {self.step}, loss: {self.loss}, norm: {self.grad_norm:.4f}, "
+            f"dt: {self.step_ms:.2f}ms\n"
+        )
 
 
 class Record:
-    """A run's folder. `fields` is what run.json holds; `save` writes it by rename, never half."""
+    """A run's folder. `fields` is what run.json holds; `save` writes it by rename, never half.
+
+    `steps` are the steps done so far. What writes holds the folder's lock, see `held`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fields: dict[str, Any] = read_run(folder) or {}
+        self.steps: list[Step] = []
+        self.damage: str | None = None
+        self._files: list[TextIO] = []
+        self.reload()
+
+    def reload(self) -> None:
+        """Read run.json; `damage` says what is wrong with it or with steps.csv, if anything is."""
+        self.fields: dict[str, Any] = {}
+        self.damage = None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                self.fields = unseal((self.folder / "run.json").read_bytes())
+            except DamagedFile as error:
+                self.damage = f"{self.folder / 'run.json'} is damaged: {error}"
+        if self.status in FINAL:
+            steps = self.folder / "steps.csv"
+            if not steps.is_file() or file_sha256(steps) != self.fields["steps_sha256"]:
+                self.damage = f"{steps} is damaged: it is not what the run wrote"
 
     @property
     def status(self) -> str | None:
         """running, finished, diverged, interrupted or failed; None where nothing was started."""
         return self.fields.get("status")
 
-    def start(self, fields: dict[str, Any]) -> None:
-        """Begin anew, with nothing measured yet."""
+    @contextlib.contextmanager
+    def held(self, console: Console) -> Iterator[bool]:
+        """Hold the folder against other processes; the lock of one that died is free.
+
+        Waits for a process that trains in it, and says so; gives whether it had to.
+        """
+        waited = False
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in ("steps.csv", "log.txt", "weights.safetensors"):
-            (self.folder / stale).unlink(missing_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.reload()
+            holder = self.fields.get("process", {})
+            console.print(
+                f"{self.folder}: waiting for process {holder.get('pid')} on {holder.get('host')}, "
+                "which is training it.",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            lock.acquire()
+            waited = True
+        try:
+            self.reload()
+            yield waited
+        finally:
+            lock.release()
+
+    def start(self, fields: dict[str, Any], afresh: bool) -> None:
+        """Open the record, with nothing measured yet; `afresh` throws a checkpoint away."""
+        stale = ["steps.csv", "log.txt", "traceback.txt"]
+        if afresh or not (self.folder / CHECKPOINT).exists():
+            stale += [CHECKPOINT, WEIGHTS]
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        for left in self.folder.glob(".tmp*"):  # by safetensors, killed as it wrote
+            left.unlink(missing_ok=True)
+        if self.damage and (self.folder / "run.json").exists():
+            os.replace(self.folder / "run.json", self.folder / "run.json.damaged")
         self.fields = {
             "format": FORMAT,
             "status": "running",
             "message": None,
             "diverged_at": None,
             **fields,
+            "process": {"host": platform.node(), "pid": os.getpid()},
             "started": _now(),
+            "resumed_at": [],
             "ended": None,
             "applied": [],
             "not_applied": {},
@@ -49,40 +140,70 @@ class Record:
             "timings": {},
             "results": {},
             "samples": [],
+            "weights": None,
+            "steps_sha256": None,
         }
         self.save()
-        with (self.folder / "steps.csv").open("w", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        self._open_files(())
+
+    def go_on(self, steps: Sequence[Step], carried: dict[str, Any]) -> None:
+        """Take up what a checkpoint carried: the steps up to it, and fields of run.json."""
+        self.fields.update(carried)
+        self.fields["resumed_at"].append(len(steps))
+        self.save()
+        for file in self._files:
+            file.close()
+        self._open_files(steps)
+
+    def add_time(self, what: str, seconds: float) -> None:
+        """Add to one of the run's timings, which are sums over all its starts."""
+        self.fields["timings"][what] = self.fields["timings"].get(what, 0.0) + seconds
 
     def save(self) -> None:
         """Write run.json as it stands."""
-        text = json.dumps(_finite(self.fields), indent=1, ensure_ascii=False, default=str)
-        write_atomically(self.folder / "run.json", text.encode())
+        write_atomically(self.folder / "run.json", seal(self.fields))
 
-    def step(
-        self, step: int, loss: float, grad_norm: float, lr: float, step_ms: float, tokens: int
-    ) -> str:
-        """Append one optimizer step and return its line, in the guide's form."""
-        line = f"step {step}, loss: {loss}, norm: {grad_norm:.4f}, dt: {step_ms:.2f}ms"
-        with (self.folder / "steps.csv").open("a", newline="") as file:
-            csv.writer(file).writerow((step, loss, grad_norm, lr, round(step_ms, 3), tokens))
-        with (self.folder / "log.txt").open("a") as file:
-            file.write(line + "\n")
-        return line
+    def step(self, step: Step) -> None:
+        """Append one optimizer step to steps.csv and to the log. Raises OSError."""
+        self.steps.append(step)
+        for file, line in zip(self._files, (step.row(), step.line()), strict=True):
+            try:
+                file.write(line)
+                if os.fstat(file.fileno()).st_nlink == 0:
+                    raise FileNotFoundError(None, "it was deleted while the run wrote to it")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, file.name) from error
 
     def end(self, status: str, message: str | None = None) -> None:
         """Close the record with its final status."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
+        steps = self.folder / "steps.csv"
         self.fields.update(status=status, message=message, ended=_now())
+        self.fields["steps_sha256"] = file_sha256(steps) if steps.exists() else None
         self.save()
+
+    def _open_files(self, steps: Sequence[Step]) -> None:
+        self.steps = list(steps)
+        self._files = []
+        header = ",".join(Step._fields) + "\n"
+        for name, lines in (
+            ("steps.csv", [header, *(step.row() for step in steps)]),
+            ("log.txt", [step.line() for step in steps]),
+        ):
+            path = self.folder / name
+            write_atomically(path, "".join(lines).encode())
+            # Line by line: what was written is on its way to the disk before the next step.
+            self._files.append(path.open("a", buffering=1, encoding="utf-8"))
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
     """A folder's run.json, or None where there is none that can be read."""
     try:
-        fields = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return unseal((folder / "run.json").read_bytes())
+    except (OSError, DamagedFile):
         return None
-    return fields if isinstance(fields, dict) else None
 
 
 def baseline_of(fields: dict[str, Any], experiment: Path) -> dict[str, Any] | None:
@@ -149,12 +270,3 @@ def _git(*arguments: str) -> str:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

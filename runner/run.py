@@ -1,11 +1,10 @@
 """One run, from a checked configuration to a closed record, in this process or one of its own."""
 
+import contextlib
 import importlib.metadata
-import multiprocessing
 import os
 import platform
 import signal
-import sys
 import traceback
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -16,8 +15,13 @@ from rich.console import Console
 
 from conf.schema import Config
 from gpt2.errors import UsageError
+from gpt2.files import write_atomically
 from gpt2.text import find_text, text_sha256
-from runner.record import Record, baseline_of, code_hash, commit, fingerprint
+from runner.interruption import Interrupted
+from runner.messages import sentence
+from runner.process import UNTRAINED, in_own_process
+from runner.progress import TextProgress
+from runner.record import FINAL, WEIGHTS, Record, baseline_of, code_hash, commit, fingerprint
 
 # What may differ between two runs without a difference in what they measure.
 UNMEASURED = ("experiment", "checkpoint", "force", "stage")
@@ -50,7 +54,8 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
     """Train a stage unless its record is already finished.
 
     `isolate` gives the run a process of its own, so that its peak memory is its own and nothing
-    that ends it ends the sweep. Raises UsageError for what the user can put right.
+    that ends it ends the sweep. Raises UsageError for what the user can put right, and
+    Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     name, files, fallback = find_text(
@@ -58,25 +63,13 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
     )
     if fallback:
         console.print(f"{fallback}.", style="yellow", markup=False, soft_wrap=True)
-    sha256 = text_sha256(files)
+    sha256 = text_sha256(files, cache_dir)
     plain = as_plain(config)
-    measured = {key: value for key, value in plain.items() if key not in UNMEASURED}
-    measured["data"] = {"held_out_fraction": config.data.held_out_fraction}
-    identity = fingerprint(measured, sha256, code_hash())
+    identity = fingerprint(_measured(plain), sha256, code_hash())
     experiment = experiment_folder(config)
     label = f"seed{config.seed}-{identity[:8]}"
     record = Record(experiment / command.stage["name"] / label)
-    already = record.status in ("finished", "diverged") and record.fields["fingerprint"] == identity
-    weights_missing = (
-        config.checkpoint.name == "last" and not (record.folder / "weights.safetensors").exists()
-    )
-    if already and not config.force and not weights_missing:
-        console.print(
-            f"{command.stage['name']}: already {record.status} in {record.folder} "
-            "(force=true trains it again).",
-            highlight=False,
-            soft_wrap=True,
-        )
+    if is_done(record, config, identity, console):
         return Outcome(str(record.status), trained=False)
     head, dirty = commit()
     fields = {
@@ -98,82 +91,135 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
             "dirty": dirty,
         },
     }
-    try:
-        record.start(fields)
-    except OSError as error:
-        raise UsageError(
-            f"{record.folder} cannot be written ({error.strerror}); give another output_dir."
-        ) from error
     if isolate:
-        _in_own_process(config, files, record, console)
+        try:
+            status = in_own_process(train_recorded, config, files, record.folder, fields)
+        except Interrupted as interrupted:
+            record.reload()
+            if record.status == "running":
+                record.end("interrupted", str(interrupted))
+            raise
+        if status == UNTRAINED:
+            return Outcome("failed", trained=False)
+        record.reload()
+        if status != 0 and record.status == "running":
+            record.end("failed", _how_it_died(status, config))
     else:
-        train_recorded(config, files, record, console)
+        train_recorded(config, files, record.folder, fields)
+        record.reload()
+    if record.status == "running":  # and could not be closed, which was said
+        return Outcome("failed", trained=True)
     print_outcome(record, experiment, console)
     return Outcome(str(record.status), trained=True)
 
 
-def train_recorded(config: Config, files: list[Path], record: Record, console: Console) -> None:
-    """Load the tokens and train; whatever goes wrong is written into the record first."""
+def is_done(record: Record, config: Config, identity: str, console: Console) -> bool:
+    """Whether there is nothing to train; says so, and says what is damaged."""
+    if record.damage:
+        console.print(
+            f"{record.damage}; the run is trained again.",
+            style="yellow", highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return False
+    kept = config.checkpoint.name == "none" or (record.folder / WEIGHTS).exists()
+    final = record.status in FINAL and record.fields["fingerprint"] == identity
+    if config.force or not final or not (kept or record.status == "diverged"):
+        return False
+    console.print(
+        f"{record.fields['stage']['name']}: already {record.status} in {record.folder} "
+        "(force=true trains it again).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return True
+
+
+def train_recorded(config: Config, files: list[Path], folder: Path, fields: dict[str, Any]) -> None:
+    """Load the tokens and train; whatever goes wrong is written into the record first.
+
+    Waits while another process trains in `folder`, and trains nothing that one has finished.
+    Raises OSError where the record cannot be opened, and Interrupted.
+    """
+    console = Console()
     cache_dir = Path(config.cache_dir).expanduser()
     # Compiled kernels outlive a run where this is not set by hand.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
     from gpt2.tokens import load_corpus
+    from runner.device import is_out_of_memory
     from runner.train import FlowCheckFailed, train
 
+    record = Record(folder)
+    with record.held(console) as waited:
+        if waited and is_done(record, config, fields["fingerprint"], console):
+            return
+        record.start(fields, afresh=config.force)
+        try:
+            with TextProgress(console) as progress:
+                corpus = load_corpus(
+                    files, cache_dir, config.data.held_out_fraction, progress.say, progress.update
+                )
+            record.fields["data"].update(
+                bytes=corpus.bytes,
+                tokens=len(corpus.train) + len(corpus.held_out),
+                train_tokens=len(corpus.train),
+                held_out_tokens=len(corpus.held_out),
+            )
+            train(config, corpus, record, console)
+            return
+        except Interrupted as interrupted:
+            _close(record, "interrupted", str(interrupted), console)
+            raise
+        except (UsageError, FlowCheckFailed) as error:
+            failure = str(error)
+        except Exception as error:
+            if is_out_of_memory(error):
+                failure = _out_of_memory(record, config)
+            elif isinstance(error, OSError):
+                failure = sentence(error)
+            else:
+                trace = record.folder / "traceback.txt"
+                with contextlib.suppress(OSError):
+                    write_atomically(trace, traceback.format_exc().encode())
+                first_line = next(iter(str(error).splitlines()), "")
+                failure = f"{type(error).__name__}: {first_line} ({trace} has it whole)"
+        _close(record, "failed", failure, console)
+
+
+def _close(record: Record, status: str, message: str, console: Console) -> None:
     try:
-        corpus = load_corpus(files, cache_dir, config.data.held_out_fraction)
-        record.fields["data"].update(
-            bytes=corpus.bytes,
-            tokens=len(corpus.train) + len(corpus.held_out),
-            train_tokens=len(corpus.train),
-            held_out_tokens=len(corpus.held_out),
+        record.end(status, message)
+    except OSError as error:
+        told = f"{message} Its record could not be closed either: {sentence(error)}"
+        console.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _out_of_memory(record: Record, config: Config) -> str:
+    train = config.train
+    return (
+        f"Out of memory at step {len(record.steps)}: a micro batch of {train.micro_batch_size} x "
+        f"{train.context} tokens does not fit; halve train.micro_batch_size="
+        f"{train.micro_batch_size} or train.context={train.context}."
+    )
+
+
+def _how_it_died(status: int, config: Config) -> str:
+    if status == -signal.SIGKILL:
+        return (
+            "The stage's process was killed by SIGKILL, as a system out of memory does; if it was, "
+            f"halve train.micro_batch_size={config.train.micro_batch_size} or "
+            f"train.context={config.train.context}."
         )
-        train(config, corpus, record, console)
-    except KeyboardInterrupt:
-        record.end("interrupted", "Interrupted from the keyboard.")
-        raise
-    except (UsageError, FlowCheckFailed) as error:
-        record.end("failed", str(error))
-    except Exception as error:
-        (record.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        first_line = next(iter(str(error).splitlines()), "")
-        record.end("failed", f"{type(error).__name__}: {first_line}")
+    if status < 0:
+        return f"The stage's process was killed by {signal.Signals(-status).name}."
+    return f"The stage's process ended with status {status}."
 
 
-def _in_own_process(config: Config, files: list[Path], record: Record, console: Console) -> None:
-    if sys.platform == "linux":
-        # Forked after torch is imported, a stage does not pay for the import again.
-        import runner.train  # noqa: F401
-
-        context: Any = multiprocessing.get_context("fork")
-    else:
-        context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_child, args=(config, files, record, console))
-    process.start()
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        # From a terminal the stage has heard it too; from elsewhere it is told.
-        process.join(timeout=5)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGINT)
-            process.join()
-        raise
-    finally:
-        record.fields = Record(record.folder).fields
-    if process.exitcode == 130:
-        raise KeyboardInterrupt
-    if record.status == "running":
-        code = process.exitcode or 0
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        record.end("failed", f"The stage's process was {how}.")
-
-
-def _child(config: Config, files: list[Path], record: Record, console: Console) -> None:
-    try:
-        train_recorded(config, files, record, console)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _measured(plain: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a run's outcome depends on."""
+    train = {k: v for k, v in plain["train"].items() if k != "checkpoint_every"}
+    data = {"held_out_fraction": plain["data"]["held_out_fraction"]}
+    rest = {key: value for key, value in plain.items() if key not in UNMEASURED}
+    return {**rest, "train": train, "data": data}
 
 
 def print_outcome(record: Record, experiment: Path, console: Console) -> None:

@@ -20,10 +20,10 @@ def read_settings(cfg: DictConfig) -> Config:
         "train.context": train.context,
         "train.learning_rate": train.learning_rate,
         "train.eps": train.eps,
-        "train.clip_grad_norm": 1 if train.clip_grad_norm is None else train.clip_grad_norm,
-        "train.total_batch_tokens": 1
-        if train.total_batch_tokens is None
-        else train.total_batch_tokens,
+        "train.clip_grad_norm": train.clip_grad_norm,
+        "train.total_batch_tokens": train.total_batch_tokens,
+        "train.checkpoint_every.steps": train.checkpoint_every.steps,
+        "train.checkpoint_every.minutes": train.checkpoint_every.minutes,
         "evaluation.tokens": config.evaluation.tokens,
         "model.n_layer": model.n_layer,
         "model.n_head": model.n_head,
@@ -34,7 +34,7 @@ def read_settings(cfg: DictConfig) -> Config:
         "sample.temperature": config.sample.temperature,
         "sample.top_k": config.sample.top_k,
     }.items():
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{key}={value}: give a number above zero.")
     for key, value in {
         "seed": config.seed,

@@ -9,16 +9,18 @@ from dataclasses import asdict
 import torch
 from rich.console import Console
 
-from conf.schema import Config
+from conf.schema import Checkpoint, Config
 from gpt2.config import Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
 from gpt2.tokens import Corpus, TokenStream, held_out_batches
 from gpt2.weights import save_weights
 from runner import device as machine
+from runner.checkpoint import Checkpoints
+from runner.interruption import AfterStep
 from runner.optimizer import build_optimizer, learning_rate
 from runner.progress import StepProgress
-from runner.record import Record
+from runner.record import WEIGHTS, Record, Step
 from runner.settings import grad_accum_steps
 from stages.flow import check_flow
 
@@ -33,8 +35,9 @@ class FlowCheckFailed(Exception):
 def train(config: Config, corpus: Corpus, record: Record, console: Console) -> None:
     """Train, judge and sample one model, writing everything measured into `record`.
 
-    Ends the record as finished or diverged. Raises FlowCheckFailed, UsageError for text that is
-    too short, and whatever PyTorch raises.
+    Goes on from a checkpoint in the record's folder. Ends the record as finished or diverged.
+    Raises Interrupted with a checkpoint written, FlowCheckFailed, UsageError for text that is too
+    short, and whatever PyTorch raises.
     """
     entered = time.perf_counter()
     train = config.train
@@ -71,23 +74,23 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
     }
     peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
     peak_flops = machine.peak_flops(device, peak_dtype)
-    timings = record.fields["timings"]
-    timings["setup_s"] = time.perf_counter() - entered
+    checkpoints = Checkpoints(config, record, model, optimizer, console)
+    resumed = checkpoints.resume()
+    record.add_time("setup_s", time.perf_counter() - entered)
 
-    if train.flow_checks:
+    if train.flow_checks and not resumed:
         run_flow_checks(model, stream, record, console)
-    timings["compile_s"] = 0.0
+    compile_seconds = 0.0
     if techniques.compile:
-        timings["compile_s"] = compile_blocks(model, stream, autocast, techniques, console)
+        compile_seconds = compile_blocks(model, stream, autocast, techniques, console)
+    record.add_time("compile_s", compile_seconds)
     record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)
     record.save()
 
     tokens = train.micro_batch_size * train.context * accumulation
-    losses: list[float] = []
-    step_seconds: list[float] = []
-    started = time.perf_counter()
-    with StepProgress(console, record.fields["stage"]["name"], train.steps) as progress:
-        for step in range(train.steps):
+    title, begin = record.fields["stage"]["name"], len(record.steps)
+    with StepProgress(console, title, train.steps, begin) as progress, AfterStep() as signals:
+        for step in range(begin, train.steps):
             step_started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
@@ -116,17 +119,25 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
 
             # Reading the two numbers waits for the device, so the step's time is whole.
             loss_value, norm_value = loss_sum.item() / accumulation, grad_norm.item()
-            seconds = time.perf_counter() - step_started
-            line = record.step(step, loss_value, norm_value, lr, seconds * 1e3, tokens)
-            progress.step(line, loss_value, norm_value, tokens / seconds)
-            losses.append(loss_value)
-            step_seconds.append(seconds)
-            if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            step_ms = round((time.perf_counter() - step_started) * 1e3, 3)
+            done = Step(step, loss_value, norm_value, lr, step_ms, tokens)
+            record.step(done)
+            record.add_time("train_s", step_ms / 1e3)
+            progress.step(done)
+            if not done.is_finite():
                 break
-    timings["train_s"] = time.perf_counter() - started
+            interruption = signals.interruption()
+            if interruption or checkpoints.due():
+                if config.checkpoint is Checkpoint.best and not interruption:
+                    keep_if_best(model, record, held_out_loss(model, held_out, autocast))
+                checkpoints.write()
+            if interruption:
+                raise interruption
 
-    steady = statistics.median(step_seconds[UNSTEADY_STEPS:] or step_seconds)
+    losses = [done.loss for done in record.steps]
     finite = [loss for loss in losses if math.isfinite(loss)]
+    steady_ms = median_step_ms(record)
+    tokens_per_second = tokens / steady_ms * 1e3
     record.fields["results"] = {
         "worst": max(finite, default=None),
         "best": min(finite, default=None),
@@ -135,30 +146,33 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
         "held_out": None,
         "steps": len(losses),
         "tokens_per_step": tokens,
-        "tokens_per_second": tokens / steady,
-        "step_ms": steady * 1e3,
-        "mfu": model.flops_per_token(train.context) * tokens / steady / peak_flops,
+        "tokens_per_second": tokens_per_second,
+        "step_ms": steady_ms,
+        "mfu": model.flops_per_token(train.context) * tokens_per_second / peak_flops,
         "peak_flops": peak_flops,
         "peak_flops_dtype": str(peak_dtype).removeprefix("torch."),
         "peak_memory_bytes": machine.peak_memory_bytes(device),
     }
-    if not (math.isfinite(losses[-1]) and math.isfinite(norm_value)):
-        record.fields["diverged_at"] = step
-        what = "loss" if not math.isfinite(losses[-1]) else "gradient norm"
-        record.end("diverged", f"The {what} is not finite at step {step}.")
+    if not record.steps[-1].is_finite():
+        record.fields["diverged_at"] = len(losses) - 1
+        what = "gradient norm" if math.isfinite(losses[-1]) else "loss"
+        record.end("diverged", f"The {what} is not finite at step {len(losses) - 1}.")
         return
 
     started = time.perf_counter()
-    # The compiled blocks were made for training; judging a model once is not worth another.
+    loss = held_out_loss(model, held_out, autocast)
+    record.fields["results"]["held_out"] = loss
+    record.add_time("evaluation_s", time.perf_counter() - started)
+    wanted = config.sample
     with torch.compiler.set_stance("force_eager"):
-        record.fields["results"]["held_out"] = held_out_loss(model, held_out, autocast)
-        timings["evaluation_s"] = time.perf_counter() - started
-        wanted = config.sample
         text = sample(model, **asdict(wanted))
     record.fields["samples"] = [{"prompt": wanted.prompt, "seed": wanted.seed, "text": text}]
-    if config.checkpoint.name == "last":
-        save_weights(model, record.folder / "weights.safetensors")
+    if config.checkpoint is Checkpoint.last:
+        keep(model, record, loss)
+    elif config.checkpoint is Checkpoint.best:
+        keep_if_best(model, record, loss)
     record.end("finished")
+    checkpoints.discard()
 
 
 def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Console) -> None:
@@ -202,6 +216,8 @@ def compile_blocks(
             warnings.simplefilter("ignore")
             model(idx_BT, targets_BT)[1].backward()
     except Exception as error:  # whatever a compiler can raise: none of it may end the run
+        if machine.is_out_of_memory(error):
+            raise
         torch.compiler.set_stance("force_eager")
         told = " ".join(str(error).split())[:200]
         reason = f"compilation failed ({type(error).__name__}: {told})"
@@ -222,10 +238,34 @@ def held_out_loss(
     device = next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0
-    for idx_BT, targets_BT in batches:
-        with autocast:
-            _, loss = model(idx_BT.to(device), targets_BT.to(device))
-        total += loss.item() * targets_BT.numel()
-        count += targets_BT.numel()
+    # The compiled blocks were made for training; judging a model is not worth compiling again.
+    with torch.compiler.set_stance("force_eager"):
+        for idx_BT, targets_BT in batches:
+            with autocast:
+                _, loss = model(idx_BT.to(device), targets_BT.to(device))
+            total += loss.item() * targets_BT.numel()
+            count += targets_BT.numel()
     model.train()
     return total / count
+
+
+def keep_if_best(model: GPT, record: Record, held_out: float) -> None:
+    """Keep the weights in the run's folder unless earlier ones had a lower held-out loss."""
+    best = record.fields["weights"]
+    if best is None or held_out < best["held_out"]:
+        keep(model, record, held_out)
+
+
+def keep(model: GPT, record: Record, held_out: float) -> None:
+    """Keep the weights in the run's folder, and note after how many steps they were taken."""
+    save_weights(model, record.folder / WEIGHTS)
+    record.fields["weights"] = {"steps": len(record.steps), "held_out": held_out}
+    record.save()
+
+
+def median_step_ms(record: Record) -> float:
+    """Median milliseconds of the steady steps: without the first ones of each start."""
+    starts = [0, *record.fields["resumed_at"]]
+    unsteady = {start + i for start in starts for i in range(UNSTEADY_STEPS)}
+    times = [done.step_ms for done in record.steps]
+    return statistics.median([t for i, t in enumerate(times) if i not in unsteady] or times)

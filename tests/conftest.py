@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conf.schema import Config, register
+from gpt2.tokens import Corpus, load_corpus
 from runner.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,11 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+def load_quietly(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:
+    """A corpus, with nobody told of the progress."""
+    return load_corpus(files, cache_dir, held_out_fraction, print, lambda done, total: None)
 
 
 Settings = Callable[..., Config]

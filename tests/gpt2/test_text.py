@@ -1,52 +1,103 @@
 """Where text comes from, and what is refused."""
 
+import contextlib
 import hashlib
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from gpt2.errors import UsageError
-from gpt2.text import find_text, python_documentation, user_files
+from gpt2.text import NoNetwork, download, find_text, python_documentation, user_files
 
 TEXT = b"To be, or not to be, that is the question.\n"
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """A web server on this machine that has TEXT at /text and an error page elsewhere."""
+class Handler(BaseHTTPRequestHandler):
+    """Has TEXT at /text, an error page at /error, and ways of going wrong elsewhere."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
+    def do_GET(self) -> None:
+        if self.path in ("/moved", "/insecure"):
+            self.send_response(302)
+            target = "/error" if self.path == "/moved" else f"http://{self.headers['Host']}/text"
+            self.send_header("Location", target)
             self.end_headers()
+            return
+        self.send_response(404 if self.path == "/missing" else 200)
+        if self.path == "/cut":
+            self.send_header("Content-Length", str(len(TEXT)))
+        self.end_headers()
+        if self.path == "/drip":
+            with contextlib.suppress(OSError):
+                for byte in TEXT * 100:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+        elif self.path == "/stall":
+            time.sleep(3)
+        elif self.path == "/cut":
+            self.wfile.write(TEXT[:10])
+        else:
             self.wfile.write(TEXT if self.path == "/text" else b"<html>Sorry</html>")
 
-        def log_message(self, *args: object) -> None:
-            pass
+    def log_message(self, *args: object) -> None:
+        pass
 
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server on this machine, with a certificate that this test's downloads trust."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    httpd.block_on_close = False
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
+    yield f"https://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     httpd.server_close()
+
+
+@pytest.mark.parametrize("path", ["cut", "drip", "stall", "missing", "insecure"])
+def test_a_download_that_goes_wrong_ends_soon_and_leaves_the_cache_as_it_was(
+    server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2.text.DOWNLOAD_TIMEOUT_S", 0.5)
+    started = time.monotonic()
+    with pytest.raises(NoNetwork, match=f"/{path} could not be fetched"):
+        download(f"{server}/{path}", SHA256, tmp_path / "cache")
+    assert time.monotonic() - started < 2.5
+    assert not (tmp_path / "cache").exists()
+
+
+def test_only_https_is_fetched(tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1/text", "file:///etc/hostname", "ftp://127.0.0.1/text"):
+        with pytest.raises(UsageError, match="only https"):
+            download(url, SHA256, tmp_path)
 
 
 def test_a_verified_download_is_kept_and_not_fetched_again(server: str, tmp_path: Path) -> None:
     name, (file,), fallback = find_text("known", None, f"{server}/text", SHA256, tmp_path)
     assert (name, file.read_bytes(), fallback) == ("known", TEXT, None)
-    _, again, _ = find_text("known", None, "http://127.0.0.1:9/nobody", SHA256, tmp_path)
+    _, again, _ = find_text("known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path)
     assert again == [file]
 
 
+@pytest.mark.parametrize("path", ["error", "moved"])
 def test_a_download_with_another_hash_is_refused_and_kept_out_of_the_cache(
-    server: str, tmp_path: Path
+    server: str, path: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="sha256"):
-        find_text("known", None, f"{server}/error", SHA256, tmp_path)
+        find_text("known", None, f"{server}/{path}", SHA256, tmp_path)
     assert list(tmp_path.rglob("*.txt")) == []
 
 
@@ -59,7 +110,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(server: str, tmp_path: Pat
 
 def test_without_a_network_pythons_documentation_stands_in_and_says_so(tmp_path: Path) -> None:
     name, (file,), fallback = find_text(
-        "known", None, "http://127.0.0.1:9/nobody", SHA256, tmp_path
+        "known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path
     )
     assert name == "pydoc"
     assert fallback is not None

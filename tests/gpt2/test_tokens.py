@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from gpt2.errors import UsageError
 from gpt2.text import user_files
-from gpt2.tokens import END_OF_TEXT, TokenStream, held_out_batches, load_corpus, tokenizer
+from gpt2.tokens import END_OF_TEXT, TokenStream, held_out_batches, tokenizer
+from tests.conftest import load_quietly
 
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_FILE = Path(user_cache_dir("gpt2-ladder")) / "text" / f"{SHAKESPEARE}.txt"
@@ -53,7 +54,7 @@ def test_every_text_survives_the_round_trip(text: str) -> None:
 
 @pytest.mark.skipif(not SHAKESPEARE_FILE.exists(), reason="Tiny Shakespeare is not in the cache")
 def test_tiny_shakespeare_has_338025_tokens(tmp_path: Path) -> None:
-    corpus = load_corpus([SHAKESPEARE_FILE], tmp_path, 0.1)
+    corpus = load_quietly([SHAKESPEARE_FILE], tmp_path, 0.1)
     assert corpus.sha256 == SHAKESPEARE
     assert (corpus.bytes, len(corpus.train) + len(corpus.held_out)) == (1_115_394, 338_025)
 
@@ -61,8 +62,8 @@ def test_tiny_shakespeare_has_338025_tokens(tmp_path: Path) -> None:
 def test_the_last_tenth_is_held_out_and_the_cache_gives_the_same(
     text_file: Path, tmp_path: Path
 ) -> None:
-    first = load_corpus([text_file], tmp_path, 0.1)
-    again = load_corpus([text_file], tmp_path, 0.1)
+    first = load_quietly([text_file], tmp_path, 0.1)
+    again = load_quietly([text_file], tmp_path, 0.1)
     whole = tokenizer().encode_ordinary(text_file.read_text(encoding="utf-8"))
     assert np.concatenate([first.train, first.held_out]).tolist() == whole
     assert len(first.held_out) == int(len(whole) * 0.1)
@@ -75,14 +76,14 @@ def test_several_files_are_joined_by_end_of_text(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, text in (("b.txt", "second"), ("a.txt", "first")):
         (tmp_path / "in" / name).write_text(text)
-    corpus = load_corpus(user_files(str(tmp_path / "in")), tmp_path, 0.0)
+    corpus = load_quietly(user_files(str(tmp_path / "in")), tmp_path, 0.0)
     encode = tokenizer().encode_ordinary
     assert corpus.train.tolist() == [*encode("first"), END_OF_TEXT, *encode("second")]
 
 
 def test_end_of_text_written_out_in_a_text_is_only_text(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a <|endoftext|> b")
-    corpus = load_corpus([tmp_path / "t.txt"], tmp_path, 0.0)
+    corpus = load_quietly([tmp_path / "t.txt"], tmp_path, 0.0)
     assert END_OF_TEXT not in corpus.train.tolist()
 
 
@@ -92,7 +93,7 @@ def test_end_of_text_written_out_in_a_text_is_only_text(tmp_path: Path) -> None:
 def test_text_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UsageError, match=f"bad.txt.*{says}"):
-        load_corpus([tmp_path / "bad.txt"], tmp_path, 0.1)
+        load_quietly([tmp_path / "bad.txt"], tmp_path, 0.1)
 
 
 TOKENS = np.arange(1001, dtype=np.uint16)

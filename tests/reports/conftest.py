@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from gpt2.files import file_sha256, seal
 
 # name -> (title, aim, changes, floor of the loss, milliseconds a step)
 LADDER: dict[str, tuple[str, str, dict[str, list[Any]], float, float]] = {
@@ -142,7 +145,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         else {}
     )
     record: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "status": status,
         "message": None,
         "diverged_at": None,
@@ -182,6 +185,8 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "commit": "abc1234",
             "dirty": False,
         },
+        "process": {"host": platform.node(), "pid": os.getpid()},
+        "steps_sha256": file_sha256(folder / "steps.csv") if status == "finished" else None,
         "started": given.pop("started", f"2026-11-22T20:{number:02d}:00+00:00"),
         "ended": None,
         "applied": ["bf16 autocast", "torch.compile"] if number >= 6 else [],
@@ -206,7 +211,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         for parent in parents:
             node = node[parent]
         node[key] = value
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_bytes(seal(record))
     return folder
 
 

@@ -1,6 +1,7 @@
 """What the report says is what the records hold, whatever the records are."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -123,12 +124,40 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(
 ) -> None:
     experiment = tmp_path / "torn"
     write_run(experiment, "step02")
-    steps = write_run(experiment, "step03") / "steps.csv"
+    steps = write_run(experiment, "step03", status="running") / "steps.csv"
     whole = steps.read_bytes()
     steps.unlink() if damage is None else steps.write_bytes(damage)
     assert "step03" in page_of(experiment)
     steps.write_bytes(whole[:-9])
-    assert len(reports.load(experiment).steps.query("stage == 'step03'")) in (49, 50)
+    assert len(reports.load(experiment).steps.query("stage == 'step03'")) == 49
+
+
+@pytest.mark.parametrize("file", ["run.json", "steps.csv"])
+def test_a_single_flipped_bit_in_a_finished_run_is_noticed(tmp_path: Path, file: str) -> None:
+    experiment = tmp_path / "flipped"
+    write_run(experiment, "step02")
+    path = write_run(experiment, "step03") / file
+    content = path.read_bytes()
+    for position in range(40, len(content), 97):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
+        records = reports.load(experiment)
+        assert any("step03" in problem for problem in records.problems), position
+        assert records.steps.query("stage == 'step03'").empty
+
+
+def test_a_run_whose_process_is_gone_is_not_still_running(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    process = {"host": platform.node(), "pid": gone.pid}
+    write_run(tmp_path / "left", "step02", status="running", process=process)
+    write_run(tmp_path / "left", "step03", status="running")
+    runs = reports.load(tmp_path / "left").runs
+    assert runs.set_index("stage").status.to_dict() == {
+        "step02": "interrupted",
+        "step03": "running",
+    }
 
 
 def test_what_a_record_says_is_text_and_never_markup(tmp_path: Path) -> None:

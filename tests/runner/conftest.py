@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from gpt2.text import find_text
-from gpt2.tokens import load_corpus
 from runner.record import Record
 from runner.run import as_plain
 from runner.train import train
-from tests.conftest import Settings
+from tests.conftest import Settings, load_quietly
 
 
 class Runs:
@@ -27,11 +26,12 @@ class Runs:
         self.count += 1
         record = Record(self.folder / str(self.count))
         stage = {"name": "test", "aim": "loss"}
-        record.start({"stage": stage, "environment": {}, "config": as_plain(config), "data": {}})
+        fields = {"stage": stage, "environment": {}, "config": as_plain(config), "data": {}}
+        record.start(fields, afresh=True)
         data = config.data
         cache = Path(config.cache_dir)
         _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)
-        corpus = load_corpus(files, cache, data.held_out_fraction)
+        corpus = load_quietly(files, cache, data.held_out_fraction)
         train(config, corpus, record, Console(file=io.StringIO()))
         return record.fields, pd.read_csv(record.folder / "steps.csv")
 

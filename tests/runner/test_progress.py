@@ -6,21 +6,28 @@ import pytest
 from rich.console import Console
 
 from runner.progress import StepProgress
+from runner.record import Step
 
-LINE = "step 0, loss: 10.96, norm: 27.9385, dt: 34471.31ms"
+STEPS = (
+    Step(0, 10.962733268737793, 27.9385, 3e-4, 817.93, 256),
+    Step(1, 9.59, 5.3188, 3e-4, 207.46, 256),
+)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_steps_are_shown_as_the_output_can_show_them(terminal: bool) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120)
-    with StepProgress(console, "step07", steps=2) as progress:
-        progress.step(LINE, loss=10.96, grad_norm=27.9385, tokens_per_second=313.0)
-        progress.step(LINE, loss=9.59, grad_norm=5.3188, tokens_per_second=1234.0)
+    with StepProgress(console, "step07", steps=2, done=0) as progress:
+        for step in STEPS:
+            progress.step(step)
     shown = output.getvalue()
     if terminal:
         for figure in ("step07", "2/2", "loss 9.590", "norm 5.32", "1,234 tokens/s"):
             assert figure in shown
-        assert LINE not in shown
+        assert "dt:" not in shown
     else:
-        assert shown == f"{LINE}\n{LINE}\n"
+        assert shown == (
+            "step 0, loss: 10.962733268737793, norm: 27.9385, dt: 817.93ms\n"
+            "step 1, loss: 9.59, norm: 5.3188, dt: 207.46ms\n"
+        )

@@ -8,8 +8,8 @@ import torch
 
 from gpt2.config import Attention
 from gpt2.model import GPT
-from gpt2.tokens import TokenStream, load_corpus
-from tests.conftest import Settings
+from gpt2.tokens import TokenStream
+from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 
 
@@ -54,7 +54,7 @@ def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Set
     fields, steps = runs("+stage=step08", "train.compile=false", "train.steps=2")
     config = settings("+stage=step08")
     cache = Path(config.cache_dir)
-    corpus = load_corpus([Path(config.data.path or "")], cache, config.data.held_out_fraction)
+    corpus = load_quietly([Path(config.data.path or "")], cache, config.data.held_out_fraction)
     stream = TokenStream(corpus.train, 2, 32, config.seed)
     model = GPT(config.model, config.seed).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)

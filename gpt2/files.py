@@ -1,0 +1,131 @@
+"""Files that are whole or not there at all, and whose damage is noticed."""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# A file changed this recently might change again without its times showing it.
+CLOCK_GRAIN_NS = 2_000_000_000
+
+
+class DamagedFile(Exception):
+    """A file is not what was written into it; the message says how that shows."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends well.
+
+    A reader finds the old file or the new one and never half of it. What a killed writer left
+    behind is removed by the next one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    host = platform.node()
+    for left in path.parent.glob(f".{glob.escape(path.name)}.~*~*.part"):
+        *_, writer_host, writer = left.stem.split("~")
+        if writer.isdigit() and process_is_gone(writer_host, int(writer)):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.~{host}~{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write by rename; raises OSError and leaves what was there."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def process_is_gone(host: str, pid: int) -> bool:
+    """True where a process is known to have ended; one of another host may still live."""
+    if host != platform.node():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """JSON that carries its own checksum; NaN and infinities, which JSON has not, become null."""
+    plain = json.loads(json.dumps(fields, default=str), parse_constant=lambda _: None)
+    return json.dumps({**plain, "checksum": _checksum(plain)}, indent=1).encode()
+
+
+def unseal(content: bytes) -> dict[str, Any]:
+    """What `seal` was given. Raises DamagedFile."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        raise DamagedFile("it is not whole JSON in UTF-8") from None
+    if not isinstance(fields, dict) or "checksum" not in fields:
+        raise DamagedFile("it carries no checksum")
+    if fields.pop("checksum") != _checksum(fields):
+        raise DamagedFile("its checksum does not hold")
+    return fields
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def known_sha256(path: Path, cache_dir: Path) -> str:
+    """The SHA-256 of a file, read again only where its size, times or inode have changed.
+
+    So a file of any size is known in microseconds the second time. Raises OSError.
+    """
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    memory = cache_dir / "hashes" / f"{name[:32]}.json"
+    found = path.stat()
+    stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    with contextlib.suppress(OSError, DamagedFile):
+        known = unseal(memory.read_bytes())
+        if known["stat"] == stat:
+            return str(known["sha256"])
+    sha256 = file_sha256(path)
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_GRAIN_NS:
+        with contextlib.suppress(OSError):
+            write_atomically(memory, seal({"stat": stat, "sha256": sha256}))
+    return sha256
+
+
+def note_sha256(path: Path) -> None:
+    """Note a cached file's checksum beside it, for `is_intact`."""
+    write_atomically(_note(path), seal({"sha256": file_sha256(path)}))
+
+
+def is_intact(path: Path, cache_dir: Path) -> bool:
+    """Whether a cached file is there as it was when `note_sha256` was called."""
+    try:
+        return bool(unseal(_note(path).read_bytes())["sha256"] == known_sha256(path, cache_dir))
+    except (OSError, DamagedFile):
+        return False
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -1,0 +1,70 @@
+"""A process of its own for each stage of a sweep, so that nothing that ends it ends the sweep."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from gpt2.errors import UsageError
+from runner.interruption import ENDING, Interrupted, heed
+from runner.messages import sentence, tell
+
+# Exit status of a process that could not begin, and has said why.
+UNTRAINED = 2
+
+
+def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
+    """Call `work` in a new process; returns its exit status, negative for a signal that ended it.
+
+    A signal that asks this process to end is passed on; the second kills the new process. Raises
+    Interrupted when that one has ended.
+    """
+    if sys.platform == "linux":
+        # Forked after torch is imported, a stage does not pay for the import again.
+        import runner.train  # noqa: F401
+
+        context: Any = multiprocessing.get_context("fork")
+    else:
+        context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_child, args=(work, *arguments))
+    received: list[int] = []
+
+    def relay(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        if len(received) == 1:
+            os.kill(process.pid, signal.SIGUSR1)
+        else:
+            process.kill()
+
+    # What arrives while the process is made waits until it can be passed on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    before = heed(relay)
+    try:
+        process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        process.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if received:
+        raise Interrupted(received[0])
+    return int(process.exitcode)
+
+
+def _child(work: Callable[..., None], *arguments: Any) -> None:
+    heed()
+    # The terminal tells every process of the sweep; this one takes it from the sweep alone.
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    try:
+        work(*arguments)
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signum)
+    except (UsageError, OSError) as error:
+        tell(sentence(error))
+        sys.exit(UNTRAINED)

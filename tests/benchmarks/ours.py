@@ -1,0 +1,109 @@
+"""The real command line, run in a process of its own, and what its record says was measured."""
+
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_dir
+
+from runner.record import read_run
+
+ROOT = Path(__file__).parent.parent.parent
+# Where the command line keeps its cache, as conf/config.yaml has it.
+CACHE = Path(os.environ.get("GPT2_LADDER_CACHE") or user_cache_dir("gpt2-ladder"))
+GIB = 2**30
+# At the end of a run: as little as the command line takes, since neither is what is measured.
+BRIEF_ENDING = ("evaluation.tokens=1", "sample.tokens=1")
+
+
+class CommandFailed(Exception):
+    """A command ended badly; the message holds what it said last."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, as its record tells it.
+
+    `step_seconds` and `losses` (nats per token) are by step; `folder` is the record's.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    step_seconds: list[float]
+    losses: list[float]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The record's own: the median of its steady steps."""
+        return self.record["results"]["tokens_per_second"]
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return self.record["results"]["peak_memory_bytes"]
+
+    @property
+    def not_applied(self) -> dict[str, str]:
+        return self.record["not_applied"]
+
+    @property
+    def bf16(self) -> bool:
+        """Whether its matrix products were in bfloat16, as they are where that is fast."""
+        return "bf16 autocast" in self.record["applied"]
+
+
+def train(folder: Path, stage: str, *overrides: str) -> Run:
+    """Train one stage by the command line, its record in `folder` and nothing else there.
+
+    Raises CommandFailed for a run that does not finish.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    runner(f"+stage={stage}", *BRIEF_ENDING, *overrides, f"output_dir={folder}")
+    return read(folder)
+
+
+def read(folder: Path) -> Run:
+    """The one run whose record is in `folder`. Raises CommandFailed if it did not finish."""
+    (file,) = folder.glob("*/*/*/run.json")
+    record = read_run(file.parent)
+    if record is None or record["status"] != "finished":
+        raise CommandFailed(f"{file}: {record and record['message']}")
+    with (file.parent / "steps.csv").open(newline="") as steps:
+        rows = list(csv.DictReader(steps))
+    return Run(
+        file.parent,
+        record,
+        [float(row["step_ms"]) / 1e3 for row in rows],
+        [float(row["loss"]) for row in rows],
+    )
+
+
+def steady_seconds(step_seconds: list[float]) -> float:
+    """The median step without the first ones, which compile and touch memory for the first time.
+
+    Left out are three, as the runner does it, or half of them where there are not six: a step of
+    many tokens takes long, and what its first ones have to do besides does not grow with it.
+    """
+    return statistics.median(step_seconds[min(3, len(step_seconds) // 2) :])
+
+
+def runner(*arguments: str) -> float:
+    """Run the command line and return the seconds it took. Raises CommandFailed."""
+    return python("runner", *arguments)
+
+
+def python(module: str, *arguments: str) -> float:
+    """Run a module in a process of its own and return the seconds. Raises CommandFailed."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        raise CommandFailed(f"{' '.join(command[1:])} ended with {done.returncode}:\n{said}")
+    return time.perf_counter() - started

@@ -1,0 +1,180 @@
+"""The peers: what others would train the same model with, from a run's own weights and tokens.
+
+    python -m tests.benchmarks.peers NAME PRECISION RUN_FOLDER RESULT.json
+
+NAME is huggingface, huggingface-compiled or plain; PRECISION is fp32 or bf16. The sizes, the seed,
+the tokens and the optimizer's numbers are read from the record of a run of ours, so that nothing
+is said twice. A peer runs in a process of its own, as a plain script would, with none of the
+runner's settings for the machine.
+
+What is compared with what: Hugging Face's peers have the optimizer of step 7, plain AdamW; the
+plain script has groups, clipping and warmup of its own, which are step 9's. So each is held against
+our run of that step, in losses and in speed.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.model import GPT
+from gpt2.tokens import Tokens, TokenStream
+from gpt2.weights import to_huggingface
+from runner.device import find_device, peak_memory_bytes
+from tests.benchmarks.plain import PlainGPT, train_plain
+
+# The stage of ours that has the same optimizer as the peer.
+COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain": "step09"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One training run of a peer: seconds and loss (nats per token) of each step, most memory."""
+
+    step_seconds: list[float]
+    losses: list[float]
+    peak_memory_bytes: int
+
+
+def train_peer(
+    name: str, config: dict[str, Any], tokens: Tokens, bf16: bool, device: torch.device
+) -> Measured:
+    """Train a peer from the weights and on the micro batches of the run that `config` describes.
+
+    `config` is the configuration in a run's record, `tokens` what it was trained on. Raises
+    ValueError for a run that no peer can follow: one that accumulates micro batches.
+    """
+    train = config["train"]
+    if train["total_batch_tokens"] is not None:
+        raise ValueError("The peers take one micro batch a step.")
+    weights = GPT(read_model(config["model"]), config["seed"])
+    stream = TokenStream(tokens, train["micro_batch_size"], train["context"], config["seed"])
+    batches = [stream.micro_batch(step) for step in range(train["steps"])]
+    if name == "plain":
+        model = plain_model(weights)
+        del weights  # a plain script holds its weights once
+        seconds, losses = train_plain(
+            model,
+            batches,
+            device,
+            bf16,
+            max_lr=train["learning_rate"],
+            min_lr=train["learning_rate"] * train["min_lr_ratio"],
+            warmup_steps=train["warmup_steps"],
+            max_steps=train["steps"],
+            weight_decay=train["weight_decay"],
+            betas=tuple(train["betas"]),
+            clip=train["clip_grad_norm"],
+        )
+    else:
+        model = huggingface_model(weights)
+        del weights
+        compiled = name == "huggingface-compiled"
+        seconds, losses = train_huggingface(model, batches, device, bf16, compiled, train)
+    return Measured(seconds, losses, peak_memory_bytes(device))
+
+
+def huggingface_model(weights: GPT) -> Any:
+    """transformers' GPT2LMHeadModel with these weights.
+
+    Dropout is off, since losses with it could not be compared, and so is the cache of keys and
+    values, which training has no use for: both make it faster than it comes.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = weights.config
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.context_length,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+        )
+    )
+    model.load_state_dict(to_huggingface(weights))
+    return model
+
+
+def train_huggingface(
+    model: Any,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device,
+    bf16: bool,
+    compiled: bool,
+    train: dict[str, Any],
+) -> tuple[list[float], list[float]]:
+    """A plain PyTorch loop around it, with torch's AdamW; the seconds and losses of the steps."""
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=train["learning_rate"],
+        betas=tuple(train["betas"]),
+        eps=train["eps"],
+        weight_decay=train["weight_decay"],
+    )
+    if compiled:
+        model = torch.compile(model)
+    seconds, losses = [], []
+    for idx, targets in batches:
+        started = time.perf_counter()
+        idx, targets = idx.to(device), targets.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            # The targets are shifted already: labels alone would be shifted a second time.
+            loss = model(input_ids=idx, labels=targets, shift_labels=targets).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())  # waits for the device, so the step's time is whole
+        seconds.append(time.perf_counter() - started)
+    return seconds, losses
+
+
+def plain_model(weights: GPT) -> PlainGPT:
+    """The plain script's model with these weights."""
+    config = weights.config
+    model = PlainGPT(
+        config.n_layer,
+        config.n_head,
+        config.n_embd,
+        config.context_length,
+        config.padded_vocab_size,
+    )
+    state = weights.state_dict()
+    model.load_state_dict({**state, "lm_head.weight": state["wte.weight"]})
+    return model
+
+
+def read_model(fields: dict[str, Any]) -> GPTConfig:
+    """A model's configuration as a record holds it."""
+    kinds = {"norm": Norm, "attention": Attention, "init": Init}
+    return GPTConfig(**{k: kinds[k](v) if k in kinds else v for k, v in fields.items()})
+
+
+def tokens_of(run: dict[str, Any], cache_dir: Path) -> Tokens:
+    """The tokens that a run was trained on, as it left them in the cache."""
+    file = cache_dir / "tokens" / f"{run['data']['sha256']}.uint16"
+    return np.memmap(file, dtype=np.uint16, mode="r")[: run["data"]["train_tokens"]]
+
+
+def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str) -> None:
+    """Trains one peer after a run's record and writes what was measured."""
+    run = json.loads((Path(run_folder) / "run.json").read_text(encoding="utf-8"))
+    device = find_device(run["config"]["device"])
+    tokens = tokens_of(run, Path(cache_dir))
+    measured = train_peer(name, run["config"], tokens, precision == "bf16", device)
+    Path(result).write_text(json.dumps(asdict(measured)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

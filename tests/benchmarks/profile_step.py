@@ -1,0 +1,96 @@
+"""Where the time of one step goes, by kind of work, in the real command line's own loop.
+
+    python -m tests.benchmarks.profile_step RESULT.json +stage=step07 train.steps=5 ...
+
+The arguments after the file are the runner's. The runner trains as always, in this process, and a
+profiler looks on from the end of the last step but one to the end of the last.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
+
+import runner.__main__
+from runner.record import Record
+
+# An operator is of the first kind that has a part of its name. A compiled block's products and
+# attention are operators of their own; what is left of it is fused pointwise work and norms.
+KINDS = (
+    ("gradient norm", ("vector_norm", "foreach_norm")),
+    ("pointwise and norms", ("compiledfxgraph", "triton", "fused_")),
+    ("attention", ("attention",)),
+    ("cross entropy", ("log_softmax", "nll_loss", "cross_entropy")),
+    ("matrix products", ("mm", "linear")),
+    ("pointwise and norms", ("norm", "gelu", "add", "mul", "div", "sum", "cat")),
+)
+OPTIMIZER_STEP = "Optimizer.step"
+
+
+def kind_of(event: FunctionEvent) -> str:
+    """The kind of work an operator does; whatever the optimizer calls is the optimizer's."""
+    ancestor: Any = event
+    while ancestor is not None:
+        if OPTIMIZER_STEP in ancestor.name:
+            return "optimizer"
+        ancestor = ancestor.cpu_parent
+    name = event.name.lower()
+    for kind, parts in KINDS:
+        if any(part in name for part in parts):
+            return kind
+    return "rest"
+
+
+def seconds_by_kind(events: Iterable[FunctionEvent], on_device: bool) -> dict[str, float]:
+    """Seconds of each kind: an operator's own, less those it calls, on the device that works."""
+    seconds: Counter[str] = Counter()
+    for event in events:
+        if event.device_type == DeviceType.CPU:  # a kernel's time is with its operator already
+            own_us = event.self_device_time_total if on_device else event.self_cpu_time_total
+            seconds[kind_of(event)] += own_us / 1e6
+    return dict(seconds)
+
+
+def main(result: str, *arguments: str) -> None:
+    """Trains as the arguments say and writes the last step's seconds by kind."""
+    on_device = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
+    profiler = profile(activities=activities)
+    times: list[float] = []
+    steps_done = 0
+    end_of_step = Record.step
+
+    def watched(record: Record, *step: Any) -> Any:
+        nonlocal steps_done
+        ended = end_of_step(record, *step)
+        steps_done += 1
+        steps_left = record.fields["config"]["train"]["steps"] - steps_done
+        if steps_left == 1:
+            profiler.start()
+            times.append(time.perf_counter())
+        elif steps_left == 0:
+            times.append(time.perf_counter())
+            profiler.stop()
+        return ended
+
+    Record.step = watched  # type: ignore[method-assign]
+    sys.argv = ["runner", *arguments]
+    runner.__main__.main()
+    step_seconds = times[1] - times[0]
+    seconds = seconds_by_kind(profiler.events(), on_device)
+    # What no operator accounts for: Python, and on a GPU the time in which it had nothing to do.
+    seconds["rest"] += max(0.0, step_seconds - sum(seconds.values()))
+    measured = {"step_seconds": step_seconds, "seconds": seconds}
+    Path(result).write_text(json.dumps(measured), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

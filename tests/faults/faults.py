@@ -1,0 +1,444 @@
+"""What a run must survive. Each fault is really injected, so many times, and its outcome asserted.
+
+The tests inject each a time or two; `python -m tests.benchmarks reliability` does it many times
+and writes docs/reliability.md.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpt2.files import unseal
+from tests.faults.lab import Lab, children, finished_records, outcome, steps_done, told, wait_until
+
+ASSASSIN = str(Path(__file__).parent / "assassin")
+STAGE = "+stage=step09"
+SWEEP = ("-m", "+stage=step02,step09")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, what must be so afterwards, how often the benchmark injects it, and how."""
+
+    name: str
+    afterwards: str
+    times: int
+    inject: Callable[[Lab, int], None]
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(
+    name: str, afterwards: str, times: int
+) -> Callable[[Callable[[Lab, int], None]], Callable[[Lab, int], None]]:
+    """Registers a function that injects a fault so many times and asserts what comes of it."""
+
+    def register(inject: Callable[[Lab, int], None]) -> Callable[[Lab, int], None]:
+        FAULTS.append(Fault(name, afterwards, times, inject))
+        return inject
+
+    return register
+
+
+@fault(
+    "kill -9 at a random moment of a sweep of the whole ladder: the sweep, its stage, or both",
+    "the same command resumes, nothing finished is trained again, every file can be read at every "
+    "moment, and the outcome is that of an undisturbed sweep, bit by bit",
+    100,
+)
+def killed_at_random(lab: Lab, times: int) -> None:
+    sweep = ("-m", "+stage=glob(step*)", "train.compile=true", "train.steps=50")
+    if times < 10:
+        sweep = SWEEP
+    experiment = lab.new_experiment()
+    for _ in range(times):
+        process = lab.start(experiment, *sweep)
+        until = time.monotonic() + lab.chance.uniform(0.5, 14)
+        while process.poll() is None and time.monotonic() < until:
+            finished_records(experiment)
+            time.sleep(0.01)
+        if process.poll() is not None:
+            assert process.returncode == 0, (lab.folder / "log.txt").read_text()
+            lab.check_resumed(experiment, *sweep)
+            experiment = lab.new_experiment()
+            continue
+        stages = children(process.pid)
+        match lab.chance.choice(["sweep", "stage", "both"] if stages else ["sweep"]):
+            case "sweep":
+                process.kill()
+            case "stage":
+                os.kill(stages[0], signal.SIGKILL)
+                if process.wait() == 0:
+                    continue
+            case "both":
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        finished_records(experiment)
+    lab.check_resumed(experiment, *sweep)
+
+
+def _killed_at(lab: Lab, event: str, pattern: str, seconds: float, *command: str) -> None:
+    experiment = lab.new_experiment()
+    done = lab.run(
+        experiment, *command, PYTHONPATH=ASSASSIN, KILL_AT=f"{event} {pattern} {seconds}"
+    )
+    assert done.returncode != 0, f"nothing was killed at {event} {pattern}"
+    lab.check_resumed(experiment, *command)
+
+
+@fault("kill -9 while run.json is written", "resumed, bit by bit", 10)
+def killed_writing_the_record(lab: Lab, times: int) -> None:
+    for i in range(times):
+        event, pattern = [("os.rename", r"/\.run\.json\.~"), ("open", r"/\.run\.json\.~")][i % 2]
+        _killed_at(lab, event, pattern, 0, STAGE)
+
+
+@fault("kill -9 while a checkpoint is written", "resumed, bit by bit; no half file is left", 10)
+def killed_writing_a_checkpoint(lab: Lab, times: int) -> None:
+    for i in range(times):
+        if i % 2:
+            _killed_at(lab, "os.rename", r"/\.checkpoint", 0, STAGE)
+            continue
+        experiment = lab.new_experiment()
+        process = lab.start(experiment, STAGE)
+        # The half file that safetensors writes into before it gets its name.
+        assert wait_until(lambda e=experiment: list(e.glob("*/*/.tmp*")), process)
+        process.kill()
+        process.wait()
+        lab.check_resumed(experiment, STAGE)
+        assert not list(experiment.glob("*/*/.tmp*"))
+
+
+@fault("kill -9 while tokenizing", "tokenized again, bit by bit the same", 5)
+def killed_tokenizing(lab: Lab, times: int) -> None:
+    lab.undisturbed(STAGE)
+    for _ in range(times):
+        shutil.rmtree(lab.cache_dir / "tokens")
+        _killed_at(lab, "open", r"\.uint16\.~", lab.chance.choice([0, 0.01, 0.02]), STAGE)
+
+
+@fault("kill -9 while the report is written", "written by the same command", 5)
+def killed_writing_the_report(lab: Lab, times: int) -> None:
+    for i in range(times):
+        where = (r"index\.html\.~", r"steps\.csv\.~", r"stage-.*\.png\.~")[i % 3]
+        experiment = lab.new_experiment()
+        at = f"os.rename /report/.*{where} 0"
+        done = lab.run(experiment, *SWEEP, PYTHONPATH=ASSASSIN, KILL_AT=at)
+        assert done.returncode == -signal.SIGKILL
+        lab.check_resumed(experiment, *SWEEP)
+        page = (experiment / "report" / "index.html").read_text()
+        assert page.endswith("</html>\n")
+        assert not list((experiment / "report").rglob(".*.part"))
+
+
+@fault(
+    "Ctrl-C and SIGTERM, to a run and to a sweep",
+    "the step under way ends, a checkpoint is written, status interrupted, exit 130 or 143 within "
+    "ten seconds; resumed, bit by bit",
+    12,
+)
+def asked_to_end(lab: Lab, times: int) -> None:
+    for i in range(times):
+        signum = (signal.SIGINT, signal.SIGTERM)[i % 2]
+        command = (STAGE,) if i % 4 < 2 else SWEEP
+        experiment = lab.new_experiment()
+        process = lab.start(experiment, *command)
+        steps = lab.chance.randint(1, 9)
+        assert wait_until(lambda e=experiment, n=steps: steps_done(e) >= n, process)
+        # As a terminal does: to every process of the group.
+        os.killpg(process.pid, signum)
+        assert process.wait(timeout=10) == 128 + signum, (lab.folder / "log.txt").read_text()
+        (record,) = experiment.glob("*/*/run.json")
+        assert unseal(record.read_bytes())["status"] == "interrupted"
+        assert (record.parent / "checkpoint.safetensors").exists()
+        done = lab.check_resumed(experiment, *command)
+        assert "Going on from step" in done.stdout
+
+
+@fault(
+    "a second Ctrl-C while the first is heeded",
+    "ended within two seconds, nothing corrupt; resumed, bit by bit",
+    6,
+)
+def asked_twice(lab: Lab, times: int) -> None:
+    for i in range(times):
+        command = (STAGE,) if i % 2 else SWEEP
+        experiment = lab.new_experiment()
+        process = lab.start(experiment, *command)
+        assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(lab.chance.uniform(0, 0.05))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=2) == 130
+        assert not finished_records(experiment)
+        lab.check_resumed(experiment, *command)
+
+
+@fault(
+    "a stage of a sweep ended by SIGKILL (as by the out-of-memory killer) or by SIGSEGV",
+    "the sweep goes on, the stage's row says how it died, exit 1; the same command makes it good",
+    6,
+)
+def stage_ended(lab: Lab, times: int) -> None:
+    for i in range(times):
+        signum = (signal.SIGKILL, signal.SIGSEGV)[i % 2]
+        experiment = lab.new_experiment()
+        process = lab.start(experiment, *SWEEP)
+        assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
+        os.kill(children(process.pid)[0], signum)
+        assert process.wait() == 1
+        assert any(signum.name in message for message in told(experiment))
+        statuses = {stage: found[0] for stage, found in outcome(experiment).items()}
+        assert statuses == {"step02": "failed", "step09": "finished"}
+        assert signum.name in (experiment / "report" / "index.html").read_text()
+        lab.check_resumed(experiment, *SWEEP)
+
+
+@fault(
+    "out of memory inside a step",
+    "status failed, the sentence names micro batch and context and what to halve; a sweep goes on",
+    3,
+)
+def out_of_memory(lab: Lab, times: int) -> None:
+    sweep = ("-m", "+stage=step09", "train.micro_batch_size=2,1200", "train.context=16")
+    for _ in range(times):
+        experiment = lab.new_experiment()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, hard))
+        try:
+            done = lab.run(experiment, *sweep)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        assert done.returncode == 1, done.stderr
+        (message,) = (m for m in told(experiment) if m != "None")
+        assert "Out of memory at step 0: a micro batch of 1200 x 16 tokens" in message
+        assert "halve train.micro_batch_size=1200 or train.context=16" in message
+        assert len(finished_records(experiment)) == 1
+
+
+@fault(
+    "a loss that is not finite",
+    "status diverged with the step, the checkpoint before it is kept; a sweep goes on",
+    3,
+)
+def diverged(lab: Lab, times: int) -> None:
+    for _ in range(times):
+        experiment = lab.new_experiment()
+        rates = "train.learning_rate=1e4,3e-4"
+        done = lab.run(
+            experiment, "-m", "+stage=step05", rates, "model.norm=none", "train.steps=30"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        records = [unseal(f.read_bytes()) for f in experiment.glob("*/*/run.json")]
+        assert {r["status"] for r in records} == {"diverged", "finished"}
+        (lost,) = (r for r in records if r["status"] == "diverged")
+        assert lost["message"] == f"The loss is not finite at step {lost['diverged_at']}."
+        kept = experiment.glob("*/*/checkpoint.safetensors")
+        assert len(list(kept)) == (1 if lost["diverged_at"] >= 5 else 0)
+
+
+def _small_disk(folder: Path, size: str) -> None:
+    folder.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]).returncode:
+        pytest.skip("only root can make a small disk")
+
+
+@fault(
+    "a disk that is full: of records, of a checkpoint, of the cache",
+    "one sentence, exit not 0, what was finished unharmed; what has no room for a checkpoint says "
+    "so before it trains",
+    6,
+)
+def disk_full(lab: Lab, times: int) -> None:
+    for i in range(times):
+        experiment = lab.new_experiment()
+        disk = experiment.parent.with_name(f"disk{lab.experiments}")
+        _small_disk(disk, "60m")
+        try:
+            on_disk = disk / experiment.name
+            assert lab.run(on_disk, "+stage=step02").returncode == 0
+            finished = outcome(on_disk)
+            match i % 3:
+                case 0:  # room for nothing
+                    _fill(disk, leave=0)
+                    done = lab.run(on_disk, STAGE)
+                    assert done.returncode != 0
+                    assert "No space left on device" in done.stdout + done.stderr
+                case 1:  # room for the record and not for a checkpoint
+                    _fill(disk, leave=1 << 20)
+                    done = lab.run(on_disk, STAGE)
+                    assert done.returncode == 0, done.stdout + done.stderr
+                    assert "a checkpoint needs" in done.stdout.split("step 0,")[0]
+                    assert "No checkpoint at step 5" in done.stdout
+                    kept = lab.run(on_disk, STAGE, "checkpoint=last", "seed=2")
+                    assert kept.returncode == 1
+                    assert "the weights that checkpoint=last keeps need" in kept.stdout
+                case 2:  # no room for the tokens
+                    _fill(disk, leave=16 << 10)
+                    done = lab.run(experiment, STAGE, f"cache_dir={disk}/cache")
+                    assert done.returncode == 1
+                    assert "No space left on device" in done.stdout
+            assert "Traceback" not in done.stdout + done.stderr
+            assert outcome(on_disk)["step02"] == finished["step02"]
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def _fill(disk: Path, leave: int) -> None:
+    with (disk / "ballast").open("wb") as file:
+        file.truncate(0)
+        free = shutil.disk_usage(disk).free - leave
+        file.write(b"\0" * max(0, free))
+
+
+@fault(
+    "a folder that cannot be written, or is deleted under a run",
+    "one sentence that names it, exit not 0, no traceback",
+    6,
+)
+def folder_gone(lab: Lab, times: int) -> None:
+    for i in range(times):
+        experiment = lab.new_experiment()
+        match i % 3:
+            case 0:
+                done = lab.run(Path("/proc/nowhere/e"), STAGE)
+                assert "/proc/nowhere" in done.stderr
+            case 1:
+                done = lab.run(experiment, STAGE, "cache_dir=/proc/nowhere")
+                assert "/proc/nowhere" in done.stdout + done.stderr
+            case 2:
+                process = lab.start(experiment, STAGE, "train.steps=200")
+                assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
+                shutil.rmtree(experiment)
+                code = process.wait()
+                text = (lab.folder / "log.txt").read_text()
+                done = subprocess.CompletedProcess([], code, text, "")
+                assert "it was deleted while the run wrote to it" in text
+        assert done.returncode in (1, 2)
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+@fault(
+    "a truncated or bit-flipped token cache, checkpoint, run.json or steps.csv",
+    "noticed, named, made again or set apart; the outcome is the undisturbed one, bit by bit",
+    16,
+)
+def damaged(lab: Lab, times: int) -> None:
+    for i in range(times):
+        what = ("tokens", "checkpoint", "run.json", "steps.csv")[i % 4]
+        experiment = lab.new_experiment()
+        lab.undisturbed(STAGE)
+        if what == "checkpoint":
+            process = lab.start(experiment, STAGE)
+            pattern = "*/*/checkpoint.safetensors"
+            assert wait_until(lambda e=experiment, p=pattern: list(e.glob(p)), process)
+            process.kill()
+            process.wait()
+        elif what != "tokens":
+            assert lab.run(experiment, STAGE).returncode == 0
+        if what == "tokens":
+            (path,) = (lab.cache_dir / "tokens").glob("*.uint16")
+        else:
+            (path,) = experiment.glob(f"*/*/{what}*")
+        damage(path, lab)
+        done = lab.run(experiment, STAGE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert path.name in done.stdout.replace("\n", "")
+        assert "damaged" in done.stdout
+        assert outcome(experiment) == lab.undisturbed(STAGE)
+
+
+def damage(path: Path, lab: Lab) -> None:
+    """Cut a file short, or turn one bit of it."""
+    content = bytearray(path.read_bytes())
+    if lab.chance.random() < 0.5:
+        content = content[: lab.chance.randrange(len(content))]
+    else:
+        content[lab.chance.randrange(len(content))] ^= 1 << lab.chance.randrange(8)
+    path.write_bytes(content)
+
+
+@fault(
+    "two sweeps started on one output folder at once",
+    "the second waits and says for whom, both end well, nothing is trained twice or torn",
+    3,
+)
+def two_sweeps(lab: Lab, times: int) -> None:
+    for _ in range(times):
+        experiment = lab.new_experiment()
+        finished: list[subprocess.CompletedProcess[str]] = []
+        threads = [
+            threading.Thread(target=lambda e=experiment: finished.append(lab.run(e, *SWEEP)))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        said = "".join(done.stdout + done.stderr for done in finished)
+        assert [done.returncode for done in finished] == [0, 0], said
+        assert "waiting for process" in said
+        assert said.count("step 11,") == 2, said
+        assert outcome(experiment) == lab.undisturbed(*SWEEP)
+
+
+@fault("ten runs that need the token cache at once", "one tokenizes, all end well", 1)
+def ten_runs(lab: Lab, times: int) -> None:
+    lab.undisturbed(STAGE)
+    for _ in range(times):
+        shutil.rmtree(lab.cache_dir / "tokens")
+        experiments = [lab.new_experiment() for _ in range(10)]
+        processes = [
+            subprocess.Popen(lab.command(e, STAGE), cwd=Path(__file__).parents[2], stdout=-3)
+            for e in experiments
+        ]
+        assert [process.wait() for process in processes] == [0] * 10
+        assert all(outcome(e) == lab.undisturbed(STAGE) for e in experiments)
+        assert len(list((lab.cache_dir / "tokens").glob("*.uint16"))) == 1
+
+
+@fault(
+    "no HOME, no temporary folder, a clock that jumps back, a cache on another file system, a path "
+    "with spaces and letters of other scripts, a symlinked output folder",
+    "works, bit by bit",
+    3,
+)
+def odd_surroundings(lab: Lab, times: int) -> None:
+    for i in range(times):
+        real = lab.folder / f"real{i}"
+        real.mkdir()
+        folder = lab.folder / f"naïve dır {i} – 数据"
+        folder.symlink_to(real)
+        elsewhere = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else lab.folder
+        cache_dir = elsewhere / f"gpt2-ladder cache {os.getpid()}"
+        surroundings = {"TMPDIR": "/proc/nowhere", "HOME": "/proc/nowhere"}
+        experiment, command = folder / "e", (STAGE, f'cache_dir="{cache_dir}"')
+        try:
+            process = lab.start(experiment, *command)
+            assert wait_until(lambda e=experiment: steps_done(e) >= 6, process)
+            process.kill()
+            process.wait()
+            done = lab.run(experiment, *command, **surroundings, **_last_year())
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "Going on from step 5" in done.stdout
+            assert outcome(experiment) == lab.undisturbed(STAGE)
+        finally:
+            shutil.rmtree(cache_dir, ignore_errors=True)
+
+
+def _last_year() -> dict[str, str]:
+    """An environment in which the clock says last year, where libfaketime is installed."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        return {}
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME": "-1y", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

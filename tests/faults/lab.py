@@ -1,0 +1,149 @@
+"""Where faults are injected: the real command line at the smoke scale, and what must come of it."""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from gpt2.files import unseal
+
+ROOT = Path(__file__).parent.parent.parent
+
+# What a clock or the machine decides; everything else of an outcome is the same every time.
+MEASURED = ("tokens_per_second", "step_ms", "mfu", "peak_flops", "peak_memory_bytes")
+
+Outcome = dict[str, Any]
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass
+class Lab:
+    """A folder below which everything happens, a text to train on, and a source of chance.
+
+    `shared` holds undisturbed runs, for other labs too.
+    """
+
+    folder: Path
+    text: Path
+    cache_dir: Path
+    chance: random.Random
+    shared: Path
+    experiments: int = 0
+
+    def new_experiment(self) -> Path:
+        """A folder of an experiment that nothing was trained in."""
+        self.experiments += 1
+        return self.folder / "outputs" / f"e{self.experiments}"
+
+    def command(self, experiment: Path, *arguments: str) -> list[str]:
+        """python -m runner for this experiment, with a checkpoint every five steps."""
+        flags = [a for a in arguments if a.startswith("-")]
+        rest = [a for a in arguments if not a.startswith("-")]
+        return [
+            sys.executable, "-m", "runner", *flags, "scale=smoke", "device=cpu", "data=text",
+            f'data.path="{self.text}"', f'output_dir="{experiment.parent}"',
+            f'experiment="{experiment.name}"', f'cache_dir="{self.cache_dir}"',
+            "train.checkpoint_every.steps=5", "train.compile=false", "train.steps=12", *rest,
+        ]  # fmt: skip
+
+    def start(
+        self, experiment: Path, *arguments: str, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """The command in a process group of its own, its output in the lab's folder."""
+        log = self.folder / "log.txt"
+        with log.open("w") as file:
+            return subprocess.Popen(
+                self.command(experiment, *arguments),
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, experiment: Path, *arguments: str, **environment: str) -> Done:
+        """The command, to its end. Raises TimeoutExpired where it hangs."""
+        return subprocess.run(
+            self.command(experiment, *arguments),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def undisturbed(self, *arguments: str) -> Outcome:
+        """What the command comes to when it is left alone; run once for all that share it."""
+        experiment = self.shared / hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]
+        with FileLock(f"{experiment}.lock"):
+            if not (experiment / "undisturbed").exists():
+                done = self.run(experiment, *arguments)
+                assert done.returncode == 0, done.stdout + done.stderr
+                (experiment / "undisturbed").touch()
+        return outcome(experiment)
+
+    def check_resumed(self, experiment: Path, *arguments: str) -> Done:
+        """The same command again ends well, with what it comes to undisturbed, bit by bit."""
+        finished = {file: file.stat().st_mtime_ns for file in finished_records(experiment)}
+        done = self.run(experiment, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert outcome(experiment) == self.undisturbed(*arguments)
+        again = [file for file, changed in finished.items() if file.stat().st_mtime_ns != changed]
+        assert not again, f"trained again although finished: {again}"
+        assert not list(experiment.glob("*/*/.*part")), "a killed writer's file was left"
+        return done
+
+
+def outcome(experiment: Path) -> Outcome:
+    """Per stage the status, the steps and the results, without what a clock decides."""
+    found = {}
+    for file in sorted(experiment.glob("*/*/run.json")):
+        record = unseal(file.read_bytes())
+        results = {k: v for k, v in record["results"].items() if k not in MEASURED}
+        lines = (file.parent / "steps.csv").read_text().splitlines()
+        steps = [[c for i, c in enumerate(line.split(",")) if i != 4] for line in lines]
+        found[record["stage"]["name"]] = [record["status"], steps, results, record["samples"]]
+    return found
+
+
+def finished_records(experiment: Path) -> list[Path]:
+    """The run.json of every finished run. Raises DamagedFile for one that cannot be read."""
+    files = experiment.glob("*/*/run.json")
+    return [file for file in files if unseal(file.read_bytes())["status"] == "finished"]
+
+
+def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> bool:
+    """Poll until something holds; False where the process ended before."""
+    while process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def steps_done(experiment: Path) -> int:
+    """Steps written so far by all runs of an experiment."""
+    return sum(
+        max(0, len(file.read_text().splitlines()) - 1) for file in experiment.glob("*/*/steps.csv")
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, on Linux."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def told(experiment: Path) -> Iterator[str]:
+    """The messages in an experiment's records."""
+    for file in experiment.glob("*/*/run.json"):
+        yield str(unseal(file.read_bytes())["message"])

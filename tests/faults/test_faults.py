@@ -1,0 +1,40 @@
+"""Each fault once or twice; `python -m tests.benchmarks reliability` injects them many times."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults import faults
+from tests.faults.lab import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Lab:
+    shared = tmp_path_factory.getbasetemp().parent / "undisturbed"
+    shared.mkdir(exist_ok=True)
+    (tmp_path / "text.txt").write_bytes(text_file.read_bytes())
+    return Lab(tmp_path, tmp_path / "text.txt", tmp_path / "cache", random.Random(0), shared)
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        (faults.killed_at_random, 2),
+        (faults.killed_writing_the_record, 1),
+        (faults.killed_writing_a_checkpoint, 1),
+        (faults.asked_to_end, 2),
+        (faults.asked_twice, 1),
+        (faults.stage_ended, 1),
+        (faults.out_of_memory, 1),
+        (faults.diverged, 1),
+        (faults.disk_full, 3),
+        (faults.folder_gone, 3),
+        (faults.damaged, 4),
+        (faults.two_sweeps, 1),
+        (faults.odd_surroundings, 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_run_survives(fault, times: int, lab: Lab) -> None:  # type: ignore[no-untyped-def]
+    fault(lab, times)

@@ -17,9 +17,9 @@ was interrupted, and begins anew when the code has changed or that file is delet
 
 import sys
 
-from tests.benchmarks import command_line
+from tests.benchmarks import command_line, performance
 from tests.benchmarks.ours import CommandFailed
-from tests.benchmarks.peers import LossesDiffer
+from tests.benchmarks.performance import LossesDiffer
 
 BENCHMARKS = {
     "start": command_line.start,
@@ -33,8 +33,6 @@ def main() -> None:
     names = sys.argv[1:] or list(BENCHMARKS)
     try:
         if names[0] == "performance":
-            from tests.benchmarks import performance
-
             performance.main(names[1:])
             return
         if unknown := set(names) - BENCHMARKS.keys():

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.limits RESULT.json
 
-Writes what the machine is, as well.
+Writes what the machine is as well, and the precision that the runner trains in on it.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from runner.device import device_name, find_device, prepare, synchronise
+from runner.device import device_name, find_device, prepare, synchronise, why_not_bf16
 
 # Each is repeated this long and the best time taken: a busy neighbour should not lower a limit.
 SECONDS = 1.0
@@ -98,6 +98,7 @@ def main(result: str) -> None:
         "machine": machine(device),
         "matrix_products": matrix_products(device),
         "copy_bytes_per_second": copy_bytes_per_second(device),
+        "precision": "fp32" if why_not_bf16(device) else "bf16",
     }
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 

@@ -1,15 +1,14 @@
 """The peers: what others would train the same model with, from a run's own weights and tokens.
 
-    python -m tests.benchmarks.peers NAME PRECISION RUN_FOLDER RESULT.json
+    python -m tests.benchmarks.peers NAME PRECISION RUN_FOLDER CACHE_FOLDER RESULT.json
 
 NAME is huggingface, huggingface-compiled or plain; PRECISION is fp32 or bf16. The sizes, the seed,
 the tokens and the optimizer's numbers are read from the record of a run of ours, so that nothing
 is said twice. A peer runs in a process of its own, as a plain script would, with none of the
 runner's settings for the machine.
 
-What is compared with what: Hugging Face's peers have the optimizer of step 7, plain AdamW; the
-plain script has groups, clipping and warmup of its own, which are step 9's. So each is held against
-our run of that step, in losses and in speed.
+Losses are compared with the run whose record it was: Hugging Face's peers have the optimizer of
+step 7, plain AdamW; the plain script has groups, clipping and warmup, which are step 9's.
 """
 
 import json
@@ -27,10 +26,8 @@ from gpt2.model import GPT
 from gpt2.tokens import Tokens, TokenStream
 from gpt2.weights import to_huggingface
 from runner.device import find_device, peak_memory_bytes
+from runner.record import read_run
 from tests.benchmarks.plain import PlainGPT, train_plain
-
-# The stage of ours that has the same optimizer as the peer.
-COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain": "step09"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,13 @@ def train_peer(
     """Train a peer from the weights and on the micro batches of the run that `config` describes.
 
     `config` is the configuration in a run's record, `tokens` what it was trained on. Raises
-    ValueError for a run that no peer can follow: one that accumulates micro batches.
+    ValueError for a run that no peer can follow.
     """
     train = config["train"]
     if train["total_batch_tokens"] is not None:
         raise ValueError("The peers take one micro batch a step.")
+    if name == "plain" and train["steps"] > max(1, train["warmup_steps"]):
+        raise ValueError("Past the warmup the plain script's cosine is not the runner's.")
     weights = GPT(read_model(config["model"]), config["seed"])
     stream = TokenStream(tokens, train["micro_batch_size"], train["context"], config["seed"])
     batches = [stream.micro_batch(step) for step in range(train["steps"])]
@@ -169,7 +168,9 @@ def tokens_of(run: dict[str, Any], cache_dir: Path) -> Tokens:
 
 def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str) -> None:
     """Trains one peer after a run's record and writes what was measured."""
-    run = json.loads((Path(run_folder) / "run.json").read_text(encoding="utf-8"))
+    run = read_run(Path(run_folder))
+    if run is None:
+        sys.exit(f"{run_folder}: there is no record of a run here.")
     device = find_device(run["config"]["device"])
     tokens = tokens_of(run, Path(cache_dir))
     measured = train_peer(name, run["config"], tokens, precision == "bf16", device)

@@ -1,0 +1,274 @@
+"""All that docs/performance.md says, measured in one go and kept as it comes.
+
+Every measurement has a name, such as peers/4x64/1/huggingface/fp32, and runs in a process of its
+own. What is measured lies in performance.json under that name, and is not measured again.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runner.record import code_hash, commit
+from stages.ladder import read_ladder
+from tests.benchmarks import ours, page
+from tests.benchmarks.plan import FULL, QUICK, Plan, Point, Size
+
+# The stage that is held against the peers, and the stage that has each peer's optimizer.
+STAGE = "step07"
+COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain": "step09"}
+
+# How far a peer's loss may be from ours, as a part of the loss. In fp32 a forward pass agrees to a
+# few roundings (2^-23). AdamW divides a gradient by its own size, so that the rounding of tiny ones
+# moves weights, and the difference grows with the steps: a hundred roundings is room for ten of
+# them. In bfloat16 it is one rounding.
+ALLOWED = {"fp32": 100 * 2**-23, "bf16": 2**-8}
+
+Entry = dict[str, Any]
+Job = tuple[str, Callable[[], Entry]]
+
+
+class LossesDiffer(Exception):
+    """A peer trained something else than we did, so that its speed says nothing about ours."""
+
+
+class Store:
+    """What was measured, by name, on disk after every measurement.
+
+    Begins empty where the file holds what other code or another machine was measured for.
+    """
+
+    def __init__(self, file: Path, identity: Entry) -> None:
+        self.file = file
+        self.fields: Entry = {"identity": identity, "measured": {}}
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if found["identity"] == identity:
+            self.fields = found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields["measured"]
+
+    def __getitem__(self, name: str) -> Entry:
+        return self.fields["measured"][name]
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Keep a measurement, with the day and the commit of the code."""
+        head, dirty = commit()
+        self.fields["commit"] = f"{head}{', changed since' if dirty else ''}" if head else None
+        self.fields["date"] = datetime.now(timezone.utc).date().isoformat()
+        self.fields["measured"][name] = entry
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.fields, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self.file)
+
+
+class Bench:
+    """The measurements of a plan; the records of its runs lie below the folder `runs`."""
+
+    def __init__(self, plan: Plan, runs: Path) -> None:
+        self.plan = plan
+        self.runs = runs
+
+    def jobs(self, own_precision: str) -> Iterator[Job]:
+        """Every measurement but the limits, in the order in which they are made."""
+        for size in self.plan.sizes:
+            yield from self.comparison(size, own_precision)
+        for stage in read_ladder():
+            if stage.aim != "flow":
+                yield f"ladder/{stage.name}", lambda name=stage.name: self.ladder(name)
+        compared = {size.point for size in self.plan.sizes}
+        for point in dict.fromkeys(p for axis in self.plan.axes for p in axis.points):
+            if point not in compared:
+                yield f"growth/{point.name}", lambda point=point: self.growth(point)
+        for size in self.plan.sizes:
+            if size.name in self.plan.profile_steps:
+                yield f"profile/{size.name}", lambda size=size: self.profile(size)
+
+    def comparison(self, size: Size, own_precision: str) -> Iterator[Job]:
+        """Rounds of ours and of every peer, one after the other, in the runner's own precision.
+
+        Once there is also the stage that the plain script's losses are compared with. Where the
+        runner has fp32, every peer has one turn in bf16 at the first size, and no other: it is
+        not what the runner is held against.
+        """
+        prefix = f"peers/{size.name}"
+        for n in range(1, size.rounds + 1):
+            yield f"{prefix}/{n}/{STAGE}", lambda n=n: self.own(size, n, STAGE)
+            for peer, stage in COUNTERPART.items():
+                if n == 1 and stage != STAGE:
+                    yield f"{prefix}/1/{stage}", lambda stage=stage: self.own(size, 1, stage)
+                yield (
+                    f"{prefix}/{n}/{peer}/{own_precision}",
+                    lambda peer=peer: self.peer(size, peer, own_precision),
+                )
+        if own_precision == "fp32" and size is self.plan.sizes[0]:
+            for peer in COUNTERPART:
+                yield f"{prefix}/1/{peer}/bf16", lambda peer=peer: self.peer(size, peer, "bf16")
+
+    def own(self, size: Size, number: int, stage: str) -> Entry:
+        """The command line at a size, its record kept for the peers to follow."""
+        return entry_of(self._train(size, number, stage))
+
+    def peer(self, size: Size, peer: str, precision: str) -> Entry:
+        """A peer with the weights and the tokens of our run. Raises LossesDiffer."""
+        stage = COUNTERPART[peer]
+        folder = self._folder(size, 1, stage)
+        # The records may have been cleared away between two halves of an interrupted measurement.
+        reference = ours.read(folder) if folder.exists() else self._train(size, 1, stage)
+        found = in_own_process(
+            "tests.benchmarks.peers", peer, precision, str(reference.folder), str(ours.CACHE)
+        )
+        padding = 0.0 if peer == "plain" else padding_share(reference.record["config"]["model"])
+        difference = check_losses(reference.losses, found["losses"], precision, padding)
+        seconds = ours.steady_seconds(found["step_seconds"])
+        return {
+            **found,
+            "precision": precision,
+            "tokens_per_second": size.point.micro_batch_size * size.point.context / seconds,
+            "loss_difference": difference,
+        }
+
+    def ladder(self, stage: str) -> Entry:
+        """One stage at the first size."""
+        return entry_of(
+            ours.train(
+                self.runs / "ladder" / stage,
+                stage,
+                *self.plan.sizes[0].point.overrides,
+                f"scale.total_batch_tokens={self.plan.ladder_total_batch_tokens}",
+                f"train.steps={self.plan.ladder_steps}",
+            )
+        )
+
+    def growth(self, point: Point) -> Entry:
+        """The command line at one point of the growth."""
+        folder = self.runs / "growth" / point.name
+        steps = f"train.steps={self.plan.growth_steps}"
+        return entry_of(ours.train(folder, STAGE, *point.overrides, steps))
+
+    def profile(self, size: Size) -> Entry:
+        """One step of ours by kind of work."""
+        return in_own_process(
+            "tests.benchmarks.profile_step",
+            after_result=(
+                f"+stage={STAGE}",
+                *ours.BRIEF_ENDING,
+                *size.point.overrides,
+                f"train.steps={self.plan.profile_steps[size.name]}",
+                f"output_dir={self.runs / 'profile' / size.name}",
+                "force=true",
+            ),
+        )
+
+    def _train(self, size: Size, number: int, stage: str) -> ours.Run:
+        folder = self._folder(size, number, stage)
+        return ours.train(folder, stage, *size.point.overrides, f"train.steps={size.steps}")
+
+    def _folder(self, size: Size, number: int, stage: str) -> Path:
+        return self.runs / "peers" / size.name / str(number) / stage
+
+
+def entry_of(run: ours.Run) -> Entry:
+    """What is kept of a run of ours."""
+    record = run.record
+    tokens = record["results"]["tokens_per_step"]
+    return {
+        "step_seconds": run.step_seconds,
+        "losses": run.losses,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "precision": "bf16" if run.bf16 else "fp32",
+        "tokens_per_second": tokens / ours.steady_seconds(run.step_seconds),
+        "compile_s": record["timings"]["compile_s"],
+        "flops_per_token": record["model"]["flops_per_token"],
+        "parameters": record["model"]["parameters"],
+        "not_applied": record["not_applied"],
+    }
+
+
+def check_losses(
+    own: list[float], theirs: list[float], precision: str, padding: float = 0.0
+) -> float:
+    """The largest difference of two runs' losses; raises LossesDiffer where rounding is not it.
+
+    `padding` is what rows of the vocabulary that only we have may add to our loss, in nats.
+    """
+    differences = [a - b for a, b in zip(own, theirs, strict=True)]
+    for step, (difference, loss) in enumerate(zip(differences, own, strict=True)):
+        rounding = ALLOWED[precision] * loss
+        if not -rounding <= difference <= padding + rounding:
+            raise LossesDiffer(
+                f"At step {step} our loss is {loss:.6f}, {difference:+.6f} from the peer's; "
+                f"{precision} explains {rounding:.6f} of it and the padded vocabulary "
+                f"{padding:.6f}."
+            )
+    return max(map(abs, differences))
+
+
+def padding_share(model: Entry) -> float:
+    """What the padded rows add to an untrained model's loss, in nats; training makes it less.
+
+    They are of one size with the others then: ln(50304 / 50257) = 0.0009.
+    """
+    rows = model["vocab_size"]
+    return math.log(-(-rows // 128) * 128 / rows) if model["pad_vocab"] else 0.0
+
+
+def in_own_process(module: str, *arguments: str, after_result: tuple[str, ...] = ()) -> Entry:
+    """Run a module that writes JSON into the file named by an argument of it, and read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        ours.python(module, *arguments, str(result), *after_result)
+        return json.loads(result.read_text(encoding="utf-8"))
+
+
+def measure(plan: Plan, store: Store, runs: Path) -> None:
+    """Make every measurement of the plan that is not in the store, telling how far it is."""
+    started = time.perf_counter()
+
+    def take(name: str, work: Callable[[], Entry], place: str) -> None:
+        if name in store:
+            return
+        began = time.perf_counter()
+        entry = work()
+        store.add(name, entry)
+        now = time.perf_counter()
+        told = ""
+        if "tokens_per_second" in entry:
+            memory = entry["peak_memory_bytes"] / ours.GIB
+            told = f"{entry['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GiB; "
+        spent = f"{now - began:.0f} s, {(now - started) / 60:.1f} min so far"
+        print(f"[{place}] {name}: {told}{spent}", flush=True)
+
+    take("limits", lambda: in_own_process("tests.benchmarks.limits"), "limits")
+    jobs = list(Bench(plan, runs).jobs(store["limits"]["precision"]))
+    for number, (name, work) in enumerate(jobs, start=1):
+        take(name, work, f"{number}/{len(jobs)}")
+
+
+def main(arguments: list[str]) -> None:
+    """`performance [--quick] [--render]`. Raises CommandFailed and LossesDiffer."""
+    if unknown := set(arguments) - {"--quick", "--render"}:
+        sys.exit(f"No such option: {', '.join(unknown)}; there are --quick and --render.")
+    quick = "--quick" in arguments
+    plan = QUICK if quick else FULL
+    folder = ours.ROOT / ("outputs/performance" if quick else "docs")
+    file = folder / "performance.json"
+    if "--render" not in arguments:
+        identity = {"code": code_hash(), "machine": platform.machine(), "cores": os.cpu_count()}
+        runs = ours.ROOT / "outputs" / "benchmarks" / ("quick" if quick else "full")
+        measure(plan, Store(file, identity), runs)
+    if not file.exists():
+        sys.exit(f"{file}: nothing was measured yet; leave --render out.")
+    page.write(json.loads(file.read_text(encoding="utf-8")), plan, folder)
+    print(folder / "performance.md")

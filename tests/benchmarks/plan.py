@@ -1,0 +1,99 @@
+"""What is measured for docs/performance.md: the sizes, and how the work grows from the first."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training set-up: a model, and the tokens of its micro batch and its step."""
+
+    model: str
+    micro_batch_size: int
+    context: int
+    grad_accum_steps: int = 1
+
+    @property
+    def name(self) -> str:
+        accumulated = f"x{self.grad_accum_steps}" if self.grad_accum_steps > 1 else ""
+        return f"{self.model}/{self.micro_batch_size}x{self.context}{accumulated}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the command line is given."""
+        given = [
+            f"model={self.model}",
+            f"train.micro_batch_size={self.micro_batch_size}",
+            f"train.context={self.context}",
+        ]
+        if self.grad_accum_steps > 1:
+            tokens = self.micro_batch_size * self.context * self.grad_accum_steps
+            given.append(f"train.total_batch_tokens={tokens}")
+        return given
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Points that differ in one field."""
+
+    field: Literal["micro_batch_size", "context", "model", "grad_accum_steps"]
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A point that is held against the peers: so many rounds of every contender in turn."""
+
+    point: Point
+    steps: int
+    rounds: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.point.micro_batch_size}x{self.point.context}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured. The ladder and the growth start from the first size."""
+
+    sizes: list[Size]
+    axes: list[Axis]
+    growth_steps: int
+    ladder_steps: int
+    ladder_total_batch_tokens: int
+    profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
+
+
+FULL = Plan(
+    sizes=[
+        Size(Point("gpt2", 4, 64), steps=8, rounds=3),
+        Size(Point("gpt2", 4, 256), steps=5, rounds=2),
+        Size(Point("gpt2", 4, 1024), steps=3, rounds=2),
+    ],
+    axes=[
+        Axis("micro_batch_size", [Point("gpt2", n, 64) for n in (1, 2, 4, 8, 16)]),
+        Axis("context", [Point("gpt2", 4, n) for n in (64, 128, 256, 512, 1024)]),
+        Axis("model", [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")]),
+        Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4, 8)]),
+    ],
+    growth_steps=4,
+    ladder_steps=5,
+    ladder_total_batch_tokens=2048,
+    profile_steps={"4x64": 5, "4x1024": 2},
+)
+
+# Does it all work? Nothing that it measures means anything.
+QUICK = Plan(
+    sizes=[Size(Point("nano", 4, 16), 4, 2), Size(Point("nano", 4, 64), 3, 1)],
+    axes=[
+        Axis("micro_batch_size", [Point("nano", n, 16) for n in (2, 4)]),
+        Axis("context", [Point("nano", 4, n) for n in (16, 32, 64)]),
+        Axis("model", [Point("nano", 4, 16)]),
+        Axis("grad_accum_steps", [Point("nano", 4, 16, n) for n in (1, 2)]),
+    ],
+    growth_steps=3,
+    ladder_steps=3,
+    ladder_total_batch_tokens=128,
+    profile_steps={"4x16": 3, "4x64": 2},
+)

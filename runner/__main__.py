@@ -14,7 +14,7 @@ from rich.table import Table
 import reports
 from conf.schema import register
 from gpt2.errors import UsageError
-from runner.messages import fail, told_in_a_sentence
+from runner.messages import fail, tell, told_in_a_sentence
 from runner.run import Command, experiment_folder, run
 from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
@@ -56,8 +56,8 @@ def main() -> None:
             outcome = run(config, read_command(cfg), console, isolate=sweeping)
         except UsageError as error:
             if not sweeping:
-                raise
-            console.print(str(error), style="red", markup=False, soft_wrap=True)
+                fail(str(error))
+            tell(str(error))
             statuses.append("failed")
             return
         statuses.append(outcome.status)

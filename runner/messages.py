@@ -4,11 +4,12 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -35,6 +36,17 @@ def told_in_a_sentence() -> Iterator[None]:
         if keep_traceback:
             raise
         fail(sentence(error))
+    except Exception as error:
+        if keep_traceback or not _is_from_composing(error):
+            raise
+        fail(f"{' '.join(sys.argv[1:])}: Hydra cannot use this ({sentence(error)})")
+
+
+def _is_from_composing(error: Exception) -> bool:
+    """Whether Hydra, or what reads its overrides, stumbled over something it does not check."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    package = str(frame.f_globals.get("__name__")).split(".")[0]
+    return package in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def sentence(error: Exception) -> str:
@@ -43,6 +55,11 @@ def sentence(error: Exception) -> str:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some room" if full else "check the path and its permissions"
         return f"{error.filename}: {error.strerror}; {advice}, or give another folder."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read as an override; write key=value, and a value with "
+            "special characters in quotes: key='\"value\"'."
+        )
     told = str(error)
     if isinstance(error.__cause__, OmegaConfBaseException):
         told += f": {error.__cause__}"

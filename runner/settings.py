@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,6 +53,10 @@ def read_settings(cfg: DictConfig) -> Config:
     }.items():
         if not 0 <= value <= 1 or (value in (0, 1) and key != "train.min_lr_ratio"):
             raise UsageError(f"{key}={value}: give a number between 0 and 1.")
+    if not config.experiment.isprintable() or Path(config.experiment).name != config.experiment:
+        raise UsageError(
+            f"experiment={config.experiment!r}: give a plain name; output_dir says where it lies."
+        )
     if model.vocab_size < 50257:
         raise UsageError(
             f"model.vocab_size={model.vocab_size}: GPT-2's tokens need 50,257 or more rows."

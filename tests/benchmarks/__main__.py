@@ -13,11 +13,18 @@ was interrupted, and begins anew when the code has changed or that file is delet
 
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
 --render   only the page and the picture, from what was measured before
+
+python -m tests.benchmarks reliability
+
+Injects every fault of tests/faults many times, tries 10,000 cases of random input, and writes
+docs/reliability.md; about an hour on two cores.
 """
 
 import sys
 
-from tests.benchmarks import command_line, performance
+from rich.console import Console
+
+from tests.benchmarks import command_line, performance, reliability
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
@@ -29,19 +36,24 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Runs the benchmarks named on the command line, or the three quick ones."""
+    """Runs the benchmarks named on the command line, or the three that need no name."""
     names = sys.argv[1:] or list(BENCHMARKS)
     try:
         if names[0] == "performance":
             performance.main(names[1:])
             return
+        if names == ["reliability"]:
+            reliability.measure(Console())
+            return
         if unknown := set(names) - BENCHMARKS.keys():
-            there = ", ".join((*BENCHMARKS, "performance"))
+            there = ", ".join((*BENCHMARKS, "performance", "reliability"))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:
             BENCHMARKS[name]()
     except (CommandFailed, LossesDiffer) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def pair() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(ROUNDS):
             for stage, runs in results.items():
-                runs.append(train(Path(folder), stage, "train.steps=15"))
+                runs.append(train(Path(folder) / stage, stage, "train.steps=15"))
     for stage, runs in results.items():
         rates = [run.tokens_per_second for run in runs]
         memory = statistics.median(run.peak_memory_bytes for run in runs) / GIB

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain
 # How far a peer's loss may be from ours, as a part of the loss. In fp32 a forward pass agrees to a
 # few roundings (2^-23). AdamW divides a gradient by its own size, so that the rounding of tiny ones
 # moves weights, and the difference grows with the steps: a hundred roundings is room for ten of
-# them. In bfloat16 it is one rounding.
-ALLOWED = {"fp32": 100 * 2**-23, "bf16": 2**-8}
+# them. In bfloat16 it is one rounding of the loss itself, 2^-9: products are rounded more often,
+# and the mean over a micro batch's tokens evens it out.
+ALLOWED = {"fp32": 100 * 2**-23, "bf16": 2**-9}
 
 Entry = dict[str, Any]
 Job = tuple[str, Callable[[], Entry]]
@@ -86,14 +88,14 @@ class Bench:
             yield from self.comparison(size, own_precision)
         for stage in read_ladder():
             if stage.aim != "flow":
-                yield f"ladder/{stage.name}", lambda name=stage.name: self.ladder(name)
+                yield f"ladder/{stage.name}", partial(self.ladder, stage.name)
         compared = {size.point for size in self.plan.sizes}
         for point in dict.fromkeys(p for axis in self.plan.axes for p in axis.points):
             if point not in compared:
-                yield f"growth/{point.name}", lambda point=point: self.growth(point)
+                yield f"growth/{point.name}", partial(self.growth, point)
         for size in self.plan.sizes:
             if size.name in self.plan.profile_steps:
-                yield f"profile/{size.name}", lambda size=size: self.profile(size)
+                yield f"profile/{size.name}", partial(self.profile, size)
 
     def comparison(self, size: Size, own_precision: str) -> Iterator[Job]:
         """Rounds of ours and of every peer, one after the other, in the runner's own precision.
@@ -104,17 +106,17 @@ class Bench:
         """
         prefix = f"peers/{size.name}"
         for n in range(1, size.rounds + 1):
-            yield f"{prefix}/{n}/{STAGE}", lambda n=n: self.own(size, n, STAGE)
+            yield f"{prefix}/{n}/{STAGE}", partial(self.own, size, n, STAGE)
             for peer, stage in COUNTERPART.items():
                 if n == 1 and stage != STAGE:
-                    yield f"{prefix}/1/{stage}", lambda stage=stage: self.own(size, 1, stage)
+                    yield f"{prefix}/1/{stage}", partial(self.own, size, 1, stage)
                 yield (
                     f"{prefix}/{n}/{peer}/{own_precision}",
-                    lambda peer=peer: self.peer(size, peer, own_precision),
+                    partial(self.peer, size, peer, own_precision),
                 )
         if own_precision == "fp32" and size is self.plan.sizes[0]:
             for peer in COUNTERPART:
-                yield f"{prefix}/1/{peer}/bf16", lambda peer=peer: self.peer(size, peer, "bf16")
+                yield f"{prefix}/1/{peer}/bf16", partial(self.peer, size, peer, "bf16")
 
     def own(self, size: Size, number: int, stage: str) -> Entry:
         """The command line at a size, its record kept for the peers to follow."""
@@ -216,9 +218,10 @@ def check_losses(
 
 
 def padding_share(model: Entry) -> float:
-    """What the padded rows add to an untrained model's loss, in nats; training makes it less.
+    """What the padded rows add to an untrained model's loss, in nats.
 
-    They are of one size with the others then: ln(50304 / 50257) = 0.0009.
+    Their logits are as large as the others': ln(50304 / 50257) = 0.0009. Over the few steps that
+    are compared it hardly changes.
     """
     rows = model["vocab_size"]
     return math.log(-(-rows // 128) * 128 / rows) if model["pad_vocab"] else 0.0

@@ -77,8 +77,8 @@ FULL = Plan(
         Axis("model", [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")]),
         Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4, 8)]),
     ],
-    growth_steps=4,
-    ladder_steps=5,
+    growth_steps=5,
+    ladder_steps=6,
     ladder_total_batch_tokens=2048,
     profile_steps={"4x64": 5, "4x1024": 2},
 )

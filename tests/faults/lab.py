@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent.parent
 # What a clock or the machine decides; everything else of an outcome is the same every time.
 MEASURED = ("tokens_per_second", "step_ms", "mfu", "peak_flops", "peak_memory_bytes")
 
+# Labs lie side by side: threads of one would wait for cores that another has.
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
+
 Outcome = dict[str, Any]
 Done = subprocess.CompletedProcess[str]
 
@@ -63,7 +66,7 @@ class Lab:
             return subprocess.Popen(
                 self.command(experiment, *arguments),
                 cwd=ROOT,
-                env={**os.environ, **environment},
+                env={**QUIET, **environment},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -75,7 +78,7 @@ class Lab:
         return subprocess.run(
             self.command(experiment, *arguments),
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**QUIET, **environment},
             capture_output=True,
             text=True,
             timeout=600,

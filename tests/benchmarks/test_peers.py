@@ -1,0 +1,82 @@
+"""The peers train what we train: a speed measured against something else would say nothing."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.record import read_run
+from tests.benchmarks.ours import read, steady_seconds
+from tests.benchmarks.peers import Measured, tokens_of, train_peer
+from tests.benchmarks.performance import LossesDiffer, check_losses, padding_share
+from tests.conftest import CommandLine
+
+STEPS = 5
+# What the command line trains in fp32 and eagerly wherever the tests run.
+PLAIN = (f"train.steps={STEPS}", "train.autocast=none", "train.compile=false")
+
+
+def follow(peer: str, folder: Path, cache_dir: Path, bf16: bool = False) -> Measured:
+    """A peer, after the record of the one run in `folder`."""
+    record = read_run(read(folder).folder)
+    assert record is not None
+    config, tokens = record["config"], tokens_of(record, cache_dir)
+    return train_peer(peer, config, tokens, bf16, torch.device("cpu"))
+
+
+def test_transformers_has_the_losses_of_step_7(
+    command_line: CommandLine, cache_dir: Path, tmp_path: Path
+) -> None:
+    done = command_line("+stage=step07", *PLAIN)
+    assert done.returncode == 0, done.stderr
+    run = read(tmp_path / "outputs")
+    theirs = follow("huggingface", tmp_path / "outputs", cache_dir)
+    padding = padding_share(run.record["config"]["model"])
+    assert padding == pytest.approx(math.log(50304 / 50257))
+    check_losses(run.losses, theirs.losses, "fp32", padding)
+    with pytest.raises(LossesDiffer, match="At step 0"):
+        check_losses(run.losses, theirs.losses, "fp32")
+
+
+def test_without_padding_transformers_agrees_to_rounding(
+    command_line: CommandLine, cache_dir: Path, tmp_path: Path
+) -> None:
+    command_line("+stage=step07", *PLAIN, "model.pad_vocab=false")
+    run = read(tmp_path / "outputs")
+    theirs = follow("huggingface", tmp_path / "outputs", cache_dir)
+    check_losses(run.losses, theirs.losses, "fp32")
+
+
+def test_the_plain_script_has_the_losses_of_step_9(
+    command_line: CommandLine, cache_dir: Path, tmp_path: Path
+) -> None:
+    command_line("+stage=step09", *PLAIN)
+    run = read(tmp_path / "outputs")
+    theirs = follow("plain", tmp_path / "outputs", cache_dir)
+    check_losses(run.losses, theirs.losses, "fp32")
+    assert len(theirs.step_seconds) == STEPS
+    assert run.losses[-1] < run.losses[0]
+    rounded = follow("plain", tmp_path / "outputs", cache_dir, bf16=True)
+    check_losses(run.losses, rounded.losses, "bf16")
+    assert rounded.losses != theirs.losses
+
+
+def test_another_learning_rate_is_found_out(
+    command_line: CommandLine, cache_dir: Path, tmp_path: Path
+) -> None:
+    command_line("+stage=step07", *PLAIN, "train.learning_rate=4e-4")
+    run = read(tmp_path / "outputs")
+    run.record["config"]["train"]["learning_rate"] = 3e-4
+    tokens = tokens_of(run.record, cache_dir)
+    theirs = train_peer("huggingface", run.record["config"], tokens, False, torch.device("cpu"))
+    with pytest.raises(LossesDiffer, match="At step"):
+        check_losses(
+            run.losses, theirs.losses, "fp32", padding_share(run.record["config"]["model"])
+        )
+
+
+def test_the_first_steps_are_not_counted() -> None:
+    assert steady_seconds([9.0, 9.0, 9.0, 1.0, 2.0, 3.0]) == 2.0
+    assert steady_seconds([9.0, 1.0, 2.0]) == 1.5
+    assert steady_seconds([9.0]) == 9.0

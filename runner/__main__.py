@@ -94,6 +94,8 @@ def read_command(cfg: DictConfig) -> Command:
     sources = HydraConfig.get().runtime.config_sources
     folders = [Path(source.path) for source in sources if source.schema == "file"]
     ladder = {stage.name: stage for stage in read_ladder(folders)}
+    if choice not in ladder:
+        raise UsageError(f"+stage={choice}: a stage's file lies in stage/, in no folder below.")
     parent = ladder[choice].parent
     others = [o for o in overrides if not o.startswith("+stage=")]
     before = hydra.compose("config", [*others, *([f"+stage={parent}"] if parent else [])])

@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines when piped."""
 
+import os
 import time
 from types import TracebackType
 
@@ -97,4 +98,8 @@ class StepProgress:
             figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
             self.bar.update(self.task, advance=1, figures=figures)
         else:
-            print(step.line(), end="", file=self.console.file, flush=True)
+            try:
+                print(step.line(), end="", file=self.console.file, flush=True)
+            except BrokenPipeError:
+                # Who read the output has gone; the run is worth more than its lines.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())

@@ -1,6 +1,7 @@
 """Tokens against an independent tokenizer; the cache; the stream's promises."""
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from platformdirs import user_cache_dir
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from gpt2 import tokens
 from gpt2.errors import UsageError
 from gpt2.text import user_files
-from gpt2.tokens import END_OF_TEXT, TokenStream, held_out_batches, tokenizer
+from gpt2.tokens import END_OF_TEXT, TokenStream, held_out_batches, load_corpus, tokenizer
 from tests.conftest import load_quietly
 
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -70,6 +72,47 @@ def test_the_last_tenth_is_held_out_and_the_cache_gives_the_same(
     assert isinstance(again.train, np.memmap)
     assert again.train.tolist() == first.train.tolist()
     assert len(list((tmp_path / "tokens").glob("*.uint16"))) == 1
+
+
+@given(st.text(st.sampled_from("ab'st1!  \n\n\t\u3000\x1c\x85é数"), min_size=1, max_size=200))
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(text: str) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "PIECE_BYTES", 7)
+        folder = Path(name)
+        (folder / "t.txt").write_bytes(f"x{text}".encode())
+        corpus = load_quietly([folder / "t.txt"], folder, 0.0)
+        assert corpus.train.tolist() == tokenizer().encode_ordinary(f"x{text}")
+
+
+def test_progress_is_told_in_bytes_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("word " * 500_000)
+    (tmp_path / "b.txt").write_text("wörter " * 10)
+    heard: list[tuple[int, int]] = []
+    inputs = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    load_corpus(inputs, tmp_path, 0.1, print, lambda done, total: heard.append((done, total)))
+    size = sum(file.stat().st_size for file in inputs)
+    assert heard[-1] == (size, size)
+    assert len(heard) > 2
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "note lost"])
+def test_a_damaged_cache_is_named_and_made_again(
+    tmp_path: Path, text_file: Path, damage: str
+) -> None:
+    first = load_quietly([text_file], tmp_path, 0.1).train.tolist()
+    (cached,) = (tmp_path / "tokens").glob("*.uint16")
+    content = bytearray(cached.read_bytes())
+    if damage == "note lost":
+        cached.with_name(f"{cached.name}.json").unlink()
+    else:
+        content[1000] ^= 1
+        cached.write_bytes(content[:-2] if damage == "truncated" else content)
+    told: list[str] = []
+    again = load_corpus([text_file], tmp_path, 0.1, told.append, lambda done, total: None)
+    assert again.train.tolist() == first
+    assert len(told) == 1
+    assert cached.name in told[0]
 
 
 def test_several_files_are_joined_by_end_of_text(tmp_path: Path) -> None:

@@ -26,7 +26,13 @@ class Runs:
         self.count += 1
         record = Record(self.folder / str(self.count))
         stage = {"name": "test", "aim": "loss"}
-        fields = {"stage": stage, "environment": {}, "config": as_plain(config), "data": {}}
+        fields = {
+            "fingerprint": "test",
+            "stage": stage,
+            "environment": {},
+            "config": as_plain(config),
+            "data": {},
+        }
         record.start(fields, afresh=True)
         data = config.data
         cache = Path(config.cache_dir)

@@ -1,0 +1,121 @@
+"""Checkpoints as a run meets them; what interrupts runs is in tests/faults."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from gpt2.errors import UsageError
+from gpt2.files import DamagedFile, unseal
+from gpt2.model import GPT
+from gpt2.tokens import held_out_batches
+from gpt2.weights import load_tensors, load_weights, save_tensors
+from runner.checkpoint import Checkpoints
+from runner.optimizer import build_optimizer
+from runner.record import Record
+from runner.run import as_plain
+from runner.train import held_out_loss
+from tests.conftest import Settings, load_quietly
+from tests.runner.conftest import Runs
+
+FIELDS = {"stage": {"name": "test"}, "environment": {}, "data": {}, "fingerprint": "f"}
+
+
+def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Checkpoints, str]:
+    """A started record's checkpoints, and what they said when they were opened."""
+    config = settings("+stage=step09", *overrides)
+    record = Record(folder)
+    record.start({**FIELDS, "config": as_plain(config)}, afresh=False)
+    model = GPT(config.model, config.seed)
+    output = io.StringIO()
+    console = Console(file=output, width=500)
+    return Checkpoints(config, record, model, build_optimizer(model, config.train), console), (
+        output.getvalue()
+    )
+
+
+def test_another_runs_checkpoint_is_set_apart(settings: Settings, tmp_path: Path) -> None:
+    first, _ = checkpoints(settings, tmp_path)
+    first.write()
+    first.record.fields["fingerprint"] = "another"
+    assert not first.resume()
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == [
+        "checkpoint.safetensors.damaged"
+    ]
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "tensors"
+    save_tensors(path, {"a": torch.arange(6.0), "b": torch.tensor(1)}, {"of": "a test"})
+    content = path.read_bytes()
+    for bit in range(0, len(content) * 8, 5):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedFile):
+            load_tensors(path)
+
+
+def test_due_by_steps_by_minutes_by_both_or_never(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    every = "train.checkpoint_every"
+    for overrides, expected in {
+        (f"{every}.steps=3", f"{every}.minutes=null"): [2, 5, 8],
+        (f"{every}.minutes=2",): [2, 5, 8],
+        (f"{every}.steps=3", f"{every}.minutes=1.5"): [1, 2, 4, 5, 7, 8],
+        (f"{every}.minutes=null",): [],
+    }.items():
+        kept, _ = checkpoints(settings, tmp_path, *overrides)
+        due = []
+        for step in range(9):
+            now += 45
+            kept.record.steps.append(None)  # type: ignore[arg-type] - only their number counts
+            if kept.due():
+                due.append(step)
+                kept.written = now
+        assert due == expected
+
+
+def test_no_room_is_said_before_training(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    _, said = checkpoints(settings, tmp_path)
+    assert "0.00 GiB are free, and a checkpoint needs 0.04 GiB" in said
+    with pytest.raises(UsageError, match="checkpoint=best keeps need"):
+        checkpoints(settings, tmp_path, "checkpoint=best")
+
+
+def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
+    runs: Runs, settings: Settings, tmp_path: Path
+) -> None:
+    overrides = (
+        "+stage=step05", "train.steps=9", "train.learning_rate=1e-1", "checkpoint=best",
+        "train.checkpoint_every.steps=2",
+    )  # fmt: skip
+    fields, _ = runs(*overrides)
+    weights = fields["weights"]
+    assert weights["held_out"] < fields["results"]["held_out"], "this rate ends worse than it was"
+    assert weights["steps"] in (2, 4, 6, 8)
+    kept = load_weights(tmp_path / "runs" / "1" / "weights.safetensors")
+    config = settings(*overrides)
+    corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
+    batches = list(held_out_batches(corpus.held_out, 2, 32, config.evaluation.tokens))
+    again = held_out_loss(kept, batches, torch.autocast("cpu", enabled=False))
+    assert again == pytest.approx(weights["held_out"], abs=1e-6)
+    assert unseal((tmp_path / "runs" / "1" / "run.json").read_bytes())["weights"] == weights
+
+
+def test_a_bit_flipped_in_kept_weights_is_refused_by_name(runs: Runs, tmp_path: Path) -> None:
+    runs("+stage=step05", "train.steps=1", "checkpoint=last")
+    path = tmp_path / "runs" / "1" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"weights\.safetensors: not weights.*checksum"):
+        load_weights(path)

@@ -65,7 +65,8 @@ class ScaleConf:
     """What a device can carry: sequences in a micro batch, tokens in a sequence.
 
     `total_batch_tokens` is what the accumulating stages sum up to a step; `flow_*` are the small
-    sizes of step 1; `evaluation_tokens` is how much held-out text a run is judged on.
+    sizes of step 1; `evaluation_tokens` is how much held-out text a run is judged on;
+    `loss_chunk_tokens` is how many tokens' logits are in memory at once, null for all.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ScaleConf:
     flow_micro_batch_size: int
     flow_context: int
     evaluation_tokens: int
+    loss_chunk_tokens: int | None
 
 
 @dataclass

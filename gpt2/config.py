@@ -34,7 +34,8 @@ class GPTConfig:
     """One model. Sizes follow Radford et al. (2019), table 2; `name` is for people.
 
     `context_length` is the number of position embeddings, so the longest input in tokens;
-    `pad_vocab` rounds the rows of the embedding up to the next multiple of 128.
+    `pad_vocab` rounds the rows of the embedding up to the next multiple of 128. In training the
+    logits of `loss_chunk_tokens` tokens exist at once, of all tokens where it is None.
     """
 
     name: str
@@ -49,6 +50,7 @@ class GPTConfig:
     attention: Attention
     init: Init
     gain: float
+    loss_chunk_tokens: int | None
 
     @property
     def padded_vocab_size(self) -> int:

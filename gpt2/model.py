@@ -108,23 +108,35 @@ class GPT(nn.Module):
 
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits in the head's dtype and, with targets, the mean cross entropy in nats per token.
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits in the head's dtype; with targets, the mean cross entropy in nats per token too.
 
         `idx_BT` and `targets_BT` are int64 token ids below `vocab_size`. In training the logits
         are (B, T, padded_vocab_size): the padded rows are never a target and take part in the
-        softmax only. In evaluation they are cut off, (B, T, vocab_size), and have no probability.
+        softmax only. In evaluation they are left out, (B, T, vocab_size), and have no probability.
+        Where `loss_chunk_tokens` is set, targets give a loss and no logits (None).
         """
         positions_T = torch.arange(idx_BT.shape[1], device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
         for block in self.h:
             x_BTC = block(x_BTC)
-        logits_BTV = F.linear(self.ln_f(x_BTC), self.wte.weight)
-        if not self.training:
-            logits_BTV = logits_BTV[..., : self.config.vocab_size]
-        if targets_BT is None:
-            return logits_BTV, None
-        return logits_BTV, F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+        x_BTC = self.ln_f(x_BTC)
+        rows = self.config.padded_vocab_size if self.training else self.config.vocab_size
+        head_VC = self.wte.weight[:rows]
+        chunk = self.config.loss_chunk_tokens
+        # Autocast does not reach into the chunked loss, which would leave it in fp32.
+        if targets_BT is None or chunk is None or torch.is_autocast_enabled(x_BTC.device.type):
+            logits_BTV = F.linear(x_BTC, head_VC)
+            if targets_BT is None:
+                return logits_BTV, None
+            loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+            return logits_BTV, loss
+        # The head's logits are most of a step's memory: piece by piece they stay in the cache.
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
+        loss = F.linear_cross_entropy(
+            x_BTC.flatten(0, 1), head_VC, targets_BT.flatten(), options=options
+        )
+        return None, loss
 
     def num_parameters(self) -> int:
         """Trainable parameters, the tied head counted once."""

@@ -23,7 +23,9 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     Interrupted when that one has ended.
     """
     if sys.platform == "linux":
-        # Forked after torch is imported, a stage does not pay for the import again.
+        # Forked after torch and its compiler are imported, a stage does not pay for that again.
+        import torch._inductor.compile_fx
+
         import runner.train  # noqa: F401
 
         context: Any = multiprocessing.get_context("fork")

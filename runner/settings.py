@@ -31,6 +31,7 @@ def read_settings(cfg: DictConfig) -> Config:
         "model.n_embd": model.n_embd,
         "model.context_length": model.context_length,
         "model.gain": model.gain,
+        "model.loss_chunk_tokens": model.loss_chunk_tokens,
         "sample.tokens": config.sample.tokens,
         "sample.temperature": config.sample.temperature,
         "sample.top_k": config.sample.top_k,

@@ -44,7 +44,8 @@ def check_flow(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Check
 
 def _shapes(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
     with torch.no_grad():
-        logits_BTV, loss = model(idx_BT, targets_BT)
+        logits_BTV = model(idx_BT)[0]
+        loss = model(idx_BT, targets_BT)[1]
     expected = (*idx_BT.shape, model.config.padded_vocab_size)
     passed = tuple(logits_BTV.shape) == expected and loss is not None and loss.dim() == 0
     return (

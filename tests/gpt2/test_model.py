@@ -26,6 +26,7 @@ STEP05 = GPTConfig(
     attention=Attention.manual,
     init=Init.gpt2,
     gain=1.0,
+    loss_chunk_tokens=None,
 )
 STEP07 = replace(STEP05, attention=Attention.flash)
 BASELINE = replace(STEP05, norm=Norm.none, residual=False, init=Init.torch)
@@ -97,6 +98,19 @@ def test_loss_is_the_mean_negative_log_probability_in_nats() -> None:
     probabilities = logits.double().softmax(-1)
     expected = -probabilities.gather(-1, targets[..., None]).log().mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("chunk", [3, 7, 512])
+def test_the_loss_in_chunks_is_the_loss_with_all_its_gradients(chunk: int, training: bool) -> None:
+    whole = GPT(replace(STEP07, pad_vocab=True), seed=1).train(training)
+    chunked = GPT(replace(STEP07, pad_vocab=True, loss_chunk_tokens=chunk), seed=1).train(training)
+    losses = [model(*batch())[1] for model in (whole, chunked)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        (loss / 3).backward()
+    for expected, found in zip(whole.parameters(), chunked.parameters(), strict=True):
+        torch.testing.assert_close(expected.grad, found.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_padded_rows_have_no_logit_in_evaluation_and_little_weight_in_training() -> None:

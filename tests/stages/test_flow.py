@@ -22,6 +22,7 @@ CONFIG = GPTConfig(
     attention=Attention.manual,
     init=Init.torch,
     gain=1.0,
+    loss_chunk_tokens=None,
 )
 
 

@@ -1,6 +1,7 @@
 """python -m runner: trains a stage, or with -m several, and shows the ladder when given none."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,9 @@ NOT_A_VARIANT = (
     "scale", "data", "sample", "hydra",
 )  # fmt: skip
 
+# A long sweep can be watched in its report, which is written again this often.
+REPORT_SECONDS = 120.0
+
 
 def main() -> None:
     """Runs what the command line asks for and exits: 0 done, 1 a stage failed, 2 a mistake."""
@@ -46,7 +50,7 @@ def main() -> None:
         if argument.startswith("stage="):
             fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
     statuses: list[str] = []
-    reported: dict[Path, bool] = {}  # the experiments swept, and whether their report is current
+    reported: dict[Path, float] = {}  # the experiments swept, and when their report was due last
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
     def task(cfg: DictConfig) -> None:
@@ -63,15 +67,16 @@ def main() -> None:
         statuses.append(outcome.status)
         if sweeping:
             experiment = experiment_folder(config)
-            reported.setdefault(experiment, False)
-            if outcome.trained:
-                reported[experiment] = write_report(experiment, console)
+            since = reported.setdefault(experiment, time.monotonic())
+            if outcome.trained and time.monotonic() - since > REPORT_SECONDS:
+                write_report(experiment, console)
+                reported[experiment] = time.monotonic()
 
     register()
     with told_in_a_sentence():
         task()
-    for experiment, current in reported.items():
-        if current or write_report(experiment, console):
+    for experiment in reported:
+        if write_report(experiment, console):
             reports.print_summary([experiment], console)
     if "failed" in statuses:
         sys.exit(1)

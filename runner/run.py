@@ -142,8 +142,10 @@ def train_recorded(config: Config, files: list[Path], folder: Path, fields: dict
     """
     console = Console()
     cache_dir = Path(config.cache_dir).expanduser()
-    # Compiled kernels outlive a run where this is not set by hand.
+    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is taken
+    # to know this processor's vector units; trying each of them out costs four seconds.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     from gpt2.tokens import load_corpus
     from runner.device import is_out_of_memory
     from runner.train import FlowCheckFailed, train

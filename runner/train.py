@@ -82,7 +82,8 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
         run_flow_checks(model, stream, record, console)
     compile_seconds = 0.0
     if techniques.compile:
-        compile_seconds = compile_blocks(model, stream, autocast, techniques, console)
+        sizes = (train.micro_batch_size, train.context, config.model.n_embd)
+        compile_seconds = compile_blocks(model, sizes, autocast, techniques, console)
     record.add_time("compile_s", compile_seconds)
     record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)
     record.save()
@@ -193,20 +194,20 @@ def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Co
 
 def compile_blocks(
     model: GPT,
-    stream: TokenStream,
+    sizes_BTC: tuple[int, int, int],
     autocast: torch.autocast,
     techniques: machine.Techniques,
     console: Console,
 ) -> float:
     """Compile the transformer block, once for all layers, and return the seconds it took.
 
-    One forward and backward pass makes compilation happen here and not in a step; it changes no
+    A forward and backward pass makes compilation happen here and not in a step; it changes no
     weight. Where compilation fails the run goes on eagerly.
     """
     started = time.perf_counter()
     device = next(model.parameters()).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    idx_BT, targets_BT = (part.to(device) for part in stream.micro_batch(0))
+    x_BTC = torch.zeros(sizes_BTC, device=device, requires_grad=True)
     torch.compiler.reset()
     torch.compiler.set_stance("default")
     for block in model.h:
@@ -214,7 +215,10 @@ def compile_blocks(
     try:
         with warnings.catch_warnings(), autocast:
             warnings.simplefilter("ignore")
-            model(idx_BT, targets_BT)[1].backward()
+            # Two, since under autocast the second may be given another dtype than the first.
+            for block in model.h[:2]:
+                x_BTC = block(x_BTC)
+            x_BTC.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a compiler can raise: none of it may end the run
         if machine.is_out_of_memory(error):
             raise

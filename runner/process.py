@@ -24,7 +24,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     """
     if sys.platform == "linux":
         # Forked after torch and its compiler are imported, a stage does not pay for that again.
-        import torch._inductor.compile_fx
+        import torch._inductor.compile_fx  # noqa: F401
 
         import runner.train  # noqa: F401
 

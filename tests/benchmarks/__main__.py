@@ -14,7 +14,7 @@ was interrupted, and begins anew when the code has changed or that file is delet
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
 --render   only the page and the picture, from what was measured before
 
-python -m tests.benchmarks reliability
+python -m tests.benchmarks reliability [faults] [input]
 
 Injects every fault of tests/faults many times, tries 10,000 cases of random input, and writes
 docs/reliability.md; about an hour on two cores.
@@ -42,8 +42,8 @@ def main() -> None:
         if names[0] == "performance":
             performance.main(names[1:])
             return
-        if names == ["reliability"]:
-            reliability.measure(Console())
+        if names[0] == "reliability":
+            reliability.measure(Console(), names[1:])
             return
         if unknown := set(names) - BENCHMARKS.keys():
             there = ", ".join((*BENCHMARKS, "performance", "reliability"))

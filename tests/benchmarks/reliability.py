@@ -1,5 +1,7 @@
 """Every fault of tests/faults injected many times, and docs/reliability.md written from it."""
 
+import json
+import os
 import platform
 import random
 import subprocess
@@ -8,7 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,33 +29,32 @@ from tests.faults.lab import Lab
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
+KEPT = PAGE.with_suffix(".json")
 CASES = {"overrides": 6000, "texts": 2000, "records": 2000}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what was injected, how often, and what came of it."""
+    """A line of the table: what was injected, how often, what came of it, and at which commit."""
 
     fault: str
     afterwards: str
     injected: int
     outcome: str
     seconds: float
+    commit: str
 
 
-def measure(console: Console) -> None:
-    """Inject everything, a line a fault, and write the page after each. Takes about an hour."""
-    rows: list[Row] = []
+def measure(console: Console, parts: list[str]) -> None:
+    """Inject everything, or one part of PARTS, and write the page after each line of its table."""
     with tempfile.TemporaryDirectory() as folder:
-        for row in _rows(Path(folder)):
-            rows.append(row)
-            console.print(
-                f"{row.outcome:<10} {row.injected:>6} x {row.fault} ({row.seconds:.0f} s)"
-            )
-            write(rows)
+        for part in parts or list(PARTS):
+            for row in PARTS[part](Path(folder)):
+                console.print(f"{row.outcome} {row.injected:,} x {row.fault} ({row.seconds:.0f} s)")
+                write(row)
 
 
-def _rows(folder: Path) -> Iterator[Row]:
+def _faults(folder: Path) -> Iterator[Row]:
     text = folder / "text.txt"
     text.write_bytes(_english()[:80_000])
     shared = folder / "undisturbed"
@@ -65,6 +66,9 @@ def _rows(folder: Path) -> Iterator[Row]:
         yield _tried(
             fault.name, fault.afterwards, fault.times, lambda f=fault, at=lab: f.inject(at, f.times)
         )
+
+
+def _input(folder: Path) -> Iterator[Row]:
     yield _tried(
         "a download cut off, at a trickle, stalled, with another hash, redirected to an error page "
         "or away from https",
@@ -105,7 +109,9 @@ def _tried(fault: str, afterwards: str, times: int, inject: Callable[[], Any]) -
             raise
         traceback.print_exc()
         outcome = f"FAILED: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return Row(fault, afterwards, times, outcome, time.monotonic() - started)
+    head, dirty = commit()
+    at = f"{head}, changed since" if dirty else str(head)
+    return Row(fault, afterwards, times, outcome, time.monotonic() - started, at)
 
 
 def _train_on(box: Sandbox, text: bytes) -> None:
@@ -140,19 +146,26 @@ def _english() -> bytes:
     return "\n\n".join(pydoc_data.topics.topics.values()).encode()
 
 
-def write(rows: list[Row]) -> None:
-    """docs/reliability.md, from what was injected."""
+def write(row: Row) -> None:
+    """A row into docs/reliability.json, in place of an earlier one of its fault, and the page."""
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    rows = {**kept.get("rows", {}), row.fault: asdict(row)}
+    measured = {
+        "date": str(datetime.now(timezone.utc).date()),
+        "machine": f"{os.cpu_count()} cores of {device_name(torch.device('cpu'))}",
+        "system": platform.platform(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    KEPT.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    order = [fault.name for fault in FAULTS]
+    rows = dict(sorted(rows.items(), key=lambda r: order.index(r[0]) if r[0] in order else 99))
     template = (Path(__file__).parent / "reliability.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    head, dirty = commit()
-    page = environment.from_string(template).render(
-        rows=rows,
-        date=datetime.now(timezone.utc).date(),
-        machine=f"{torch.get_num_threads()} threads of {device_name(torch.device('cpu'))}",
-        system=platform.platform(),
-        torch=torch.__version__,
-        commit=f"{head}, changed since" if dirty else head,
-    )
+    page = environment.from_string(template).render({**measured, "rows": list(rows.values())})
     PAGE.write_text(page, encoding="utf-8")
+
+
+PARTS = {"faults": _faults, "input": _input}

@@ -14,10 +14,11 @@ was interrupted, and begins anew when the code has changed or that file is delet
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
 --render   only the page and the picture, from what was measured before
 
-python -m tests.benchmarks reliability [faults] [input]
+python -m tests.benchmarks reliability [NAME ...]
 
 Injects every fault of tests/faults many times, tries 10,000 cases of random input, and writes
-docs/reliability.md; about an hour on two cores.
+docs/reliability.md; about an hour on two cores. With names, such as disk_full or overrides, only
+these, and the other lines stay as they were.
 """
 
 import sys

@@ -68,17 +68,17 @@ class Plan:
 FULL = Plan(
     sizes=[
         Size(Point("gpt2", 4, 64), steps=8, rounds=3),
-        Size(Point("gpt2", 4, 256), steps=5, rounds=2),
+        Size(Point("gpt2", 4, 256), steps=4, rounds=2),
         Size(Point("gpt2", 4, 1024), steps=3, rounds=2),
     ],
     axes=[
-        Axis("micro_batch_size", [Point("gpt2", n, 64) for n in (1, 2, 4, 8, 16)]),
+        Axis("micro_batch_size", [Point("gpt2", n, 64) for n in (1, 2, 4, 8)]),
         Axis("context", [Point("gpt2", 4, n) for n in (64, 128, 256, 512, 1024)]),
         Axis("model", [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")]),
-        Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4, 8)]),
+        Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4)]),
     ],
     growth_steps=5,
-    ladder_steps=6,
+    ladder_steps=5,
     ladder_total_batch_tokens=2048,
     profile_steps={"4x64": 5, "4x1024": 2},
 )

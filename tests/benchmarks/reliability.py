@@ -4,14 +4,16 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,13 @@ from rich.console import Console
 
 from runner.device import device_name
 from runner.record import commit
-from tests.faults.faults import FAULTS
-from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Sandbox, sandbox
+from tests.faults.faults import FAULTS, Fault
+from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, sandbox
 from tests.faults.lab import Lab
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 KEPT = PAGE.with_suffix(".json")
-CASES = {"overrides": 6000, "texts": 2000, "records": 2000}
 
 
 @dataclass(frozen=True)
@@ -45,73 +46,88 @@ class Row:
     commit: str
 
 
-def measure(console: Console, parts: list[str]) -> None:
-    """Inject everything, or one part of PARTS, and write the page after each line of its table."""
-    with tempfile.TemporaryDirectory() as folder:
-        for part in parts or list(PARTS):
-            for row in PARTS[part](Path(folder)):
-                console.print(f"{row.outcome} {row.injected:,} x {row.fault} ({row.seconds:.0f} s)")
-                write(row)
+@dataclass(frozen=True)
+class Trial:
+    """A line of the table that is still to be measured; `inject` returns how often it did."""
+
+    fault: str
+    afterwards: str
+    inject: Callable[[Path], int]
 
 
-def _faults(folder: Path) -> Iterator[Row]:
-    text = folder / "text.txt"
-    text.write_bytes(_english()[:80_000])
-    shared = folder / "undisturbed"
-    shared.mkdir()
-    for fault in FAULTS:
-        place = folder / fault.inject.__name__
-        place.mkdir()
-        lab = Lab(place, text, place / "cache", random.Random(fault.name), shared)
-        yield _tried(
-            fault.name, fault.afterwards, fault.times, lambda f=fault, at=lab: f.inject(at, f.times)
-        )
-
-
-def _input(folder: Path) -> Iterator[Row]:
-    yield _tried(
+def trials() -> dict[str, Trial]:
+    """Every trial by the name it has on the command line."""
+    found = {
+        fault.inject.__name__: Trial(fault.name, fault.afterwards, partial(_inject, fault))
+        for fault in FAULTS
+    }
+    found["downloads"] = Trial(
         "a download cut off, at a trickle, stalled, with another hash, redirected to an error page "
         "or away from https",
         "the cache is untouched; fallback or one sentence within a bounded time",
-        7,
-        lambda: _pytest("tests/gpt2/test_text.py", "goes_wrong or another_hash"),
+        _downloads,
     )
-    for name, what, strategy, check in (
-        ("overrides", "random overrides", OVERRIDES, lambda box, case: box.runner(*case)),
-        ("texts", "random bytes as a text file", TEXTS, _train_on),
-        (
-            "records",
-            "random damage to records",
-            DAMAGE,
-            lambda box, d: box.damaged(d, d.place < 0.05),
-        ),
+    survived = (
+        "a valid run, or one sentence and an exit that is not 0; no traceback, no hang, no file "
+        "outside the output and cache folders"
+    )
+    for name, what, cases, strategy, check in (
+        ("overrides", "random overrides", 6000, OVERRIDES, lambda box, case: box.runner(*case)),
+        ("texts", "random bytes as a text file", 2000, TEXTS, _train_on),
+        ("records", "random damage to records", 2000, DAMAGE, _damage),
     ):
-        place = folder / name
-        place.mkdir()
-        yield _tried(
-            what,
-            "a valid run, or one sentence and an exit that is not 0; no traceback, no hang, no "
-            "file outside the output and cache folders",
-            CASES[name],
-            lambda at=place, s=strategy, c=check, n=CASES[name]: _fuzz(at, s, c, n),
-        )
+        found[name] = Trial(what, survived, partial(_fuzz, strategy, check, cases))
+    return found
 
 
-def _tried(fault: str, afterwards: str, times: int, inject: Callable[[], Any]) -> Row:
+def measure(console: Console, names: list[str]) -> None:
+    """Inject what is named, or everything; writes the page after each line of its table."""
+    everything = trials()
+    if unknown := set(names) - everything.keys():
+        sys.exit(f"No such trial: {', '.join(unknown)}; there are {', '.join(everything)}.")
+    for name in names or list(everything):
+        with tempfile.TemporaryDirectory() as folder:
+            row = _tried(everything[name], Path(folder))
+        console.print(f"{name}: {row.outcome}, {row.injected:,} times, in {row.seconds:.0f} s")
+        write(row)
+
+
+def _tried(trial: Trial, folder: Path) -> Row:
     started = time.monotonic()
     try:
-        inject()
-        outcome = "held"
+        injected, outcome = trial.inject(folder), "held"
     except pytest.skip.Exception as skipped:
-        outcome, times = f"not tried: {skipped}", 0
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+        injected, outcome = 0, f"not tried: {skipped}"
+    except Exception as error:
         traceback.print_exc()
-        outcome = f"FAILED: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        injected, outcome = 0, f"FAILED: {first}"
     head, dirty = commit()
     at = f"{head}, changed since" if dirty else str(head)
-    return Row(fault, afterwards, times, outcome, time.monotonic() - started, at)
+    seconds = time.monotonic() - started
+    return Row(trial.fault, trial.afterwards, injected, outcome, seconds, at)
+
+
+def _inject(fault: Fault, folder: Path) -> int:
+    text, shared = folder / "text.txt", folder / "undisturbed"
+    text.write_bytes(_english()[:80_000])
+    shared.mkdir()
+    fault.inject(
+        Lab(folder, text, folder / "cache", random.Random(fault.name), shared), fault.times
+    )
+    return fault.times
+
+
+def _downloads(folder: Path) -> int:
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/gpt2/test_text.py"]
+    chosen = ["-k", "goes_wrong or another_hash"]
+    done = subprocess.run([*command, *chosen], cwd=ROOT, check=True, capture_output=True, text=True)
+    (passed,) = re.findall(r"(\d+) passed", done.stdout)
+    return int(passed)
+
+
+def _damage(box: Sandbox, damage: Damage) -> None:
+    box.damaged(damage, whole=damage.place < 0.05)
 
 
 def _train_on(box: Sandbox, text: bytes) -> None:
@@ -119,7 +135,8 @@ def _train_on(box: Sandbox, text: bytes) -> None:
     box.runner("train.context=4", "train.micro_batch_size=1", "force=true")
 
 
-def _fuzz(folder: Path, strategy: Any, check: Callable[[Sandbox, Any], Any], cases: int) -> None:
+def _fuzz(strategy: Any, check: Callable[[Sandbox, Any], Any], cases: int, folder: Path) -> int:
+    tried = 0
     with sandbox(folder, _english()[:80_000]) as box:
 
         @settings(
@@ -130,14 +147,12 @@ def _fuzz(folder: Path, strategy: Any, check: Callable[[Sandbox, Any], Any], cas
         )
         @given(strategy)
         def hold(case: Any) -> None:
+            nonlocal tried
+            tried += 1
             check(box, case)
 
         hold()
-
-
-def _pytest(file: str, expression: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", file, "-k", expression]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return tried
 
 
 def _english() -> bytes:
@@ -166,6 +181,3 @@ def write(row: Row) -> None:
     )
     page = environment.from_string(template).render({**measured, "rows": list(rows.values())})
     PAGE.write_text(page, encoding="utf-8")
-
-
-PARTS = {"faults": _faults, "input": _input}

@@ -30,6 +30,14 @@ class MatmulPrecision(Enum):
     high = "high"
 
 
+class CompileMode(Enum):
+    """torch.compile's `mode`: reduce_overhead uses CUDA graphs, max_autotune tries more kernels."""
+
+    default = "default"
+    reduce_overhead = "reduce-overhead"
+    max_autotune = "max-autotune"
+
+
 class Schedule(Enum):
     """The learning rate over a run: constant, or linear warmup and then half a cosine."""
 
@@ -119,6 +127,7 @@ class TrainConf:
     autocast: Autocast
     matmul_precision: MatmulPrecision
     compile: bool
+    compile_mode: CompileMode
     flow_checks: bool
     checkpoint_every: CheckpointEvery
 

@@ -5,13 +5,18 @@ Every branch on the kind of device is in this file.
 
 import ctypes
 import math
+import os
 import platform
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import Autocast, Config, MatmulPrecision
 from gpt2.config import Attention
@@ -75,6 +80,16 @@ def prepare(device: torch.device) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)
         mallopt(-1, (1 << 31) - 1)
+    if device.type == "cuda":
+        # Blocks that grow in place leave fewer holes; read when the first tensor is made there.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """A batch on the device; to a CUDA device from pinned memory, which nothing waits for."""
+    if device.type == "cuda":
+        batch = tuple(part.pin_memory() for part in batch)
+    return tuple(part.to(device, non_blocking=True) for part in batch)
 
 
 def why_not_tf32(device: torch.device) -> str | None:
@@ -103,19 +118,26 @@ def why_not_compile(device: torch.device) -> str | None:
     return "torch.compile is not ready for MPS" if device.type == "mps" else None
 
 
-def why_not_flash(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where scaled_dot_product_attention picks a flash kernel, else what it does instead."""
-    if device.type == "cuda":
-        if not torch.backends.cuda.is_flash_attention_available():
-            return "this PyTorch build has no flash kernel; another fused kernel is used"
-        if dtype not in (torch.bfloat16, torch.float16):
-            return "flash kernels need bfloat16; the memory-efficient kernel is used"
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return "flash kernels need the Ampere generation; the memory-efficient kernel is used"
-        return None
-    return (
-        "MPS has no flash kernel; its own fused attention is used" if device.type == "mps" else None
-    )
+def why_not_flash(
+    device: torch.device, dtype: torch.dtype, n_head: int, context: int, n_embd: int
+) -> str | None:
+    """None where scaled_dot_product_attention has a flash kernel for such heads, else the reason.
+
+    Asked of the device itself, by allowing it no other kernel.
+    """
+    if device.type == "mps":
+        return "MPS has no flash kernel; its own fused attention is used"
+    q_BHTD = torch.zeros(1, n_head, context, n_embd // n_head, device=device, dtype=dtype)
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            warnings.simplefilter("ignore")
+            F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True)
+    except RuntimeError:
+        return (
+            f"no flash kernel takes {str(dtype).removeprefix('torch.')} heads of "
+            f"{n_embd // n_head} here; another kernel is used"
+        )
+    return None
 
 
 class Techniques:
@@ -137,7 +159,8 @@ class Techniques:
         self._plain(f"vocabulary padded to {model.padded_vocab_size:,}", model.pad_vocab)
         if model.attention is Attention.flash:
             dtype = torch.bfloat16 if self.bf16 else torch.float32
-            self.add("flash attention", why_not_flash(device, dtype))
+            heads = (model.n_head, train.context, model.n_embd)
+            self.add("flash attention", why_not_flash(device, dtype, *heads))
         self._plain(f"clipping at {train.clip_grad_norm}", train.clip_grad_norm is not None)
         self._plain("decay on matrices only", train.decay_matrices_only)
         self._plain("fused AdamW", train.fused)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 from rich.console import Console
 
-from conf.schema import Checkpoint, Config
+from conf.schema import Checkpoint, CompileMode, Config
 from gpt2.config import Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
@@ -83,7 +83,9 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
     compile_seconds = 0.0
     if techniques.compile:
         sizes = (train.micro_batch_size, train.context, config.model.n_embd)
-        compile_seconds = compile_blocks(model, sizes, autocast, techniques, console)
+        compile_seconds = compile_blocks(
+            model, sizes, autocast, train.compile_mode, techniques, console
+        )
     record.add_time("compile_s", compile_seconds)
     record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)
     record.save()
@@ -99,12 +101,9 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
 
             loss_sum = torch.zeros((), device=device)
             for micro_step in range(accumulation):
-                idx_BT, targets_BT = stream.micro_batch(step * accumulation + micro_step)
+                batch = machine.upload(stream.micro_batch(step * accumulation + micro_step), device)
                 with autocast:
-                    _, loss = model(
-                        idx_BT.to(device, non_blocking=True),
-                        targets_BT.to(device, non_blocking=True),
-                    )
+                    _, loss = model(*batch)
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
@@ -179,9 +178,8 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
 def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Console) -> None:
     """Check the model on the first micro batch, showing each check as it is done."""
     device = next(model.parameters()).device
-    idx_BT, targets_BT = (part.to(device) for part in stream.micro_batch(0))
     failed = []
-    for check in check_flow(model, idx_BT, targets_BT):
+    for check in check_flow(model, *machine.upload(stream.micro_batch(0), device)):
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
         console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
         record.fields["checks"].append(asdict(check))
@@ -196,6 +194,7 @@ def compile_blocks(
     model: GPT,
     sizes_BTC: tuple[int, int, int],
     autocast: torch.autocast,
+    mode: CompileMode,
     techniques: machine.Techniques,
     console: Console,
 ) -> float:
@@ -211,7 +210,7 @@ def compile_blocks(
     torch.compiler.reset()
     torch.compiler.set_stance("default")
     for block in model.h:
-        block.compile(dynamic=False)
+        block.compile(dynamic=False, mode=mode.value)
     try:
         with warnings.catch_warnings(), autocast:
             warnings.simplefilter("ignore")
@@ -244,11 +243,11 @@ def held_out_loss(
     total, count = 0.0, 0
     # The compiled blocks were made for training; judging a model is not worth compiling again.
     with torch.compiler.set_stance("force_eager"):
-        for idx_BT, targets_BT in batches:
+        for batch in batches:
             with autocast:
-                _, loss = model(idx_BT.to(device), targets_BT.to(device))
-            total += loss.item() * targets_BT.numel()
-            count += targets_BT.numel()
+                _, loss = model(*machine.upload(batch, device))
+            total += loss.item() * batch[1].numel()
+            count += batch[1].numel()
     model.train()
     return total / count
 

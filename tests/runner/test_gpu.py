@@ -27,6 +27,15 @@ def test_the_last_stage_applies_what_the_device_can(runs: Runs) -> None:
         assert fields["not_applied"] == {}
 
 
+@pytest.mark.parametrize("mode", ["reduce_overhead", "max_autotune"])
+def test_other_ways_to_compile_train_the_same(runs: Runs, mode: str) -> None:
+    plain = ("+stage=step10", "train.steps=6", "device=auto", "train.autocast=none")
+    _, expected = runs(*plain)
+    fields, steps = runs(*plain, f"train.compile_mode={mode}")
+    assert "torch.compile" in fields["applied"]
+    assert steps.loss.tolist() == pytest.approx(expected.loss.tolist(), abs=2e-3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels are CUDA's")
 def test_the_flash_kernel_takes_what_attention_gives_it() -> None:
     q, k, v = (torch.randn(2, 4, 32, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))

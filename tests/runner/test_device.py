@@ -1,0 +1,29 @@
+"""What the machine is asked before a technique counts as applied."""
+
+import pytest
+import torch
+
+from runner.device import is_out_of_memory, upload, why_not_flash
+
+CPU = torch.device("cpu")
+
+
+def test_flash_attention_is_applied_only_where_a_kernel_takes_the_heads() -> None:
+    assert why_not_flash(CPU, torch.float32, n_head=12, context=64, n_embd=768) is None
+    reason = why_not_flash(CPU, torch.int32, n_head=12, context=64, n_embd=768)
+    assert reason is not None
+    assert "int32 heads of 64" in reason
+
+
+def test_a_batch_that_is_uploaded_is_the_same_batch() -> None:
+    batch = (torch.arange(6).view(2, 3), torch.arange(6).view(2, 3) + 1)
+    for before, after in zip(batch, upload(batch, CPU), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_an_allocation_that_cannot_be_made_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))

@@ -21,7 +21,16 @@ from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.process import UNTRAINED, in_own_process
 from runner.progress import TextProgress
-from runner.record import FINAL, WEIGHTS, Record, baseline_of, code_hash, commit, fingerprint
+from runner.record import (
+    CHECKPOINT,
+    FINAL,
+    WEIGHTS,
+    Record,
+    baseline_of,
+    code_hash,
+    commit,
+    fingerprint,
+)
 
 # What may differ between two runs without a difference in what they measure.
 UNMEASURED = ("experiment", "checkpoint", "force", "stage")
@@ -70,6 +79,8 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
     label = f"seed{config.seed}-{identity[:8]}"
     record = Record(experiment / command.stage["name"] / label)
     if is_done(record, config, identity, console):
+        if record.status == "finished":  # and killed before it could clear up
+            (record.folder / CHECKPOINT).unlink(missing_ok=True)
         return Outcome(str(record.status), trained=False)
     head, dirty = commit()
     fields = {
@@ -97,13 +108,13 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
         except Interrupted as interrupted:
             record.reload()
             if record.status == "running":
-                record.end("interrupted", str(interrupted))
+                _close(record, "interrupted", str(interrupted), console)
             raise
         if status == UNTRAINED:
             return Outcome("failed", trained=False)
         record.reload()
         if status != 0 and record.status == "running":
-            record.end("failed", _how_it_died(status, config))
+            _close(record, "failed", _how_it_died(status, config), console)
     else:
         train_recorded(config, files, record.folder, fields)
         record.reload()

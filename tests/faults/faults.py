@@ -144,7 +144,7 @@ def killed_writing_the_report(lab: Lab, times: int) -> None:
     "Ctrl-C and SIGTERM, to a run and to a sweep",
     "the step under way ends, a checkpoint is written, status interrupted, exit 130 or 143 within "
     "ten seconds; resumed, bit by bit",
-    12,
+    8,
 )
 def asked_to_end(lab: Lab, times: int) -> None:
     for i in range(times):
@@ -330,7 +330,7 @@ def folder_gone(lab: Lab, times: int) -> None:
 @fault(
     "a truncated or bit-flipped token cache, checkpoint, run.json or steps.csv",
     "noticed, named, made again or set apart; the outcome is the undisturbed one, bit by bit",
-    16,
+    12,
 )
 def damaged(lab: Lab, times: int) -> None:
     for i in range(times):

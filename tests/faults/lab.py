@@ -54,7 +54,8 @@ class Lab:
             sys.executable, "-m", "runner", *flags, "scale=smoke", "device=cpu", "data=text",
             f'data.path="{self.text}"', f'output_dir="{experiment.parent}"',
             f'experiment="{experiment.name}"', f'cache_dir="{self.cache_dir}"',
-            "train.checkpoint_every.steps=5", "train.compile=false", "train.steps=12", *rest,
+            "train.checkpoint_every.steps=5", "train.compile=false", "train.steps=12",
+            "sample.tokens=4", *rest,
         ]  # fmt: skip
 
     def start(

@@ -144,7 +144,7 @@ def test_without_a_compiler_the_run_goes_on_and_says_so(
 def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
-    done = command_line("-m", "+stage=glob(step*)")
+    done = command_line("-m", "+stage=glob(step*)", "train.steps=6")
     assert done.returncode == 0, done.stderr
     swept = records(tmp_path)
     assert list(swept) == [f"step{n:02}" for n in range(1, 11)]
@@ -155,7 +155,7 @@ def test_a_sweep_over_the_whole_ladder_leaves_a_report(
         assert len(list(csv.DictReader(file))) == 10
 
     (report / "index.html").unlink()
-    again = command_line("-m", "+stage=glob(step*)")
+    again = command_line("-m", "+stage=glob(step*)", "train.steps=6")
     assert again.returncode == 0
     assert again.stdout.count("already finished") == 10
     assert (report / "index.html").exists()

@@ -1,4 +1,4 @@
-"""Most faults, once or twice each; `python -m tests.benchmarks reliability` injects them many times."""
+"""Most faults, once or twice; `python -m tests.benchmarks reliability` injects each many times."""
 
 import random
 from pathlib import Path

@@ -55,6 +55,8 @@ class AfterStep:
     ) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if self.signum is not None and error is None:
+            raise Interrupted(self.signum)  # it came after the last step had asked
 
     def interruption(self) -> Interrupted | None:
         """What to raise now that a step has ended, if the run is to end with it."""

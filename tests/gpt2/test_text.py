@@ -35,11 +35,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.path == "/drip":
             with contextlib.suppress(OSError):
-                for byte in TEXT * 100:
+                for byte in TEXT * 20:
                     self.wfile.write(bytes([byte]))
                     time.sleep(0.02)
         elif self.path == "/stall":
-            time.sleep(3)
+            time.sleep(15)
         elif self.path == "/cut":
             self.wfile.write(TEXT[:10])
         else:
@@ -75,7 +75,7 @@ def test_a_download_that_goes_wrong_ends_soon_and_leaves_the_cache_as_it_was(
     started = time.monotonic()
     with pytest.raises(NoNetwork, match=f"/{path} could not be fetched"):
         download(f"{server}/{path}", SHA256, tmp_path / "cache")
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 10, "a server that gives up first ended it"
     assert not (tmp_path / "cache").exists()
 
 

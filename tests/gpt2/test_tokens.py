@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from platformdirs import user_cache_dir
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -74,6 +74,7 @@ def test_the_last_tenth_is_held_out_and_the_cache_gives_the_same(
     assert len(list((tmp_path / "tokens").glob("*.uint16"))) == 1
 
 
+@settings(deadline=None)  # each case writes files
 @given(st.text(st.sampled_from("ab'st1!  \n\n\t\u3000\x1c\x85é数"), min_size=1, max_size=200))
 def test_a_text_in_pieces_has_the_tokens_of_the_whole(text: str) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +73,8 @@ class Lab:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                # What a shell starts in the background ignores Ctrl-C, and would here too.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def run(self, experiment: Path, *arguments: str, **environment: str) -> Done:

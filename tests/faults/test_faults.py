@@ -20,14 +20,12 @@ def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, text_file: Pat
 @pytest.mark.parametrize(
     ("fault", "times"),
     [
-        (faults.killed_at_random, 1),
         (faults.killed_writing_a_checkpoint, 1),
         (faults.asked_to_end, 2),
         (faults.asked_twice, 1),
         (faults.stage_ended, 1),
         (faults.out_of_memory, 1),
-        (faults.diverged, 1),
-        (faults.disk_full, 2),
+        (faults.disk_full, 1),
         (faults.folder_gone, 3),
         (faults.damaged, 2),
         (faults.two_sweeps, 1),

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, sandbox
 
 FEW = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

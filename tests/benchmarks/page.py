@@ -74,6 +74,28 @@ class Row:
         return f"{self.target} {'reached' if self.ratio.median >= self.target else 'missed'}"
 
 
+@dataclass(frozen=True)
+class Around:
+    """Something that is not a step, what it took, and what it may take."""
+
+    name: str
+    value: float
+    target: float
+    digits: int
+    unit: str
+    at_least: bool = False
+
+    @property
+    def shown(self) -> str:
+        return f"{self.value:,.{self.digits}f} {self.unit}"
+
+    @property
+    def verdict(self) -> str:
+        bound = f"at {'least' if self.at_least else 'most'} {self.target:g} {self.unit}"
+        reached = self.value >= self.target if self.at_least else self.value <= self.target
+        return f"{bound}: {'reached' if reached else 'missed'}"
+
+
 class Measured:
     """What was measured, found by what it is of."""
 
@@ -161,6 +183,37 @@ class Measured:
             )
         return found
 
+    def around(self) -> list[Around]:
+        """What the time around the steps comes to, where all of it was measured."""
+        found = {
+            name.removeprefix("around/"): entry
+            for name, entry in self.entries.items()
+            if name.startswith("around/")
+        }
+        if not {"line", "text", "compilation", "sweep", "smoke"} <= found.keys():
+            return []
+        sweep, text = found["sweep"], found["text"]
+        step_us = found["smoke"]["fastest_step_ms"] * 1e3
+        return [
+            Around(
+                "a whole sweep / its optimizer steps and evaluations",
+                sweep["seconds"] / (sweep["train_s"] + sweep["evaluation_s"]), 1.15, 2, "times",
+            ),
+            Around(f"the report of its {sweep['stages']} stages", sweep["report_s"], 5, 1, "s"),
+            Around("compiling, with an empty cache", found["compilation"]["cold_s"], 15, 1, "s"),
+            Around("compiling, with a warm cache", found["compilation"]["warm_s"], 5, 1, "s"),
+            Around(
+                f"the line of a step / the smoke scale's fastest step, {step_us / 1e3:.1f} ms",
+                100 * found["line"]["line_us"] / step_us, 1, 2, "%",
+            ),
+            Around(
+                f"tokenizing a text of {text['bytes'] / 1e6:,.0f} MB",
+                text["bytes"] / text["tokenized_s"] / 1e6, 15, 1, "MB/s", at_least=True,
+            ),
+            Around("its most memory", text["peak_memory_bytes"] / 1e9, 1, 2, "GB"),
+            Around("opening it once it was checked", text["opened_s"] * 1e3, 10, 1, "ms"),
+        ]  # fmt: skip
+
     def profiles(self) -> dict[str, Entry]:
         """By size, where a step's time goes."""
         return {
@@ -216,6 +269,7 @@ def write(data: Entry, plan: Plan, folder: Path) -> None:
         sizes={size.name.replace("x", " x "): measured.rows(size.name) for size in plan.sizes},
         growth={AXES[axis.field]: measured.growth(axis) for axis in plan.axes},
         ladder=measured.ladder(),
+        around=measured.around(),
         profiles=measured.profiles(),
         kinds=_kinds(measured.profiles()),
         not_applied=not_applied,

@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.record import code_hash, commit
 from stages.ladder import read_ladder
-from tests.benchmarks import ours, page
+from tests.benchmarks import ours, page, surroundings
 from tests.benchmarks.plan import FULL, QUICK, Plan, Point, Size
 
 # The stage that is held against the peers, and the stage that has each peer's optimizer.
@@ -32,6 +32,8 @@ COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain
 # them. In bfloat16 it is one rounding of the loss itself, 2^-9: products are rounded more often,
 # and the mean over a micro batch's tokens evens it out.
 ALLOWED = {"fp32": 100 * 2**-23, "bf16": 2**-9}
+
+SURROUNDINGS = surroundings.__name__
 
 Entry = dict[str, Any]
 Job = tuple[str, Callable[[], Entry]]
@@ -96,6 +98,23 @@ class Bench:
         for size in self.plan.sizes:
             if size.name in self.plan.profile_steps:
                 yield f"profile/{size.name}", partial(self.profile, size)
+        yield "around/line", partial(in_own_process, SURROUNDINGS, "line")
+        yield (
+            "around/text",
+            partial(in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes)),
+        )
+        yield (
+            "around/compilation",
+            partial(
+                surroundings.compilation,
+                self.runs / "compilation",
+                STAGE,
+                *self.plan.sizes[0].point.overrides,
+            ),
+        )
+        for name, overrides in (("sweep", self.plan.sweep), ("smoke", ["scale=smoke"])):
+            folder = self.runs / name
+            yield f"around/{name}", partial(surroundings.sweep, folder, *overrides)
 
     def comparison(self, size: Size, own_precision: str) -> Iterator[Job]:
         """Rounds of ours and of every peer, one after the other, in the runner's own precision.

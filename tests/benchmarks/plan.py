@@ -63,6 +63,8 @@ class Plan:
     ladder_steps: int
     ladder_total_batch_tokens: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
+    sweep: list[str]  # overrides of the sweep that is held against its own steps
+    text_bytes: int
 
 
 FULL = Plan(
@@ -81,6 +83,8 @@ FULL = Plan(
     ladder_steps=5,
     ladder_total_batch_tokens=2048,
     profile_steps={"4x64": 5, "4x1024": 2},
+    sweep=[],
+    text_bytes=10**9,
 )
 
 # Does it all work? Nothing that it measures means anything.
@@ -96,4 +100,6 @@ QUICK = Plan(
     ladder_steps=3,
     ladder_total_batch_tokens=128,
     profile_steps={"4x16": 3, "4x64": 2},
+    sweep=["scale=smoke", "train.steps=3"],
+    text_bytes=4 * 10**6,
 )

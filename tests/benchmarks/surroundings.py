@@ -1,0 +1,110 @@
+"""What is spent around the steps: on a sweep, on compiling, on text, on the line of a step.
+
+python -m tests.benchmarks.surroundings text BYTES RESULT.json
+python -m tests.benchmarks.surroundings line RESULT.json
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gpt2.text import python_documentation
+from gpt2.tokens import load_corpus
+from runner.device import peak_memory_bytes
+from runner.progress import StepProgress
+from runner.record import Record, Step, read_run
+from tests.benchmarks import ours
+
+Entry = dict[str, Any]
+LINES = 10_000
+
+
+def sweep(folder: Path, *overrides: str) -> Entry:
+    """The whole ladder by the command line, and its report once more: seconds, and of them those
+    in which a step or an evaluation ran; with the median step of the fastest stage.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
+    records = [read_run(file.parent) for file in folder.glob("*/*/*/run.json")]
+    finished = [record for record in records if record and record["status"] == "finished"]
+    timings = [record["timings"] for record in finished]
+    return {
+        "stages": len(finished),
+        "seconds": seconds,
+        "report_s": ours.python("reports", *map(str, folder.iterdir())),
+        "fastest_step_ms": min(record["results"]["step_ms"] for record in finished),
+        **{
+            what: sum(timing.get(what, 0.0) for timing in timings)
+            for what in ("setup_s", "compile_s", "train_s", "evaluation_s")
+        },
+    }
+
+
+def compilation(folder: Path, stage: str, *overrides: str) -> Entry:
+    """Seconds that a stage compiles for with an empty cache, and with what that left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    # Of the text, too, the cache has nothing, and this one needs no network.
+    fresh = (f"cache_dir={folder / 'cache'}", "data=pydoc", "train.steps=1")
+    cold, warm = (ours.train(folder / run, stage, *fresh, *overrides) for run in ("cold", "warm"))
+    return {
+        "cold_s": cold.record["timings"]["compile_s"],
+        "warm_s": warm.record["timings"]["compile_s"],
+    }
+
+
+def text(size: int) -> Entry:
+    """Tokenize a text as a run does, and open it again: seconds, and the most memory held."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, cache = Path(folder) / "text.txt", Path(folder) / "cache"
+        english = python_documentation(ours.CACHE).read_bytes()
+        with file.open("wb") as copies:
+            for number in range(max(1, size // len(english))):
+                copies.write(f"\n{number}\n".encode() + english)
+
+        def opened() -> float:
+            started = time.perf_counter()
+            load_corpus([file], cache, 0.1, print, lambda done, total: None)
+            return time.perf_counter() - started
+
+        tokenized, checked, known = opened(), opened(), opened()
+        return {
+            "bytes": file.stat().st_size,
+            "tokenized_s": tokenized,
+            "checked_s": checked,  # once, the cache is read to see that it is whole
+            "opened_s": known,
+            "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
+        }
+
+
+def line() -> Entry:
+    """Microseconds that a step's line takes in steps.csv, the log and the output together."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Record(Path(folder))
+        record.start({}, afresh=True)
+        with StepProgress(Console(), "line", LINES, 0) as progress:
+            started = time.perf_counter()
+            for number in range(LINES):
+                step = Step(number, 10.962733268737793, 27.9385, 6e-4, 34471.311, 256)
+                record.step(step)
+                progress.step(step)
+            seconds = time.perf_counter() - started
+        record.end("finished")
+    return {"line_us": seconds / LINES * 1e6}
+
+
+def main(what: str, *arguments: str) -> None:
+    """Measures one of them and writes what was found."""
+    *sizes, result = arguments
+    found = text(*map(int, sizes)) if what == "text" else line()
+    Path(result).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

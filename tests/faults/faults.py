@@ -390,10 +390,7 @@ def ten_runs(lab: Lab, times: int) -> None:
     for _ in range(times):
         shutil.rmtree(lab.cache_dir / "tokens", ignore_errors=True)
         experiments = [lab.new_experiment() for _ in range(10)]
-        processes = [
-            subprocess.Popen(lab.command(e, STAGE), cwd=Path(__file__).parents[2], stdout=-3)
-            for e in experiments
-        ]
+        processes = [lab.start(experiment, STAGE) for experiment in experiments]
         assert [process.wait() for process in processes] == [0] * 10
         assert all(outcome(e) == lab.undisturbed(STAGE) for e in experiments)
         assert len(list((lab.cache_dir / "tokens").glob("*.uint16"))) == 1

@@ -74,6 +74,9 @@ def device_name(device: torch.device) -> str:
 
 def prepare(device: torch.device) -> None:
     """Settings that every stage gets alike, so that no stage's speed owes anything to them."""
+    # A CPU is slow at denormal floats, and a plain network's activations shrink to them: without
+    # this a norm layer would seem to bring speed. Nothing of such a size moves a loss.
+    torch.set_flush_denormal(True)
     if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         # glibc gives large blocks back to the kernel when freed, and a step frees gigabytes:
         # keep them (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).

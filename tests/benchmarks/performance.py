@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.record import code_hash, commit
-from stages.ladder import read_ladder
 from tests.benchmarks import ours, page, surroundings
 from tests.benchmarks.plan import FULL, QUICK, Plan, Point, Size
 
-# The stage that is held against the peers, and the stage that has each peer's optimizer.
+# The stage whose cost is followed as the work grows, and the stage that has each peer's optimizer.
 STAGE = "step07"
 COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain": "step09"}
 
@@ -88,9 +87,6 @@ class Bench:
         """Every measurement but the limits, in the order in which they are made."""
         for size in self.plan.sizes:
             yield from self.comparison(size, own_precision)
-        for stage in read_ladder():
-            if stage.aim != "flow":
-                yield f"ladder/{stage.name}", partial(self.ladder, stage.name)
         compared = {size.point for size in self.plan.sizes}
         for point in dict.fromkeys(p for axis in self.plan.axes for p in axis.points):
             if point not in compared:
@@ -119,16 +115,14 @@ class Bench:
     def comparison(self, size: Size, own_precision: str) -> Iterator[Job]:
         """Rounds of ours and of every peer, one after the other, in the runner's own precision.
 
-        Once there is also the stage that the plain script's losses are compared with. Where the
-        runner has fp32, every peer has one turn in bf16 at the first size, and no other: it is
-        not what the runner is held against.
+        Where the runner has fp32, every peer has one turn in bf16 at the first size, and no other:
+        it is not what the runner is held against.
         """
         prefix = f"peers/{size.name}"
         for n in range(1, size.rounds + 1):
-            yield f"{prefix}/{n}/{STAGE}", partial(self.own, size, n, STAGE)
-            for peer, stage in COUNTERPART.items():
-                if n == 1 and stage != STAGE:
-                    yield f"{prefix}/1/{stage}", partial(self.own, size, 1, stage)
+            for stage in dict.fromkeys(COUNTERPART.values()):
+                yield f"{prefix}/{n}/{stage}", partial(self.own, size, n, stage)
+            for peer in COUNTERPART:
                 yield (
                     f"{prefix}/{n}/{peer}/{own_precision}",
                     partial(self.peer, size, peer, own_precision),
@@ -159,18 +153,6 @@ class Bench:
             "tokens_per_second": size.point.micro_batch_size * size.point.context / seconds,
             "loss_difference": difference,
         }
-
-    def ladder(self, stage: str) -> Entry:
-        """One stage at the first size."""
-        return entry_of(
-            ours.train(
-                self.runs / "ladder" / stage,
-                stage,
-                *self.plan.sizes[0].point.overrides,
-                f"scale.total_batch_tokens={self.plan.ladder_total_batch_tokens}",
-                f"train.steps={self.plan.ladder_steps}",
-            )
-        )
 
     def growth(self, point: Point) -> Entry:
         """The command line at one point of the growth."""
@@ -288,7 +270,8 @@ def main(arguments: list[str]) -> None:
     file = folder / "performance.json"
     if "--render" not in arguments:
         identity = {"code": code_hash(), "machine": platform.machine(), "cores": os.cpu_count()}
-        runs = ours.ROOT / "outputs" / "benchmarks" / ("quick" if quick else "full")
+        # Relative, as records keep the command that they were made by.
+        runs = Path("outputs", "benchmarks", "quick" if quick else "full")
         measure(plan, Store(file, identity), runs)
     if not file.exists():
         sys.exit(f"{file}: nothing was measured yet; leave --render out.")

@@ -55,13 +55,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. The ladder and the growth start from the first size."""
+    """What is measured. The growth starts from the first size."""
 
     sizes: list[Size]
     axes: list[Axis]
     growth_steps: int
-    ladder_steps: int
-    ladder_total_batch_tokens: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
     sweep: list[str]  # overrides of the sweep that is held against its own steps
     text_bytes: int
@@ -80,8 +78,6 @@ FULL = Plan(
         Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4)]),
     ],
     growth_steps=5,
-    ladder_steps=5,
-    ladder_total_batch_tokens=2048,
     profile_steps={"4x64": 5, "4x1024": 2},
     sweep=[],
     text_bytes=10**9,
@@ -97,8 +93,6 @@ QUICK = Plan(
         Axis("grad_accum_steps", [Point("nano", 4, 16, n) for n in (1, 2)]),
     ],
     growth_steps=3,
-    ladder_steps=3,
-    ladder_total_batch_tokens=128,
     profile_steps={"4x16": 3, "4x64": 2},
     sweep=["scale=smoke", "train.steps=3"],
     text_bytes=4 * 10**6,

@@ -148,8 +148,8 @@ def killed_writing_the_report(lab: Lab, times: int) -> None:
 )
 def asked_to_end(lab: Lab, times: int) -> None:
     for i in range(times):
-        signum = (signal.SIGINT, signal.SIGTERM)[i % 2]
-        command = (*((STAGE,) if i % 4 < 2 else SWEEP), "train.steps=60")
+        signum = (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)[i % 4]
+        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=60")
         experiment = lab.new_experiment()
         process = lab.start(experiment, *command)
         steps = lab.chance.randint(1, 9)
@@ -171,7 +171,7 @@ def asked_to_end(lab: Lab, times: int) -> None:
 )
 def asked_twice(lab: Lab, times: int) -> None:
     for i in range(times):
-        command = (*((STAGE,) if i % 2 else SWEEP), "train.steps=60")
+        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=60")
         experiment = lab.new_experiment()
         process = lab.start(experiment, *command)
         assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)

@@ -1,4 +1,4 @@
-"""A sample of the random input that `python -m tests.benchmarks fuzz` tries by the thousand."""
+"""A sample of the random input that `tests.benchmarks reliability` tries by the thousand."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, sandbox
 
 FEW = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -1,11 +1,27 @@
 """What the machine is asked before a technique counts as applied."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from runner.device import is_out_of_memory, upload, why_not_flash
 
 CPU = torch.device("cpu")
+
+
+def test_no_thread_computes_with_denormal_floats() -> None:
+    """In a process of its own, since the setting is the process's and its threads inherit it."""
+    source = (
+        "import torch; from runner.device import prepare; prepare(torch.device('cpu'));"
+        "torch.set_num_threads(2);"
+        "print(int((torch.full((1 << 22,), 1e-30) * 1e-10).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    if "aarch64" in torch.__config__.show():
+        pytest.skip("PyTorch cannot flush denormal floats here")
+    assert done.stdout.strip() == "0", done.stderr
 
 
 def test_flash_attention_is_applied_only_where_a_kernel_takes_the_heads() -> None:

@@ -85,7 +85,7 @@ def prepare(device: torch.device) -> None:
         mallopt(-1, (1 << 31) - 1)
     if device.type == "cuda":
         # Blocks that grow in place leave fewer holes; read when the first tensor is made there.
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:

@@ -72,11 +72,15 @@ class Row:
     first_step_s: float
 
     @property
+    def best(self) -> float:
+        """The median ratio of the better one of our stages."""
+        return max(ratio.median for ratio in self.ratios.values())
+
+    @property
     def verdict(self) -> str:
-        if self.target is None or not self.ratios:
+        if self.target is None:
             return ""
-        best = max(ratio.median for ratio in self.ratios.values())
-        return f"{self.target} {'reached' if best >= self.target else 'missed'}"
+        return f"{self.target} {'reached' if self.best >= self.target else 'missed'}"
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,33 @@ def asked_to_end(lab: Lab, times: int) -> None:
 
 
 @fault(
+    "a run of 19,073 steps on several files, stopped again and again by SIGTERM or kill -9",
+    "it goes on every time, and comes to what it would have come to in one go, bit by bit",
+    20,
+)
+def stopped_again_and_again(lab: Lab, times: int) -> None:
+    words = lab.text.read_bytes().split()
+    shards = lab.folder / "shards"
+    shards.mkdir()
+    for i in range(3):
+        (shards / f"{i}.txt").write_bytes(b" ".join(words[i::3]))
+    command = (
+        STAGE, f'data.path="{shards}/*.txt"', "train.steps=19073", "model.n_layer=1",
+        "model.n_head=2", "model.n_embd=16", "train.checkpoint_every.steps=300",
+    )  # fmt: skip
+    experiment = lab.new_experiment()
+    for stop in range(times):
+        process = lab.start(experiment, *command)
+        steps = 19073 * (stop + 1) // (times + 1)
+        assert wait_until(lambda n=steps: steps_done(experiment) >= n, process)
+        process.send_signal((signal.SIGTERM, signal.SIGKILL)[stop % 2])
+        assert process.wait(timeout=10) in (128 + signal.SIGTERM, -signal.SIGKILL)
+    lab.check_resumed(experiment, *command)
+    (record,) = finished_records(experiment)
+    assert len(unseal(record.read_bytes())["resumed_at"]) == times
+
+
+@fault(
     "a second Ctrl-C while the first is heeded",
     "ended within two seconds, nothing corrupt; resumed, bit by bit",
     6,

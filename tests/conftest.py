@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests run in parallel: threads of one would wait for cores that another has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from conf.schema import Config, register
@@ -32,6 +33,13 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def denormal_floats() -> Iterator[None]:
+    """A stage trained inside this process flushes them; the next test has them again."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def load_quietly(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:

@@ -65,7 +65,8 @@ def process_is_gone(host: str, pid: int) -> bool:
 def seal(fields: dict[str, Any]) -> bytes:
     """JSON that carries its own checksum; NaN and infinities, which JSON has not, become null."""
     plain = json.loads(json.dumps(fields, default=str), parse_constant=lambda _: None)
-    return json.dumps({**plain, "checksum": _checksum(plain)}, indent=1).encode()
+    checksum = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**plain, "checksum": checksum}, indent=1).encode()
 
 
 def unseal(content: bytes) -> dict[str, Any]:
@@ -76,13 +77,10 @@ def unseal(content: bytes) -> dict[str, Any]:
         raise DamagedFile("it is not whole JSON in UTF-8") from None
     if not isinstance(fields, dict) or "checksum" not in fields:
         raise DamagedFile("it carries no checksum")
-    if fields.pop("checksum") != _checksum(fields):
+    del fields["checksum"]
+    if seal(fields) != content:
         raise DamagedFile("its checksum does not hold")
     return fields
-
-
-def _checksum(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

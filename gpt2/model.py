@@ -121,8 +121,10 @@ class GPT(nn.Module):
         for block in self.h:
             x_BTC = block(x_BTC)
         x_BTC = self.ln_f(x_BTC)
-        rows = self.config.padded_vocab_size if self.training else self.config.vocab_size
-        head_VC = self.wte.weight[:rows]
+        # Even a slice of all rows would cost a copy of the whole gradient.
+        head_VC = self.wte.weight
+        if not self.training:
+            head_VC = head_VC[: self.config.vocab_size]
         chunk = self.config.loss_chunk_tokens
         # Autocast does not reach into the chunked loss, which would leave it in fp32.
         if targets_BT is None or chunk is None or torch.is_autocast_enabled(x_BTC.device.type):

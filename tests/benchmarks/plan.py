@@ -68,8 +68,8 @@ class Plan:
 FULL = Plan(
     sizes=[
         Size(Point("gpt2", 4, 64), steps=8, rounds=3),
-        Size(Point("gpt2", 4, 256), steps=4, rounds=2),
-        Size(Point("gpt2", 4, 1024), steps=3, rounds=2),
+        Size(Point("gpt2", 4, 256), steps=6, rounds=2),
+        Size(Point("gpt2", 4, 1024), steps=5, rounds=2),
     ],
     axes=[
         Axis("micro_batch_size", [Point("gpt2", n, 64) for n in (1, 2, 4, 8)]),
@@ -77,8 +77,8 @@ FULL = Plan(
         Axis("model", [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")]),
         Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4)]),
     ],
-    growth_steps=5,
-    profile_steps={"4x64": 5, "4x1024": 2},
+    growth_steps=6,
+    profile_steps={"4x64": 8, "4x1024": 5},
     sweep=[],
     text_bytes=10**9,
 )

@@ -151,6 +151,12 @@ class Measured:
                     return {**rounds[0], "tokens_per_second": rate, "peak_memory_bytes": memory}
         return self.entries.get(f"growth/{point.name}")
 
+    def ceiling(self, point: Point) -> float:
+        """Tokens/s if step 7 were nothing but matrix products at the large square's rate."""
+        entry = self.point(point)
+        assert entry is not None, f"{point.name} was not measured"
+        return self.limit("large square", self.precision) / entry["flops_per_token"]
+
     def growth(self, axis: Axis) -> list[Entry]:
         """The points of an axis that were measured, with what a table and a figure say of them."""
         limit = self.limit("large square", self.precision)
@@ -282,6 +288,7 @@ def write(data: Entry, plan: Plan, folder: Path) -> None:
         plan=plan,
         precision=measured.precision,
         sizes={size.name.replace("x", " x "): measured.rows(size.name) for size in plan.sizes},
+        ceilings=[measured.ceiling(size.point) for size in plan.sizes],
         growth={AXES[axis.field]: measured.growth(axis) for axis in plan.axes},
         ladder=measured.ladder(),
         around=measured.around(),

@@ -102,6 +102,11 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ou
             "dirty": dirty,
         },
     }
+    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is taken
+    # to know this processor's vector units; trying each of them out costs four seconds. The
+    # compiler reads them when it is imported.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if isolate:
         try:
             status = in_own_process(train_recorded, config, files, record.folder, fields)
@@ -153,10 +158,6 @@ def train_recorded(config: Config, files: list[Path], folder: Path, fields: dict
     """
     console = Console()
     cache_dir = Path(config.cache_dir).expanduser()
-    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is taken
-    # to know this processor's vector units; trying each of them out costs four seconds.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     from gpt2.tokens import load_corpus
     from runner.device import is_out_of_memory
     from runner.train import FlowCheckFailed, train

@@ -141,6 +141,16 @@ def test_without_a_compiler_the_run_goes_on_and_says_so(
     assert done.stdout.count("torch.compile is not applied") == 1
 
 
+def test_a_run_finds_the_kernels_that_a_sweep_compiled(
+    command_line: CommandLine, cache_dir: Path
+) -> None:
+    assert command_line("-m", "+stage=step07", "train.steps=1").returncode == 0
+    compiled = set((cache_dir / "inductor" / "fxgraph").rglob("*"))
+    assert compiled
+    assert command_line("+stage=step07", "train.steps=1", "seed=2").returncode == 0
+    assert set((cache_dir / "inductor" / "fxgraph").rglob("*")) == compiled
+
+
 def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 # Tests run in parallel: threads of one would wait for cores that another has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,9 +37,10 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def denormal_floats() -> Iterator[None]:
-    """A stage trained inside this process flushes them; the next test has them again."""
-    yield
+def process_as_it_was() -> Iterator[None]:
+    """A stage trained inside this process sets the compiler's variables and flushes denormals."""
+    with patch.dict(os.environ):
+        yield
     torch.set_flush_denormal(False)
 
 

@@ -20,6 +20,9 @@ from runner.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
 
+# As it is before the tests are collected: importing transformers sets a compiler's variable.
+ENVIRONMENT = dict(os.environ)
+
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +42,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
     """A stage trained inside this process sets the compiler's variables and flushes denormals."""
-    with patch.dict(os.environ):
+    with patch.dict(os.environ, ENVIRONMENT, clear=True):
         yield
     torch.set_flush_denormal(False)
 

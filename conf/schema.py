@@ -74,6 +74,7 @@ class ScaleConf:
 
     `total_batch_tokens` is what the accumulating stages sum up to a step; `flow_*` are the small
     sizes of step 1; `evaluation_tokens` is how much held-out text a run is judged on;
+    `peak_seconds` is how long the machine's fastest matrix product is looked for;
     `loss_chunk_tokens` is how many tokens' logits are in memory at once, null for all.
     """
 
@@ -84,6 +85,7 @@ class ScaleConf:
     flow_micro_batch_size: int
     flow_context: int
     evaluation_tokens: int
+    peak_seconds: float
     loss_chunk_tokens: int | None
 
 
@@ -134,9 +136,13 @@ class TrainConf:
 
 @dataclass
 class EvaluationConf:
-    """Held-out tokens that the finished model is judged on, the same for every stage."""
+    """Held-out tokens that the finished model is judged on, the same for every stage.
+
+    Its speed is judged by the fastest matrix product found in `peak_seconds`.
+    """
 
     tokens: int
+    peak_seconds: float
 
 
 @dataclass

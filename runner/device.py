@@ -22,9 +22,6 @@ from conf.schema import Autocast, Config, MatmulPrecision
 from gpt2.config import Attention
 from gpt2.errors import UsageError
 
-# How long the machine's ceiling is looked for: a busy neighbour should not lower it.
-PEAK_SECONDS = 1.0
-
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
     """The device to train on. Raises UsageError if it is not there, or not what `scale` is for."""
@@ -193,12 +190,12 @@ class Techniques:
             self.applied.append(technique)
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of several square matrix products on this machine, in FLOP/s: the ceiling of MFU."""
+def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """The best square matrix product of so many seconds, in FLOP/s: the ceiling of MFU."""
     size = 1536 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
-    until = time.perf_counter() + PEAK_SECONDS
+    until = time.perf_counter() + seconds
     while time.perf_counter() < until or math.isinf(best):
         synchronise(device)
         started = time.perf_counter()

@@ -26,6 +26,7 @@ def read_settings(cfg: DictConfig) -> Config:
         "train.checkpoint_every.steps": train.checkpoint_every.steps,
         "train.checkpoint_every.minutes": train.checkpoint_every.minutes,
         "evaluation.tokens": config.evaluation.tokens,
+        "evaluation.peak_seconds": config.evaluation.peak_seconds,
         "model.n_layer": model.n_layer,
         "model.n_head": model.n_head,
         "model.n_embd": model.n_embd,

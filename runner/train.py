@@ -73,7 +73,7 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
         "flops_per_token": model.flops_per_token(train.context),
     }
     peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
-    peak_flops = machine.peak_flops(device, peak_dtype)
+    peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
     checkpoints = Checkpoints(config, record, model, optimizer, console)
     resumed = checkpoints.resume()
     record.add_time("setup_s", time.perf_counter() - entered)

@@ -24,10 +24,10 @@ from conf.schema import Config
 from gpt2.errors import UsageError
 from gpt2.files import seal, unseal
 from runner import __main__ as command
-from runner import device, run
+from runner import run
 
 # A valid configuration is really trained up to this size; a larger one is only composed.
-SMALL = {"n_layer": 4, "n_embd": 128, "tokens": 256, "steps": 3}
+SMALL = {"n_layer": 4, "n_embd": 128, "tokens": 256, "steps": 3, "peak_seconds": 1}
 
 NUMBERS = st.one_of(
     st.integers(),
@@ -54,12 +54,13 @@ KEYS = st.sampled_from(
      "train.decay_matrices_only", "train.fused", "train.clip_grad_norm", "train.autocast",
      "train.matmul_precision", "train.flow_checks", "train.checkpoint_every",
      "train.checkpoint_every.steps", "train.checkpoint_every.minutes", "evaluation.tokens",
-     "model.n_layer", "model.n_head", "model.n_embd", "model.context_length", "model.vocab_size",
-     "model.norm", "model.residual", "model.init", "model.gain", "model.attention",
-     "model.pad_vocab", "model.name", "data.name", "data.path", "data.url", "data.sha256",
-     "data.held_out_fraction", "scale.name", "scale.context", "scale.total_batch_tokens",
-     "sample.prompt", "sample.tokens", "sample.temperature", "sample.top_k", "sample.seed",
-     "stage.name", "stage.title", "stage.aim", "stage.claim", "nothing", "train.nothing"]
+     "evaluation.peak_seconds", "model.n_layer", "model.n_head", "model.n_embd",
+     "model.context_length", "model.vocab_size", "model.norm", "model.residual", "model.init",
+     "model.gain", "model.attention", "model.pad_vocab", "model.name", "data.name", "data.path",
+     "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.context",
+     "scale.total_batch_tokens", "sample.prompt", "sample.tokens", "sample.temperature",
+     "sample.top_k", "sample.seed", "stage.name", "stage.title", "stage.aim", "stage.claim",
+     "nothing", "train.nothing"]
 )  # fmt: skip
 KEYED = st.builds(
     lambda sign, key, value: f"{sign}{key}={value}",
@@ -139,7 +140,7 @@ class Sandbox:
         overrides = [
             "+stage=step02", "scale=smoke", "device=cpu", "data=text", f"data.path={self.text}",
             "train.steps=1", "evaluation.tokens=32", "sample.tokens=2", "train.compile=false",
-            f"cache_dir={self.folder}/cache",
+            "evaluation.peak_seconds=0.01", f"cache_dir={self.folder}/cache",
         ]  # fmt: skip
         output, errors = io.StringIO(), io.StringIO()
         before = (sys.argv, dict(os.environ))
@@ -212,6 +213,7 @@ def sandbox(folder: Path, text: bytes) -> Iterator[Sandbox]:
             or max(tokens, config.evaluation.tokens, config.sample.tokens) > SMALL["tokens"]
             or max(model.context_length, model.vocab_size - 50257) > 1024
             or train.steps > SMALL["steps"]
+            or config.evaluation.peak_seconds > SMALL["peak_seconds"]
         )
         if large:
             box.composed += 1
@@ -220,7 +222,6 @@ def sandbox(folder: Path, text: bytes) -> Iterator[Sandbox]:
 
     here = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "PEAK_SECONDS", 0.0)
         patch.setattr(run, "train_recorded", train_small)
         os.chdir(folder)
         try:

@@ -149,7 +149,7 @@ def killed_writing_the_report(lab: Lab, times: int) -> None:
 def asked_to_end(lab: Lab, times: int) -> None:
     for i in range(times):
         signum = (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)[i % 4]
-        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=60")
+        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=25")
         experiment = lab.new_experiment()
         process = lab.start(experiment, *command)
         steps = lab.chance.randint(1, 9)
@@ -198,7 +198,7 @@ def stopped_again_and_again(lab: Lab, times: int) -> None:
 )
 def asked_twice(lab: Lab, times: int) -> None:
     for i in range(times):
-        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=60")
+        command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=25")
         experiment = lab.new_experiment()
         process = lab.start(experiment, *command)
         assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
@@ -241,7 +241,7 @@ def out_of_memory(lab: Lab, times: int) -> None:
     for _ in range(times):
         experiment = lab.new_experiment()
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, hard))
         try:
             done = lab.run(experiment, *sweep)
         finally:

@@ -142,13 +142,14 @@ def test_without_a_compiler_the_run_goes_on_and_says_so(
 
 
 def test_a_run_finds_the_kernels_that_a_sweep_compiled(
-    command_line: CommandLine, cache_dir: Path
+    command_line: CommandLine, tmp_path: Path
 ) -> None:
-    assert command_line("-m", "+stage=step07", "train.steps=1").returncode == 0
-    compiled = set((cache_dir / "inductor" / "fxgraph").rglob("*"))
+    overrides = ("+stage=step07", "train.steps=1", f"cache_dir={tmp_path}/cache")
+    assert command_line("-m", *overrides).returncode == 0
+    compiled = set((tmp_path / "cache/inductor/fxgraph").rglob("*"))
     assert compiled
-    assert command_line("+stage=step07", "train.steps=1", "seed=2").returncode == 0
-    assert set((cache_dir / "inductor" / "fxgraph").rglob("*")) == compiled
+    assert command_line(*overrides, "seed=2").returncode == 0
+    assert set((tmp_path / "cache/inductor/fxgraph").rglob("*")) == compiled
 
 
 def test_a_sweep_over_the_whole_ladder_leaves_a_report(

@@ -277,6 +277,7 @@ def write(data: Entry, plan: Plan, folder: Path) -> None:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    sizes = {size.name.replace("x", " x "): size for size in plan.sizes}
     not_applied: dict[str, str] = {}
     for name, entry in data["measured"].items():
         if name.endswith("/step07"):
@@ -287,8 +288,8 @@ def write(data: Entry, plan: Plan, folder: Path) -> None:
         limits=measured.limits,
         plan=plan,
         precision=measured.precision,
-        sizes={size.name.replace("x", " x "): measured.rows(size.name) for size in plan.sizes},
-        ceilings=[measured.ceiling(size.point) for size in plan.sizes],
+        sizes={name: measured.rows(size.name) for name, size in sizes.items()},
+        ceilings={name: measured.ceiling(size.point) for name, size in sizes.items()},
         growth={AXES[axis.field]: measured.growth(axis) for axis in plan.axes},
         ladder=measured.ladder(),
         around=measured.around(),

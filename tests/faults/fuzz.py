@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -143,18 +143,18 @@ class Sandbox:
             "evaluation.peak_seconds=0.01", f"cache_dir={self.folder}/cache",
         ]  # fmt: skip
         output, errors = io.StringIO(), io.StringIO()
-        before = (sys.argv, dict(os.environ))
-        sys.argv = ["runner", *overrides, *arguments]
         try:
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            with (
+                patch.dict(os.environ),
+                patch.object(sys, "argv", ["runner", *overrides, *arguments]),
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(errors),
+            ):
                 command.main()
             status = 0
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         finally:
-            sys.argv = before[0]
-            os.environ.clear()
-            os.environ.update(before[1])
             torch.set_flush_denormal(False)  # hypothesis draws denormal floats too
         told = self.last = output.getvalue() + errors.getvalue()
         assert "Traceback" not in told, told
@@ -221,8 +221,7 @@ def sandbox(folder: Path, text: bytes) -> Iterator[Sandbox]:
         train_recorded(config, *rest)
 
     here = Path.cwd()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "train_recorded", train_small)
+    with patch.object(run, "train_recorded", train_small):
         os.chdir(folder)
         try:
             yield box

@@ -89,15 +89,52 @@ class ScaleConf:
     loss_chunk_tokens: int | None
 
 
+class Aim(Enum):
+    """What a stage is for, which is what a report judges it by."""
+
+    flow = "flow"
+    baseline = "baseline"
+    loss = "loss"
+    speed = "speed"
+    stability = "stability"
+
+
+class Measure(Enum):
+    """How a claim is judged; the meaning of its `values`.
+
+    interval      [worst, best] training loss
+    speed_up      [times the tokens/s], brought by `change` alone
+    step_ms       [before, after] milliseconds a step, brought by `change` alone
+    accumulation  none: the step slows down and the loss falls
+    last_loss     [training loss of the last step]
+    """
+
+    interval = "interval"
+    speed_up = "speed_up"
+    step_ms = "step_ms"
+    accumulation = "accumulation"
+    last_loss = "last_loss"
+
+
+@dataclass
+class Claim:
+    """A claim of the guide: its words, how it is judged, its numbers, and the key it is about."""
+
+    text: str
+    measure: Measure
+    values: list[float]
+    change: str | None
+
+
 @dataclass
 class StageConf:
     """What the guide says about a step; what the step changes is the rest of its overlay."""
 
     name: str
     title: str
-    aim: str
+    aim: Aim
     guide: str
-    claim: str | None
+    claims: list[Claim]
 
 
 @dataclass

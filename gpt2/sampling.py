@@ -3,7 +3,7 @@
 import torch
 
 from gpt2.model import GPT
-from gpt2.tokens import tokenizer
+from gpt2.tokenizer import tokenizer
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ import jinja2
 from filelock import FileLock
 from markupsafe import Markup
 
-from gpt2.files import write_atomically
+from runner.files import write_atomically
 from reports import words
 from reports.answer import answer
 from reports.claims import RULES, claims, guide_note, step10

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpt2.files import DamagedFile, process_is_gone, unseal
+from runner.files import DamagedFile, process_is_gone, unseal
 from reports.errors import ReportError
 
 FORMAT = 2

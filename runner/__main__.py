@@ -14,7 +14,7 @@ from rich.table import Table
 
 import reports
 from conf.schema import register
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 from runner.messages import fail, tell, told_in_a_sentence
 from runner.run import Command, experiment_folder, run
 from runner.settings import read_settings
@@ -125,7 +125,8 @@ def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
         table.add_column(column, overflow="fold")
     for stage in read_ladder(folders):
         changes = ", ".join(f"{key}={_shown(value)}" for key, value in stage.changes.items())
-        table.add_row(str(stage.number), stage.name, stage.title, changes, stage.aim)
+        about = stage.about
+        table.add_row(str(stage.number), stage.name, about.title, changes, about.aim.name)
     console.print(table, highlight=False)
     console.print("Type next:")
     for command, meaning in {

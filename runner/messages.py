@@ -13,7 +13,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 from runner.interruption import Interrupted, heed
 
 

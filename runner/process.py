@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 from runner.interruption import ENDING, Interrupted, heed
 from runner.messages import sentence, tell
 
@@ -26,7 +26,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         # Forked after torch and its compiler are imported, a stage does not pay for that again.
         import torch._inductor.compile_fx  # noqa: F401
 
-        import runner.train  # noqa: F401
+        import runner.training.loop  # noqa: F401
 
         context: Any = multiprocessing.get_context("fork")
     else:

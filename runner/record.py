@@ -1,48 +1,80 @@
-"""The record of a run on disk: run.json, steps.csv and log.txt in a folder of its own."""
+"""The one schema of a run's record, `<experiment>/<stage>/<label>/{run.json,steps.csv}`.
 
-import contextlib
-import hashlib
-import importlib.metadata
+The runner writes what these types hold and reports read it back as the same types. A field's
+`doc` and, where it differs from the field's name, its `column` in a table of runs stand beside it.
+Every rule about a record (which steps are cold, which runs are comparable) is here, once.
+"""
+
 import json
 import math
-import os
-import platform
-import subprocess
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-from rich.console import Console
+from typing_extensions import TypedDict
 
-from gpt2.files import DamagedFile, file_sha256, seal, unseal, write_atomically
+from runner.files import DamagedFile, unseal
 
-FORMAT = 2
-ROOT = Path(__file__).parent.parent
-FINAL = ("finished", "diverged")
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FORMAT = 3
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
+# The first steps of each start are slow: caches are cold, and memory is touched for the first time.
+COLD_STEPS = 3
 
-class Step(NamedTuple):
-    """One optimizer step: loss in nats per token, the norm before clipping, milliseconds."""
 
-    step: int
-    loss: float
-    grad_norm: float
-    lr: float
-    step_ms: float
-    tokens: int
+class Status(str, Enum):
+    """How a run stands."""
 
+    running = "running"
+    finished = "finished"
+    diverged = "diverged"
+    interrupted = "interrupted"
+    failed = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has its result, so that the same command does not train it again."""
+        return self in (Status.finished, Status.diverged)
+
+
+def described(doc: str, column: str | None = None) -> Any:
+    """A field of a record: what it holds, and its column's name where it is not the field's."""
+    return field(metadata={"doc": doc, "column": column})
+
+
+def optional(doc: str, column: str | None = None) -> Any:
+    """A field that is null until it is measured, or where there is nothing to measure."""
+    return field(default=None, metadata={"doc": doc, "column": column})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step; its fields are the columns of steps.csv."""
+
+    step: int = described("optimizer step, from 0")
+    loss: float = described("training loss, mean over the step's micro batches, nats/token")
+    grad_norm: float = described("global L2 norm of the gradient before clipping")
+    lr: float = described("learning rate")
+    step_ms: float = described("wall milliseconds of the step")
+    tokens: int = described("tokens trained on in the step")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The fields in the order of the columns."""
+        return (self.step, self.loss, self.grad_norm, self.lr, self.step_ms, self.tokens)
+
+    @property
     def is_finite(self) -> bool:
-        """Whether the step's loss and norm are numbers to go on from."""
+        """Whether training can go on from the step's loss and norm."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
-
-    def row(self) -> str:
-        """The step's line of steps.csv."""
-        return ",".join(map(str, self)) + "\n"
 
     def line(self) -> str:
         """The step's line of the log, in the guide's form."""
@@ -52,221 +84,332 @@ class Step(NamedTuple):
         )
 
 
-class Record:
-    """A run's folder. `fields` is what run.json holds; `save` writes it by rename, never half.
+STEP_COLUMNS = {entry.name: entry.metadata["doc"] for entry in fields(Step)}
 
-    `steps` are the steps done so far. What writes holds the folder's lock, see `held`.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.steps: list[Step] = []
-        self.damage: str | None = None
-        self._files: list[TextIO] = []
-        self.reload()
+@dataclass
+class StageInfo:
+    """The stage as it was when the run began."""
 
-    def reload(self) -> None:
-        """Read run.json; `damage` says what is wrong with it or with steps.csv, if anything is."""
-        self.fields: dict[str, Any] = {}
-        self.damage = None
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            try:
-                self.fields = unseal((self.folder / "run.json").read_bytes())
-            except DamagedFile as error:
-                self.damage = f"{self.folder / 'run.json'} is damaged: {error}"
-        if self.status in FINAL:
-            steps = self.folder / "steps.csv"
-            if not steps.is_file() or file_sha256(steps) != self.fields["steps_sha256"]:
-                self.damage = f"{steps} is damaged: it is not what the run wrote"
+    name: str = described("name of the stage, as in +stage=step07", "stage")
+    number: int = described("the stage's rung on the ladder, from 1")
+    title: str = described("the stage's title")
+    aim: str = described("what the stage is for: flow, baseline, loss, speed or stability")
+    guide: str = described("the guide's words in short")
+    changes: dict[str, tuple[Any, Any]] = described(
+        "what the stage changes: dotted key -> (before, after)"
+    )
+
+
+@dataclass
+class DataInfo:
+    """The text, and its two parts once it is tokenized."""
+
+    name: str = described("name of the data", "data")
+    sha256: str = described("hash of the text", "data_sha256")
+    fallback: str | None = optional(
+        "why this data was used instead of what was asked for, or empty", "data_fallback"
+    )
+    bytes: int | None = optional("size of the text in bytes", "data_bytes")
+    tokens: int | None = optional("tokens of the text", "data_tokens")
+    train_tokens: int | None = optional("tokens trained on")
+    held_out_tokens: int | None = optional("tokens held out")
+
+
+@dataclass
+class Environment:
+    """What the run ran on."""
+
+    python: str = described("version of Python")
+    torch: str = described("version of torch")
+    platform: str = described("operating system")
+    commit: str | None = optional("commit of the code, or empty")
+    dirty: bool = field(
+        default=False, metadata={"doc": "whether the code differed from the commit"}
+    )
+    device: str | None = optional("cpu, cuda or mps")
+    device_name: str | None = optional("the device's own name")
+    threads: int | None = optional("CPU threads torch used")
+
+
+@dataclass
+class ModelInfo:
+    """The size of the model."""
+
+    parameters: int | None = optional("parameters of the model")
+    flops_per_token: float | None = optional("floating point operations a trained token costs")
+
+
+@dataclass
+class Timings:
+    """Sums over all starts of the run, in seconds."""
+
+    setup_s: float = field(default=0.0, metadata={"doc": "seconds to set the run up"})
+    compile_s: float = field(
+        default=0.0, metadata={"doc": "seconds of compilation, which step_ms leaves out"}
+    )
+    train_s: float = field(default=0.0, metadata={"doc": "seconds of training"})
+    evaluation_s: float = field(default=0.0, metadata={"doc": "seconds of held-out evaluation"})
+
+
+@dataclass
+class Results:
+    """What was measured; null where the run did not get so far or the value is not finite."""
+
+    steps: int = field(default=0, metadata={"doc": "steps taken"})
+    worst: float | None = optional("highest training loss, nats/token")
+    best: float | None = optional("lowest training loss, nats/token")
+    first: float | None = optional("training loss of the first step, nats/token")
+    last: float | None = optional("training loss of the last step, nats/token")
+    held_out: float | None = optional("loss on the held-out text, nats/token")
+    tokens_per_step: int | None = optional("tokens in an optimizer step")
+    tokens_per_second: float | None = optional("tokens_per_step over step_ms")
+    step_ms: float | None = optional("milliseconds of a step, median over the warm steps")
+    mfu: float | None = optional("FLOP/s of the model over peak_flops")
+    peak_flops: float | None = optional("FLOP/s of a matrix product measured on the machine")
+    peak_flops_dtype: str | None = optional("type of that matrix product")
+    peak_memory_bytes: int | None = optional("largest memory of the run in bytes")
+
+
+@dataclass
+class Check:
+    """One flow check: whether it passed, and what was measured."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Sample:
+    """Text drawn from the trained model."""
+
+    prompt: str
+    seed: int
+    text: str
+
+
+@dataclass
+class KeptWeights:
+    """The weights in the run's folder: after how many steps, and their held-out loss."""
+
+    steps: int
+    held_out: float | None
+
+
+@dataclass
+class Process:
+    """Who trains, or trained, the run."""
+
+    host: str
+    pid: int
+
+
+class Section(TypedDict):
+    """A section of the recorded configuration: readers need the named keys, the rest is kept."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc] # noqa: RUF012
+
+
+class NamedSection(Section):
+    """A group that readers know by the name of its choice."""
+
+    name: str
+
+
+class TrainSection(Section):
+    """The sizes and rates that tables show."""
+
+    steps: int
+    micro_batch_size: int
+    context: int
+    learning_rate: float
+    clip_grad_norm: float | None
+
+
+class RecordedConfig(Section):
+    """The resolved configuration, without this machine's folders."""
+
+    seed: int
+    model: NamedSection
+    scale: NamedSection
+    train: TrainSection
+
+
+@dataclass(kw_only=True)
+class Run:
+    """run.json."""
+
+    stage: StageInfo
+    experiment: str
+    label: str = described("name of the run's folder")
+    fingerprint: str = described("hash of config, data and code")
+    code: str = described("hash of the training code and torch's version")
+    command: str = described("command that makes the run again")
+    overrides: list[str]
+    conditions: dict[str, Any] = described(
+        "what decides losses and is the same for every stage: dotted key -> value"
+    )
+    config: RecordedConfig
+    data: DataInfo
+    environment: Environment
+    process: Process
+    started: str = described("start, ISO 8601, UTC")
+    ended: str | None = optional("end, ISO 8601, UTC, or empty")
+    format: int = FORMAT
+    status: Status = field(
+        default=Status.running, metadata={"doc": ", ".join(s.value for s in Status)}
+    )
+    message: str | None = optional("why it diverged, failed or was interrupted, or empty")
+    diverged_at: int | None = optional("step at which the loss was no longer finite")
+    resumed_at: list[int] = field(default_factory=list)
+    applied: list[str] = field(
+        default_factory=list, metadata={"doc": "list of the techniques that acted"}
+    )
+    not_applied: dict[str, str] = field(
+        default_factory=dict, metadata={"doc": "dict, technique -> why it did not act"}
+    )
+    checks: list[Check] = field(
+        default_factory=list, metadata={"doc": "list of dicts: name, passed, detail"}
+    )
+    model: ModelInfo = field(default_factory=ModelInfo)
+    timings: Timings = field(default_factory=Timings)
+    results: Results = field(default_factory=Results)
+    samples: list[Sample] = field(
+        default_factory=list, metadata={"doc": "list of dicts: prompt, seed, text"}
+    )
+    weights: KeptWeights | None = None
+    steps_sha256: str | None = None
 
     @property
-    def status(self) -> str | None:
-        """running, finished, diverged, interrupted or failed; None where nothing was started."""
-        return self.fields.get("status")
-
-    @contextlib.contextmanager
-    def held(self, console: Console) -> Iterator[bool]:
-        """Hold the folder against other processes; the lock of one that died is free.
-
-        Waits for a process that trains in it, and says so; gives whether it had to.
-        """
-        waited = False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.reload()
-            holder = self.fields.get("process", {})
-            console.print(
-                f"{self.folder}: waiting for process {holder.get('pid')} on {holder.get('host')}, "
-                "which is training it.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-            lock.acquire()
-            waited = True
-        try:
-            self.reload()
-            yield waited
-        finally:
-            lock.release()
-
-    def start(self, fields: dict[str, Any], afresh: bool) -> None:
-        """Open the record, with nothing measured yet; `afresh` throws a checkpoint away."""
-        stale = ["steps.csv", "log.txt", "traceback.txt"]
-        if afresh or not (self.folder / CHECKPOINT).exists():
-            stale += [CHECKPOINT, WEIGHTS]
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
-        for left in self.folder.glob(".tmp*"):  # by safetensors, killed as it wrote
-            left.unlink(missing_ok=True)
-        if self.damage and (self.folder / "run.json").exists():
-            os.replace(self.folder / "run.json", self.folder / "run.json.damaged")
-        self.fields = {
-            "format": FORMAT,
-            "status": "running",
-            "message": None,
-            "diverged_at": None,
-            **fields,
-            "process": {"host": platform.node(), "pid": os.getpid()},
-            "started": _now(),
-            "resumed_at": [],
-            "ended": None,
-            "applied": [],
-            "not_applied": {},
-            "checks": [],
-            "timings": {},
-            "results": {},
-            "samples": [],
-            "weights": None,
-            "steps_sha256": None,
-        }
-        self.save()
-        self._open_files(())
-
-    def go_on(self, steps: Sequence[Step], carried: dict[str, Any]) -> None:
-        """Take up what a checkpoint carried: the steps up to it, and fields of run.json."""
-        self.fields.update(carried)
-        self.fields["resumed_at"].append(len(steps))
-        self.save()
-        for file in self._files:
-            file.close()
-        self._open_files(steps)
-
-    def add_time(self, what: str, seconds: float) -> None:
-        """Add to one of the run's timings, which are sums over all its starts."""
-        self.fields["timings"][what] = self.fields["timings"].get(what, 0.0) + seconds
-
-    def save(self) -> None:
-        """Write run.json as it stands."""
-        write_atomically(self.folder / "run.json", seal(self.fields))
-
-    def step(self, step: Step) -> None:
-        """Append one optimizer step to steps.csv and to the log. Raises OSError."""
-        self.steps.append(step)
-        for file, line in zip(self._files, (step.row(), step.line()), strict=True):
-            try:
-                file.write(line)
-                if os.fstat(file.fileno()).st_nlink == 0:
-                    raise FileNotFoundError(None, "it was deleted while the run wrote to it")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, file.name) from error
-
-    def end(self, status: str, message: str | None = None) -> None:
-        """Close the record with its final status."""
-        for file in self._files:
-            with contextlib.suppress(OSError):
-                file.close()
-        steps = self.folder / "steps.csv"
-        self.fields.update(status=status, message=message, ended=_now())
-        self.fields["steps_sha256"] = file_sha256(steps) if steps.exists() else None
-        self.save()
-
-    def _open_files(self, steps: Sequence[Step]) -> None:
-        self.steps = list(steps)
-        self._files = []
-        header = ",".join(Step._fields) + "\n"
-        for name, lines in (
-            ("steps.csv", [header, *(step.row() for step in steps)]),
-            ("log.txt", [step.line() for step in steps]),
-        ):
-            path = self.folder / name
-            write_atomically(path, "".join(lines).encode())
-            # Line by line: what was written is on its way to the disk before the next step.
-            self._files.append(path.open("a", buffering=1, encoding="utf-8"))
+    def seed(self) -> int:
+        return self.config["seed"]
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """A folder's run.json, or None where there is none that can be read."""
+class UnreadableRecord(Exception):
+    """Why a record cannot be used, as the rest of a sentence."""
+
+
+def read_run(folder: Path) -> Run:
+    """The record in a run's folder. Raises UnreadableRecord and OSError."""
     try:
-        return unseal((folder / "run.json").read_bytes())
-    except (OSError, DamagedFile):
-        return None
+        content = unseal((folder / "run.json").read_bytes())
+    except DamagedFile as error:
+        raise UnreadableRecord(f"run.json is damaged: {error}") from None
+    return parse_run(content)
 
 
-def baseline_of(fields: dict[str, Any], experiment: Path) -> dict[str, Any] | None:
-    """The newest finished baseline that a run may be compared with: same data, scale, seed."""
+def parse_run(content: dict[str, Any]) -> Run:
+    """A run from run.json's fields, of this format or an earlier one. Raises UnreadableRecord."""
+    from pydantic import ValidationError
 
-    def conditions(run: dict[str, Any]) -> tuple[Any, ...]:
-        config, environment = run["config"], run["environment"]
-        return (
-            run["data"]["sha256"],
-            config["scale"]["name"],
-            config["seed"],
-            environment["device_name"],
-            run["code"],
-            run["variant"],
+    if "format" not in content:
+        raise UnreadableRecord("run.json is not a run's record (it has no format)")
+    if content["format"] not in (2, FORMAT):
+        raise UnreadableRecord(f"its format is {content['format']!r}, and this reads {FORMAT}")
+    try:
+        current = _from_format_2(content) if content["format"] == 2 else content
+        return _adapter().validate_python(current)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UnreadableRecord(f"{key} in run.json: {first['msg']}") from None
+
+
+@cache
+def _adapter() -> "TypeAdapter[Run]":
+    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
+
+    return TypeAdapter(Run)
+
+
+def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 knew no conditions, only overrides; its results were empty until the run ended."""
+    stage = {key: value for key, value in content["stage"].items() if key != "claim"}
+    variant = " ".join(sorted(content["variant"]))
+    conditions = {"scale.name": content["config"]["scale"]["name"], "overrides": variant}
+    return {**content, "stage": stage, "conditions": conditions}
+
+
+def warm_steps(step_ms: Sequence[float], starts: Iterable[int] = (0,)) -> list[bool]:
+    """Which steps count for speed: not the first ones of each start, unless there are no others."""
+    cold = {start + i for start in (0, *starts) for i in range(COLD_STEPS)}
+    warm = [step not in cold for step in range(len(step_ms))]
+    return warm if any(warm) else [True] * len(warm)
+
+
+def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
+    """The results that follow from the steps alone; the rest is null."""
+    if not steps:
+        return Results()
+    finite = [step.loss for step in steps if math.isfinite(step.loss)]
+    times = [step.step_ms for step in steps]
+    warm = warm_steps(times, resumed_at)
+    step_ms = statistics.median(ms for ms, counts in zip(times, warm, strict=True) if counts)
+    return Results(
+        steps=len(steps),
+        worst=max(finite, default=None),
+        best=min(finite, default=None),
+        first=steps[0].loss,
+        last=steps[-1].loss,
+        tokens_per_step=steps[-1].tokens,
+        tokens_per_second=steps[-1].tokens / step_ms * 1e3 if step_ms else None,
+        step_ms=step_ms,
+    )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What must be equal for two runs of one seed to be compared by loss.
+
+    `settings` are the values that decide losses, composed with the run's overrides but without
+    its stage. Speeds need equal `threads` too, see `same_speed_conditions`.
+    """
+
+    data_sha256: str
+    device: str
+    device_name: str
+    code: str
+    torch: str
+    settings: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, run: Run) -> "Conditions":
+        """The conditions of a run."""
+        return cls(
+            data_sha256=run.data.sha256,
+            device=run.environment.device or "",
+            device_name=run.environment.device_name or "",
+            code=run.code,
+            torch=run.environment.torch,
+            settings=tuple(
+                (key, json.dumps(value, sort_keys=True, default=str))
+                for key, value in sorted(run.conditions.items())
+            ),
         )
 
+
+def same_speed_conditions(a: Run, b: Run) -> bool:
+    """Whether two comparable runs may be compared by speed too."""
+    return a.environment.threads == b.environment.threads
+
+
+def find_baseline(run: Run, experiment: Path) -> Run | None:
+    """The newest finished baseline that a run may be compared with: its conditions, its seed."""
     found = []
     for file in experiment.glob("*/*/run.json"):
-        run = read_run(file.parent)
         try:
-            if (
-                run
-                and run["stage"]["aim"] == "baseline"
-                and run["status"] == "finished"
-                and conditions(run) == conditions(fields)
-            ):
-                found.append(run)
-        except (KeyError, TypeError):
+            other = read_run(file.parent)
+        except (UnreadableRecord, OSError):
             continue
-    return max(found, key=lambda run: str(run["ended"]), default=None)
-
-
-def fingerprint(config: dict[str, Any], data_sha256: str, code: str) -> str:
-    """What a run's outcome depends on, as one hash."""
-    whole = json.dumps([config, data_sha256, code], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
-
-
-@cache
-def code_hash() -> str:
-    """The training code as one hash: the model's, the loop's and the checks' source, and torch."""
-    digest = hashlib.sha256(importlib.metadata.version("torch").encode())
-    for room in ("gpt2", "runner", "stages"):
-        for source in sorted((ROOT / room).glob("*.py")):
-            digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
-def commit() -> tuple[str | None, bool]:
-    """The commit of this checkout and whether files differ from it; (None, False) outside git."""
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, False
-
-
-def _git(*arguments: str) -> str:
-    command = ("git", "-C", str(ROOT), *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+        if (
+            other.stage.aim == "baseline"
+            and other.status is Status.finished
+            and other.seed == run.seed
+            and Conditions.of(other) == Conditions.of(run)
+        ):
+            found.append(other)
+    return max(found, key=lambda other: str(other.ended), default=None)

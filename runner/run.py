@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from conf.schema import Config
-from gpt2.errors import UsageError
-from gpt2.files import write_atomically
-from gpt2.text import find_text, text_sha256
+from conf.errors import UsageError
+from runner.files import write_atomically
+from runner.data.text import find_text, text_sha256
 from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.process import UNTRAINED, in_own_process
@@ -158,9 +158,9 @@ def train_recorded(config: Config, files: list[Path], folder: Path, fields: dict
     """
     console = Console()
     cache_dir = Path(config.cache_dir).expanduser()
-    from gpt2.tokens import load_corpus
-    from runner.device import is_out_of_memory
-    from runner.train import FlowCheckFailed, train
+    from runner.data.corpus import load_corpus
+    from runner.training.device import is_out_of_memory
+    from runner.training.loop import FlowCheckFailed, train
 
     record = Record(folder)
     with record.held(console) as waited:

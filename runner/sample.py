@@ -15,8 +15,8 @@ def task(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, SamplerConfig)
     from gpt2.sampling import sample
-    from gpt2.weights import load_weights
-    from runner.device import find_device
+    from runner.training.weights import load_weights
+    from runner.training.device import find_device
 
     model = load_weights(Path(config.weights).expanduser())
     model.to(find_device(config.device))

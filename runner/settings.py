@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Config
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 
 
 def read_settings(cfg: DictConfig) -> Config:

@@ -1,1 +1,1 @@
-"""The ladder as data: its stages, their order, what each changes; and the checks of a flow."""
+"""The ladder as data: its stages, their order, and what each changes."""

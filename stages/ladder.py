@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.errors import UsageError
+from conf.schema import Aim, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A rung: what it is called and what it changes of the rung it stands on.
+    """A rung: what it is about and what it changes of the rung it stands on.
 
-    `changes` maps dotted configuration keys to the values that the overlay sets; `number` counts
-    rungs from the bottom of the ladder.
+    `changes` maps dotted configuration keys to the values that the overlay sets. `number` is the
+    place on the ladder: a flow check has 1, and the chain of stages begins at 2.
     """
 
     name: str
-    title: str
-    aim: str
-    guide: str
+    about: StageConf
     parent: str | None
     number: int
     changes: dict[str, Any]
@@ -30,29 +32,28 @@ class Stage:
 def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
     """Every stage in the order in which they build on each other, then by name.
 
-    `config_dirs` are searched before the project's own, as Hydra's --config-dir is.
+    `config_dirs` are searched before the project's own, as Hydra's --config-dir is. Raises
+    UsageError for an overlay that describes its stage in a way that cannot be read.
     """
     overlays: dict[str, DictConfig] = {}
+    abouts: dict[str, StageConf] = {}
     for folder in (*config_dirs, CONF):
         for file in sorted((folder / "stage").glob("*.yaml")):
             overlay = OmegaConf.load(file)
-            if isinstance(overlay, DictConfig):
-                overlays.setdefault(file.stem, overlay)
+            if isinstance(overlay, DictConfig) and file.stem not in overlays:
+                overlays[file.stem] = overlay
+                abouts[file.stem] = _about(file, overlay)
     parents = {name: _parent(overlay) for name, overlay in overlays.items()}
-    stages = []
-    for name, overlay in overlays.items():
-        about = overlay.get("stage") or {}
-        stages.append(
-            Stage(
-                name=name,
-                title=about.get("title", name),
-                aim=about.get("aim", ""),
-                guide=about.get("guide", ""),
-                parent=parents[name],
-                number=_number(name, parents),
-                changes=flatten(overlay, leave_out=("defaults", "stage")),
-            )
+    stages = [
+        Stage(
+            name=name,
+            about=abouts[name],
+            parent=parents[name],
+            number=1 if abouts[name].aim is Aim.flow else 1 + _depth(name, parents),
+            changes=flatten(overlay, leave_out=("defaults", "stage")),
         )
+        for name, overlay in overlays.items()
+    ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
 
 
@@ -81,14 +82,25 @@ def flatten(
     return flat
 
 
+def _about(file: Path, overlay: DictConfig) -> StageConf:
+    """What an overlay says of its stage; what it leaves out is not inherited from its parent."""
+    plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims=[])
+    try:
+        about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}") from error
+    assert isinstance(about, StageConf)
+    return about
+
+
 def _parent(overlay: DictConfig) -> str | None:
     named = [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
     return str(named[0]) if named else None
 
 
-def _number(name: str, parents: dict[str, str | None]) -> int:
-    number, seen = 1, {name}
+def _depth(name: str, parents: dict[str, str | None]) -> int:
+    depth, seen = 1, {name}
     while (parent := parents.get(name)) is not None and parent not in seen:
         seen.add(parent)
-        name, number = parent, number + 1
-    return number
+        name, depth = parent, depth + 1
+    return depth

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from conf.schema import Config, register
-from gpt2.tokens import Corpus, load_corpus
+from runner.data.corpus import Corpus, load_corpus
 from runner.settings import read_settings
 
 ROOT = Path(__file__).parent.parent

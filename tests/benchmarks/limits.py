@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from runner.device import device_name, find_device, prepare, synchronise, why_not_bf16
+from runner.training.device import device_name, find_device, prepare, synchronise, why_not_bf16
 
 # Each is repeated this long and the best time taken: a busy neighbour should not lower a limit.
 SECONDS = 1.0

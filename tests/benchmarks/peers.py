@@ -23,9 +23,10 @@ import torch
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
 from gpt2.model import GPT
-from gpt2.tokens import Tokens, TokenStream
-from gpt2.weights import to_huggingface
-from runner.device import find_device, peak_memory_bytes
+from gpt2.huggingface import to_huggingface
+from runner.data.corpus import Tokens
+from runner.data.stream import TokenStream
+from runner.training.device import find_device, peak_memory_bytes
 from runner.record import read_run
 from tests.benchmarks.plain import PlainGPT, train_plain
 

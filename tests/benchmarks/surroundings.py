@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gpt2.files import CLOCK_GRAIN_NS
-from gpt2.text import python_documentation
-from gpt2.tokens import load_corpus
-from runner.device import peak_memory_bytes
+from runner.files import CLOCK_GRAIN_NS
+from runner.data.text import python_documentation
+from runner.data.corpus import load_corpus
+from runner.training.device import peak_memory_bytes
 from runner.progress import StepProgress
 from runner.record import Record, Step, read_run
 from tests.benchmarks import ours

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.files import unseal
+from runner.files import unseal
 from tests.faults.lab import Lab, children, finished_records, outcome, steps_done, told, wait_until
 
 ASSASSIN = str(Path(__file__).parent / "assassin")

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import reports
 from conf.schema import Config
-from gpt2.errors import UsageError
-from gpt2.files import seal, unseal
+from conf.errors import UsageError
+from runner.files import seal, unseal
 from runner import __main__ as command
 from runner import run
 

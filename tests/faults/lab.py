@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from gpt2.files import unseal
+from runner.files import unseal
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2.files import file_sha256, seal
+from runner.files import file_sha256, seal
 
 # name -> (title, aim, changes, floor of the loss, milliseconds a step)
 LADDER: dict[str, tuple[str, str, dict[str, list[Any]], float, float]] = {

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from gpt2.text import find_text
+from runner.data.text import find_text
 from runner.record import Record
 from runner.run import as_plain
-from runner.train import train
+from runner.training.loop import train
 from tests.conftest import Settings, load_quietly
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 from runner.settings import grad_accum_steps
 from tests.conftest import Settings
 

@@ -1,4 +1,4 @@
-"""Weights on disk, and the same weights under the names that Hugging Face gives them."""
+"""Tensors on disk with a checksum, and a model's weights that carry its configuration."""
 
 import hashlib
 import json
@@ -11,12 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
-from gpt2.errors import UsageError
-from gpt2.files import DamagedFile, replacing
+from conf.errors import UsageError
+from runner.files import DamagedFile, replacing
 from gpt2.model import GPT
-
-# Hugging Face keeps OpenAI's Conv1D layout, (inputs, outputs), where nn.Linear has it turned.
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def save_weights(model: GPT, path: Path) -> None:
@@ -75,40 +72,3 @@ def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for _, tensor in sorted(tensors.items()):
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def to_huggingface(model: GPT) -> dict[str, Tensor]:
-    """A state dict for transformers' GPT2LMHeadModel, padding rows left out.
-
-    Raises ValueError for a model that GPT2LMHeadModel cannot hold: it needs layer norm and a
-    residual stream.
-    """
-    if model.config.norm is not Norm.layer or not model.config.residual:
-        raise ValueError(
-            "Hugging Face's GPT-2 has layer norm and a residual stream (from step 5 on)."
-        )
-    state = {}
-    for name, tensor in model.state_dict().items():
-        tensor = tensor.detach().cpu()
-        if name == "wte.weight":
-            tensor = tensor[: model.config.vocab_size]
-        state[f"transformer.{name}"] = (
-            tensor.t() if name.endswith(TRANSPOSED) else tensor
-        ).contiguous()
-    state["lm_head.weight"] = state["transformer.wte.weight"]
-    return state
-
-
-@torch.no_grad()
-def from_huggingface(model: GPT, state: dict[str, Tensor]) -> None:
-    """Copy a GPT2LMHeadModel's (or GPT2Model's) state dict into a model of the same sizes.
-
-    Raises KeyError for a missing tensor and RuntimeError for one of another shape.
-    """
-    named = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-    for name, parameter in model.state_dict().items():
-        tensor = named[name].t() if name.endswith(TRANSPOSED) else named[name]
-        target = parameter[: model.config.vocab_size] if name == "wte.weight" else parameter
-        if target.shape != tensor.shape:
-            raise RuntimeError(f"{name}: {tuple(tensor.shape)} does not fit {tuple(target.shape)}.")
-        target.copy_(tensor)

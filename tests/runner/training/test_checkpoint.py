@@ -7,16 +7,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt2.errors import UsageError
-from gpt2.files import DamagedFile, unseal
+from conf.errors import UsageError
+from runner.files import DamagedFile, unseal
 from gpt2.model import GPT
-from gpt2.tokens import held_out_batches
-from gpt2.weights import load_tensors, load_weights, save_tensors
-from runner.checkpoint import Checkpoints
-from runner.optimizer import build_optimizer
+from runner.data.stream import held_out_batches
+from runner.training.weights import load_tensors, load_weights, save_tensors
+from runner.training.checkpoint import Checkpoints
+from runner.training.optimizer import build_optimizer
 from runner.record import Record
 from runner.run import as_plain
-from runner.train import held_out_loss
+from runner.training.loop import held_out_loss
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 

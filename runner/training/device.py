@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import Autocast, Config, MatmulPrecision
 from gpt2.config import Attention
-from gpt2.errors import UsageError
+from conf.errors import UsageError
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:

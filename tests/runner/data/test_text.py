@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gpt2.errors import UsageError
-from gpt2.text import NoNetwork, download, find_text, python_documentation, user_files
+from conf.errors import UsageError
+from runner.data.text import NoNetwork, download, find_text, python_documentation, user_files
 
 TEXT = b"To be, or not to be, that is the question.\n"
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -71,7 +71,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_download_that_goes_wrong_ends_soon_and_leaves_the_cache_as_it_was(
     server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt2.text.DOWNLOAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("runner.data.text.DOWNLOAD_TIMEOUT_S", 0.5)
     started = time.monotonic()
     with pytest.raises(NoNetwork, match=f"/{path} could not be fetched"):
         download(f"{server}/{path}", SHA256, tmp_path / "cache")

@@ -9,10 +9,10 @@ from rich.console import Console
 from torch import Tensor
 
 from conf.schema import Config
-from gpt2.errors import UsageError
-from gpt2.files import DamagedFile
+from conf.errors import UsageError
+from runner.files import DamagedFile
 from gpt2.model import GPT
-from gpt2.weights import load_tensors, save_tensors
+from runner.training.weights import load_tensors, save_tensors
 from runner.record import CHECKPOINT, Record, Step
 
 # Fields of run.json that a resumed run keeps.

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from runner.device import is_out_of_memory, upload, why_not_flash
+from runner.training.device import is_out_of_memory, upload, why_not_flash
 
 CPU = torch.device("cpu")
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def test_no_thread_computes_with_denormal_floats() -> None:
     """In a process of its own, since the setting is the process's and its threads inherit it."""
     source = (
-        "import torch; from runner.device import prepare; prepare(torch.device('cpu'));"
+        "import torch; from runner.training.device import prepare; prepare(torch.device('cpu'));"
         "torch.set_num_threads(2);"
         "print(int((torch.full((1 << 22,), 1e-30) * 1e-10).count_nonzero()))"
     )

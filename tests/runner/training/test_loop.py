@@ -8,7 +8,7 @@ import torch
 
 from gpt2.config import Attention
 from gpt2.model import GPT
-from gpt2.tokens import TokenStream
+from runner.data.stream import TokenStream
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 

@@ -5,7 +5,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from gpt2.model import GPT
-from runner.optimizer import build_optimizer, learning_rate
+from runner.training.optimizer import build_optimizer, learning_rate
 from tests.conftest import Settings
 
 

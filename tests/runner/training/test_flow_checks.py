@@ -7,7 +7,7 @@ import torch
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
 from gpt2.model import GPT
-from stages.flow import Check, check_flow
+from runner.training.flow_checks import Check, check_flow
 
 CONFIG = GPTConfig(
     name="flow",

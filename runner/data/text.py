@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from gpt2.errors import UsageError
-from gpt2.files import file_sha256, is_intact, known_sha256, note_sha256, write_atomically
+from conf.errors import UsageError
+from runner.files import file_sha256, is_intact, known_sha256, note_sha256, write_atomically
 
 # A download is given up when it stalls this long, or after it comes slower than this from then on.
 DOWNLOAD_TIMEOUT_S = 20

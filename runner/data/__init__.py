@@ -1,0 +1,1 @@
+"""From a text to micro batches of tokens."""

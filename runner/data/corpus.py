@@ -1,0 +1,127 @@
+"""The cache of a text's tokens: made once, memory-mapped, shared by every run."""
+
+import codecs
+import itertools
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from conf.errors import UsageError
+from gpt2.tokenizer import END_OF_TEXT, tokenizer
+from runner.data.text import text_sha256
+from runner.files import is_intact, note_sha256, replacing
+
+Tokens = npt.NDArray[np.uint16]
+
+# Text is tokenized in pieces of about this size. Cut after a word: no GPT-2 token spans a
+# non-space followed by a space.
+PIECE_BYTES = 1 << 20
+PIECE_TAIL = 1 << 16
+WORD_END = re.compile(r"\S(?=[ \n])")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenized text, split in two: what is trained on, and the last part that is held out."""
+
+    sha256: str
+    bytes: int
+    train: Tokens
+    held_out: Tokens
+
+
+def load_corpus(
+    files: list[Path],
+    cache_dir: Path,
+    held_out_fraction: float,
+    tell: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Corpus:
+    """Tokenize a text, or map its tokens from the cache.
+
+    Several files are joined by <|endoftext|>. Tokens lie in the cache as uint16 under the text's
+    hash; one process tokenizes, others wait for it. `progress` hears the bytes done and to do,
+    `tell` a sentence where a damaged cache is made again. Raises UsageError for text that is
+    empty or not UTF-8.
+    """
+    sha256 = text_sha256(files, cache_dir)
+    size = sum(file.stat().st_size for file in files)
+    cached = cache_dir / "tokens" / f"{sha256}.uint16"
+    if not is_intact(cached, cache_dir):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cached.with_suffix(".lock")):
+            if not is_intact(cached, cache_dir):
+                if cached.exists():
+                    tell(f"{cached} is damaged or was never completed; it is made again.")
+                with replacing(cached) as temporary, temporary.open("wb") as file:
+                    done = 0
+                    for piece_bytes, tokens in _encoded(files):
+                        file.write(tokens.tobytes())
+                        done += piece_bytes
+                        progress(done, size)
+                note_sha256(cached)
+    tokens = np.memmap(cached, dtype=np.uint16, mode="r")
+    split = len(tokens) - int(len(tokens) * held_out_fraction)
+    return Corpus(sha256, size, tokens[:split], tokens[split:])
+
+
+def _encoded(files: list[Path]) -> Iterator[tuple[int, Tokens]]:
+    """The tokens of a text piece by piece, each with the bytes it came from.
+
+    Only a few pieces are in memory at once, whatever the size of the text.
+    """
+    threads = os.cpu_count() or 1
+    pieces = _pieces(files)
+    with ThreadPoolExecutor(threads) as pool:
+        # tiktoken lets go of Python's lock, so that threads tokenize side by side.
+        begun = deque(pool.submit(_encode, p) for p in itertools.islice(pieces, threads + 1))
+        while begun:
+            yield begun.popleft().result()
+            begun.extend(pool.submit(_encode, p) for p in itertools.islice(pieces, 1))
+
+
+def _encode(piece: str | None) -> tuple[int, Tokens]:
+    if piece is None:
+        return 0, np.array([END_OF_TEXT], dtype=np.uint16)
+    tokens = tokenizer().encode_to_numpy(piece, disallowed_special=())
+    return len(piece.encode()), tokens.astype(np.uint16)
+
+
+def _pieces(files: list[Path]) -> Iterator[str | None]:
+    """The files' text, cut where tokens end in any case; None stands between two files."""
+    for i, path in enumerate(files):
+        if i:
+            yield None
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        text, done, blank = "", 0, True
+        with path.open("rb") as file:
+            while True:
+                chunk = file.read(PIECE_BYTES)
+                undecoded = len(decoder.getstate()[0])
+                try:
+                    text += decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    raise UsageError(
+                        f"{path}: not UTF-8 text (byte {done - undecoded + error.start}); convert "
+                        "it, or leave it out of data.path."
+                    ) from error
+                done += len(chunk)
+                blank = blank and not text.strip()
+                if not chunk:
+                    break
+                ends = [m.end() for m in WORD_END.finditer(text, max(0, len(text) - PIECE_TAIL))]
+                if ends:
+                    yield text[: ends[-1]]
+                    text = text[ends[-1] :]
+        if blank:
+            raise UsageError(f"{path}: there is no text in it; give a file that has some.")
+        if text:
+            yield text

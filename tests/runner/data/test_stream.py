@@ -1,0 +1,46 @@
+"""What the stream of micro batches promises."""
+
+import numpy as np
+import pytest
+
+from conf.errors import UsageError
+from runner.data.stream import TokenStream, held_out_batches
+
+TOKENS = np.arange(1001, dtype=np.uint16)
+
+
+def test_targets_are_the_inputs_one_token_on() -> None:
+    idx, targets = TokenStream(TOKENS, 4, 10, seed=1).micro_batch(3)
+    assert idx.shape == targets.shape == (4, 10)
+    assert (targets == idx + 1).all()
+
+
+def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None:
+    stream = TokenStream(TOKENS, 4, 10, seed=1)
+    epochs = [
+        [row[0].item() for i in range(25) for row in stream.micro_batch(25 * e + i)[0]]
+        for e in (0, 1)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 1000, 10))
+    assert epochs[0] != epochs[1]
+
+
+def test_batching_up_differently_changes_no_token_and_no_order() -> None:
+    small, large = TokenStream(TOKENS, 2, 10, seed=3), TokenStream(TOKENS, 8, 10, seed=3)
+    rows = [row.tolist() for i in range(8) for row in small.micro_batch(i)[0]]
+    assert rows == [row.tolist() for i in range(2) for row in large.micro_batch(i)[0]]
+    assert rows[:8] != [row.tolist() for row in TokenStream(TOKENS, 8, 10, 4).micro_batch(0)[0]]
+
+
+def test_held_out_windows_are_spread_over_the_whole_text() -> None:
+    batches = list(held_out_batches(TOKENS, 4, 10, total_tokens=60))
+    starts = [row[0].item() for idx, _ in batches for row in idx]
+    assert len(starts) == 6
+    assert (starts[0], starts[-1]) == (0, 990)
+
+
+def test_a_text_too_short_for_a_batch_or_for_the_held_out_part_says_so() -> None:
+    with pytest.raises(UsageError, match=r"too short.*1,001 tokens.*needs 1,601"):
+        TokenStream(TOKENS, 16, 100, seed=1)
+    with pytest.raises(UsageError, match="held-out part has 5 tokens"):
+        list(held_out_batches(TOKENS[:5], 4, 10, 60))

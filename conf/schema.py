@@ -1,19 +1,24 @@
-"""The types of the configuration. Values live in the YAML beside this file, and only there.
+"""The types of the configuration, each with its range. Values are in the YAML beside this file.
 
-Nothing here imports torch: a wrong key or type is refused before training is thought of.
+Nothing here imports torch: a wrong key, type or value is refused before training starts.
 """
 
 import ctypes
+import math
 import platform
 import sys
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from platformdirs import user_cache_dir
 
-from gpt2.config import GPTConfig
+from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
+
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 
 class Autocast(Enum):
@@ -65,28 +70,21 @@ class DataConf:
     path: str | None
     url: str | None
     sha256: str | None
-    held_out_fraction: float
+    held_out_fraction: Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass
 class ScaleConf:
-    """What a device can carry: sequences in a micro batch, tokens in a sequence.
+    """What a device can carry, where only some stages ask for it; the rest a scale sets itself.
 
-    `total_batch_tokens` is what the accumulating stages sum up to a step; `flow_*` are the small
-    sizes of step 1; `evaluation_tokens` is how much held-out text a run is judged on;
-    `peak_seconds` is how long the machine's fastest matrix product is looked for;
-    `loss_chunk_tokens` is how many tokens' logits are in memory at once, null for all.
+    `accumulate_to_tokens` is what the accumulating stages sum up to a step; `flow_*` are the
+    small sizes of step 1.
     """
 
     name: str
-    micro_batch_size: int
-    context: int
-    total_batch_tokens: int
+    accumulate_to_tokens: int
     flow_micro_batch_size: int
     flow_context: int
-    evaluation_tokens: int
-    peak_seconds: float
-    loss_chunk_tokens: int | None
 
 
 class Aim(Enum):
@@ -141,28 +139,31 @@ class StageConf:
 class CheckpointEvery:
     """How often a run writes down all it needs to go on: by steps, by minutes, by both or never."""
 
-    steps: int | None
-    minutes: float | None
+    steps: PositiveInt | None
+    minutes: PositiveFloat | None
 
 
 @dataclass
 class TrainConf:
-    """One run of the training loop. `total_batch_tokens: null` is one micro batch a step."""
+    """One run of the training loop. `total_batch_tokens: null` is one micro batch a step.
 
-    steps: int
-    micro_batch_size: int
-    context: int
-    total_batch_tokens: int | None
-    learning_rate: float
+    `micro_batch_size` is in sequences, `context` is the tokens of a sequence.
+    """
+
+    steps: PositiveInt
+    micro_batch_size: PositiveInt
+    context: PositiveInt
+    total_batch_tokens: PositiveInt | None
+    learning_rate: PositiveFloat
     schedule: Schedule
-    warmup_steps: int
-    min_lr_ratio: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
+    warmup_steps: Annotated[int, Ge(0)]
+    min_lr_ratio: Annotated[float, Ge(0), Le(1)]
+    betas: tuple[Annotated[float, Gt(0), Lt(1)], Annotated[float, Gt(0), Lt(1)]]
+    eps: PositiveFloat
+    weight_decay: Annotated[float, Ge(0), Lt(math.inf)]
     decay_matrices_only: bool
     fused: bool
-    clip_grad_norm: float | None
+    clip_grad_norm: PositiveFloat | None
     autocast: Autocast
     matmul_precision: MatmulPrecision
     compile: bool
@@ -170,27 +171,36 @@ class TrainConf:
     flow_checks: bool
     checkpoint_every: CheckpointEvery
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        return self.micro_batch_size * self.context
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro batches that make one optimizer step."""
+        return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
+
 
 @dataclass
 class EvaluationConf:
-    """Held-out tokens that the finished model is judged on, the same for every stage.
+    """Held-out tokens that the finished model is evaluated on, the same for every stage.
 
-    Its speed is judged by the fastest matrix product found in `peak_seconds`.
+    Its speed is compared with the fastest matrix product found in `peak_seconds`.
     """
 
-    tokens: int
-    peak_seconds: float
+    tokens: PositiveInt
+    peak_seconds: PositiveFloat
 
 
 @dataclass
 class SampleConf:
     """Text drawn from a model: `tokens` after `prompt`, from the `top_k` likeliest."""
 
-    prompt: str
-    tokens: int
-    temperature: float
-    top_k: int
-    seed: int
+    prompt: Annotated[str, MinLen(1)]
+    tokens: PositiveInt
+    temperature: PositiveFloat
+    top_k: PositiveInt
+    seed: Seed
 
 
 @dataclass
@@ -198,13 +208,13 @@ class Config:
     """A run, whole."""
 
     experiment: str
-    seed: int
+    seed: Seed
     device: str
     checkpoint: Checkpoint
     force: bool
     output_dir: str
     cache_dir: str
-    model: GPTConfig
+    model: ModelConfig
     data: DataConf
     scale: ScaleConf
     train: TrainConf
@@ -223,7 +233,7 @@ class SamplerConfig:
 
 
 def device_scale() -> str:
-    """The scale this machine's device suits, found without importing torch."""
+    """The scale that suits this machine's device, found without importing torch."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -238,15 +248,16 @@ def device_scale() -> str:
 
 
 def scale_model(scale: str | None) -> str:
-    """The model a scale is meant for; `model=` on the command line comes first."""
+    """The model that a scale is meant for; `model=` on the command line has precedence."""
     return "nano" if scale == "smoke" else "gpt2"
 
 
 def register() -> None:
-    """Make the types and the resolvers known to Hydra; may be called again."""
+    """Register the types and the resolvers with Hydra; may be called again."""
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
+    store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)
     OmegaConf.register_new_resolver(

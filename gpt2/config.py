@@ -1,7 +1,11 @@
 """What a GPT-2 is made of: its sizes and the choices that the ladder switches."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
 
 
 class Norm(Enum):
@@ -29,30 +33,46 @@ class Init(Enum):
     kaiming = "kaiming"
 
 
-@dataclass
-class GPTConfig:
-    """One model. Sizes follow Radford et al. (2019), table 2; `name` is for people.
+# GPT-2's tokens, `<|endoftext|>` included (Radford et al. 2019).
+GPT2_TOKENS = 50257
 
-    `context_length` is the number of position embeddings, so the longest input in tokens;
-    `pad_vocab` rounds the rows of the embedding up to the next multiple of 128. In training the
-    logits of `loss_chunk_tokens` tokens exist at once, of all tokens where it is None.
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
+
+
+@dataclass
+class ModelConfig:
+    """What every model has: a name for people, and the choices that the ladder switches.
+
+    `context_length` is the longest input in tokens; `pad_vocab` rounds the rows of the embedding
+    up to the next multiple of 128. In training the logits of `loss_chunk_tokens` tokens exist at
+    once, of all tokens where it is None.
     """
 
     name: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    context_length: int
-    vocab_size: int
+    context_length: PositiveInt
+    vocab_size: Annotated[int, Ge(GPT2_TOKENS)]
     pad_vocab: bool
     norm: Norm
     residual: bool
     attention: Attention
     init: Init
-    gain: float
-    loss_chunk_tokens: int | None
+    gain: PositiveFloat
+    loss_chunk_tokens: PositiveInt | None
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the token embedding: 50,257 becomes 50,304 = 393 x 128 when padded."""
         return -(-self.vocab_size // 128) * 128 if self.pad_vocab else self.vocab_size
+
+
+@dataclass
+class GPTConfig(ModelConfig):
+    """A GPT-2. Sizes follow Radford et al. (2019), table 2.
+
+    `context_length` is the number of position embeddings.
+    """
+
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    n_embd: PositiveInt

@@ -8,7 +8,9 @@ from pathlib import Path
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-END_OF_TEXT = 50256
+from gpt2.config import GPT2_TOKENS
+
+END_OF_TEXT = GPT2_TOKENS - 1
 
 
 @functools.cache
@@ -32,5 +34,5 @@ def tokenizer() -> tiktoken.Encoding:
         pat_str=pattern,
         mergeable_ranks=ranks,
         special_tokens={"<|endoftext|>": END_OF_TEXT},
-        explicit_n_vocab=END_OF_TEXT + 1,
+        explicit_n_vocab=GPT2_TOKENS,
     )

@@ -15,7 +15,6 @@ import jinja2
 from filelock import FileLock
 from markupsafe import Markup
 
-from runner.files import write_atomically
 from reports import words
 from reports.answer import answer
 from reports.claims import RULES, claims, guide_note, step10
@@ -25,6 +24,7 @@ from reports.figures import Painter, Picture
 from reports.palette import THEME, looks
 from reports.records import Records, read_records
 from reports.reference import SOURCE, guide_log
+from runner.files import write_atomically
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from runner.files import DamagedFile, process_is_gone, unseal
 from reports.errors import ReportError
+from runner.files import DamagedFile, process_is_gone, unseal
 
 FORMAT = 2
 STATUSES = ("finished", "running", "interrupted", "diverged", "failed")

@@ -1,7 +1,6 @@
 """python -m runner: trains a stage, or with -m several, and shows the ladder when given none."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,110 +11,87 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-import reports
-from conf.schema import register
 from conf.errors import UsageError
-from runner.messages import fail, tell, told_in_a_sentence
-from runner.run import Command, experiment_folder, run
+from conf.schema import register
+from runner.identity import conditions, resolved
+from runner.messages import error, fail, mistakes_in_a_sentence, say
+from runner.record import StageInfo, Status
+from runner.run import Command, run
 from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
 
 HYDRA_FLAGS = (
     "--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc",
 )  # fmt: skip
-# Overrides that do not make a run another experiment than the ladder's own.
-NOT_A_VARIANT = (
-    "stage", "seed", "experiment", "output_dir", "cache_dir", "force", "checkpoint", "device",
-    "scale", "data", "sample", "hydra",
-)  # fmt: skip
-
-# A long sweep can be watched in its report, which is written again this often.
-REPORT_SECONDS = 120.0
 
 
 def main() -> None:
     """Runs what the command line asks for and exits: 0 done, 1 a stage failed, 2 a mistake."""
     console = Console()
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        show_ladder(console, config_dirs(arguments))
-        return
-    names = [a.lstrip("+~").split("=")[0] for a in arguments]
-    if "stage" not in names and not set(names) & set(HYDRA_FLAGS):
-        show_ladder(console, config_dirs(arguments))
-        if arguments:
-            fail("No stage was named: add one of the above, such as +stage=step07.")
-        return
-    for argument in arguments:
-        if argument.startswith("stage="):
-            fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
-    statuses: list[str] = []
-    reported: dict[Path, float] = {}  # the experiments swept, and when their report was due last
-
-    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-    def task(cfg: DictConfig) -> None:
-        sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
-        try:
-            config = read_settings(cfg)
-            outcome = run(config, read_command(cfg), console, isolate=sweeping)
-        except UsageError as error:
-            if not sweeping:
-                fail(str(error))
-            tell(str(error))
-            statuses.append("failed")
+    with mistakes_in_a_sentence():
+        if "--help" in arguments or "-h" in arguments:
+            show_ladder(console, config_dirs(arguments))
             return
-        statuses.append(outcome.status)
-        if sweeping:
-            experiment = experiment_folder(config)
-            since = reported.setdefault(experiment, time.monotonic())
-            if outcome.trained and time.monotonic() - since > REPORT_SECONDS:
-                write_report(experiment, console)
-                reported[experiment] = time.monotonic()
-
-    register()
-    with told_in_a_sentence():
+        names = [a.lstrip("+~").split("=")[0] for a in arguments]
+        if "stage" not in names and not set(names) & set(HYDRA_FLAGS):
+            show_ladder(console, config_dirs(arguments))
+            if arguments:
+                fail("No stage was named: add one of the above, such as +stage=step07.")
+            return
+        for argument in arguments:
+            if argument.startswith("stage="):
+                fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
+        register()
         task()
-    for experiment in reported:
-        if write_report(experiment, console):
-            reports.print_summary([experiment], console)
-    if "failed" in statuses:
+    if Status.failed in statuses:
         sys.exit(1)
 
 
-def write_report(experiment: Path, console: Console) -> bool:
-    """Writes the comparison of everything trained so far; says why where it could not."""
+# How the run of this process ended; a sweep's exit status comes from its records, see runner.sweep.
+statuses: list[Status] = []
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def task(cfg: DictConfig) -> None:
+    """One run of the command, or of each combination that a sweep goes through."""
+    sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        reports.write_report([experiment])
-    except reports.ReportError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return False
-    return True
+        status = run(read_settings(cfg), read_command(cfg), Console(), isolate=sweeping)
+    except UsageError as mistake:
+        if not sweeping:
+            fail(str(mistake))
+        error(str(mistake))
+        raise
+    if not sweeping:
+        statuses.append(status)
 
 
 def read_command(cfg: DictConfig) -> Command:
-    """What was typed, and the stage as it goes into the record, with its delta."""
+    """What was typed, and the stage with its delta, as they go into the record."""
     overrides = list(HydraConfig.get().overrides.task)
     choice = str(HydraConfig.get().runtime.choices["stage"])
     sources = HydraConfig.get().runtime.config_sources
     folders = [Path(source.path) for source in sources if source.schema == "file"]
     ladder = {stage.name: stage for stage in read_ladder(folders)}
     if choice not in ladder:
-        raise UsageError(f"+stage={choice}: a stage's file lies in stage/, in no folder below.")
-    parent = ladder[choice].parent
-    others = [o for o in overrides if not o.startswith("+stage=")]
-    before = hydra.compose("config", [*others, *([f"+stage={parent}"] if parent else [])])
-    about = cfg.stage
-    stage = {
-        "name": choice,
-        "number": ladder[choice].number,
-        "title": about.title,
-        "aim": about.aim,
-        "guide": about.guide,
-        "claim": about.claim,
-        "changes": changes_between(before, cfg),
-    }
-    variant = [o for o in others if o.lstrip("+~").split("=")[0].split(".")[0] not in NOT_A_VARIANT]
-    return Command(stage, overrides, variant)
+        raise UsageError(
+            f"+stage={choice}: this stage is in a subfolder of stage/; move its file into stage/."
+        )
+    stage = ladder[choice]
+    without_stage = [o for o in overrides if not o.startswith("+stage=")]
+    plain = hydra.compose("config", without_stage)
+    parent = [f"+stage={stage.parent}"] if stage.parent else []
+    before = hydra.compose("config", [*without_stage, *parent]) if parent else plain
+    about = StageInfo(
+        name=choice,
+        number=stage.number,
+        title=stage.about.title,
+        aim=stage.about.aim.name,
+        guide=stage.about.guide,
+        changes=changes_between(before, cfg),
+    )
+    return Command(about, overrides, conditions(resolved(plain)))
 
 
 def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
@@ -128,19 +104,17 @@ def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
         about = stage.about
         table.add_row(str(stage.number), stage.name, about.title, changes, about.aim.name)
     console.print(table, highlight=False)
-    console.print("Type next:")
+    say(console, "Type next:")
     for command, meaning in {
         "python -m runner +stage=step07": "trains one stage, with all before it",
         "python -m runner -m '+stage=glob(step*)'": "trains them all and writes the report",
         "python -m reports outputs/ladder": "writes the report again, from the records",
     }.items():
-        console.print(f"  {command:<44} {meaning}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
+        say(console, f"  {command:<44} {meaning}")
+    say(
+        console,
         "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE "
         "experiment=NAME (--cfg job shows them all, --hydra-help the flags).",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 

@@ -1,110 +1,92 @@
-"""The record of a run on disk: run.json, steps.csv and log.txt in a folder of its own."""
+"""The folder of a run while it is trained: its lock, run.json, steps.csv and log.txt."""
 
 import contextlib
-import hashlib
-import importlib.metadata
-import json
-import math
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from runner.files import DamagedFile, file_sha256, seal, unseal, write_atomically
+from runner.files import file_sha256, seal, write_atomically
+from runner.messages import say
+from runner.record import (
+    CHECKPOINT,
+    STEP_COLUMNS,
+    WEIGHTS,
+    Process,
+    Run,
+    Status,
+    Step,
+    Timings,
+    UnreadableRecord,
+    read_run,
+)
 
-FORMAT = 2
-ROOT = Path(__file__).parent.parent
-FINAL = ("finished", "diverged")
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "weights.safetensors"
-
-
-class Step(NamedTuple):
-    """One optimizer step: loss in nats per token, the norm before clipping, milliseconds."""
-
-    step: int
-    loss: float
-    grad_norm: float
-    lr: float
-    step_ms: float
-    tokens: int
-
-    def is_finite(self) -> bool:
-        """Whether the step's loss and norm are numbers to go on from."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
-
-    def row(self) -> str:
-        """The step's line of steps.csv."""
-        return ",".join(map(str, self)) + "\n"
-
-    def line(self) -> str:
-        """The step's line of the log, in the guide's form."""
-        return (
-            f"step {self.step}, loss: {self.loss}, norm: {self.grad_norm:.4f}, "
-            f"dt: {self.step_ms:.2f}ms\n"
-        )
+HEADER = ",".join(STEP_COLUMNS) + "\n"
 
 
-class Record:
-    """A run's folder. `fields` is what run.json holds; `save` writes it by rename, never half.
+class RunFolder:
+    """A run's folder. `run` is what run.json holds; `save` writes it by rename, never half.
 
-    `steps` are the steps done so far. What writes holds the folder's lock, see `held`.
+    `run` is None where nothing was started, or run.json cannot be read; `damage` then names the
+    reason. `steps` are the steps done so far. Who writes holds the folder's lock, see `locked`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.steps: list[Step] = []
-        self.damage: str | None = None
         self._files: list[TextIO] = []
         self.reload()
 
     def reload(self) -> None:
         """Read run.json; `damage` says what is wrong with it or with steps.csv, if anything is."""
-        self.fields: dict[str, Any] = {}
-        self.damage = None
+        self._run: Run | None = None
+        self.damage: str | None = None
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
-                self.fields = unseal((self.folder / "run.json").read_bytes())
-            except DamagedFile as error:
-                self.damage = f"{self.folder / 'run.json'} is damaged: {error}"
-        if self.status in FINAL:
-            steps = self.folder / "steps.csv"
-            if not steps.is_file() or file_sha256(steps) != self.fields["steps_sha256"]:
+                self._run = read_run(self.path)
+            except UnreadableRecord as error:
+                self.damage = f"{self.path / 'run.json'} cannot be used: {error}"
+        if self._run is not None and self._run.status.is_final:
+            steps = self.path / "steps.csv"
+            if not steps.is_file() or file_sha256(steps) != self._run.steps_sha256:
                 self.damage = f"{steps} is damaged: it is not what the run wrote"
 
     @property
-    def status(self) -> str | None:
-        """running, finished, diverged, interrupted or failed; None where nothing was started."""
-        return self.fields.get("status")
+    def run(self) -> Run:
+        """The record; there is one as soon as the run has started."""
+        assert self._run is not None, f"{self.path}: no run was started here"
+        return self._run
+
+    @property
+    def status(self) -> Status | None:
+        """How the run stands; None where nothing was started."""
+        return self._run.status if self._run else None
 
     @contextlib.contextmanager
-    def held(self, console: Console) -> Iterator[bool]:
+    def locked(self, console: Console) -> Iterator[bool]:
         """Hold the folder against other processes; the lock of one that died is free.
 
         Waits for a process that trains in it, and says so; gives whether it had to.
         """
         waited = False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             self.reload()
-            holder = self.fields.get("process", {})
-            console.print(
-                f"{self.folder}: waiting for process {holder.get('pid')} on {holder.get('host')}, "
-                "which is training it.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+            holder = (
+                f"process {self.run.process.pid} on {self.run.process.host}"
+                if (self._run)
+                else "another process"
             )
+            say(console, f"{self.path}: waiting for {holder}, which is training it.")
             lock.acquire()
             waited = True
         try:
@@ -113,60 +95,44 @@ class Record:
         finally:
             lock.release()
 
-    def start(self, fields: dict[str, Any], afresh: bool) -> None:
-        """Open the record, with nothing measured yet; `afresh` throws a checkpoint away."""
+    def start(self, run: Run, afresh: bool) -> None:
+        """Begin a record with nothing measured yet; `afresh` deletes a checkpoint too."""
         stale = ["steps.csv", "log.txt", "traceback.txt"]
-        if afresh or not (self.folder / CHECKPOINT).exists():
+        if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS]
         for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
-        for left in self.folder.glob(".tmp*"):  # by safetensors, killed as it wrote
+            (self.path / name).unlink(missing_ok=True)
+        for left in self.path.glob(".tmp*"):  # by safetensors, killed while it wrote
             left.unlink(missing_ok=True)
-        if self.damage and (self.folder / "run.json").exists():
-            os.replace(self.folder / "run.json", self.folder / "run.json.damaged")
-        self.fields = {
-            "format": FORMAT,
-            "status": "running",
-            "message": None,
-            "diverged_at": None,
-            **fields,
-            "process": {"host": platform.node(), "pid": os.getpid()},
-            "started": _now(),
-            "resumed_at": [],
-            "ended": None,
-            "applied": [],
-            "not_applied": {},
-            "checks": [],
-            "timings": {},
-            "results": {},
-            "samples": [],
-            "weights": None,
-            "steps_sha256": None,
-        }
+        if self.damage and (self.path / "run.json").exists():
+            os.replace(self.path / "run.json", self.path / "run.json.damaged")
+        run.process = Process(platform.node(), os.getpid())
+        run.started = now()
+        self._run = run
         self.save()
         self._open_files(())
 
-    def go_on(self, steps: Sequence[Step], carried: dict[str, Any]) -> None:
-        """Take up what a checkpoint carried: the steps up to it, and fields of run.json."""
-        self.fields.update(carried)
-        self.fields["resumed_at"].append(len(steps))
+    def resume(self, steps: Sequence[Step]) -> None:
+        """Continue after the steps that a checkpoint holds."""
+        self.run.resumed_at.append(len(steps))
         self.save()
         for file in self._files:
             file.close()
         self._open_files(steps)
 
-    def add_time(self, what: str, seconds: float) -> None:
-        """Add to one of the run's timings, which are sums over all its starts."""
-        self.fields["timings"][what] = self.fields["timings"].get(what, 0.0) + seconds
+    def add_time(self, name: str, seconds: float) -> None:
+        """Add to one of the run's `Timings`."""
+        timings: Timings = self.run.timings
+        setattr(timings, name, getattr(timings, name) + seconds)
 
     def save(self) -> None:
-        """Write run.json as it stands."""
-        write_atomically(self.folder / "run.json", seal(self.fields))
+        """Write run.json."""
+        write_atomically(self.path / "run.json", seal(asdict(self.run)))
 
-    def step(self, step: Step) -> None:
+    def add_step(self, step: Step) -> None:
         """Append one optimizer step to steps.csv and to the log. Raises OSError."""
         self.steps.append(step)
-        for file, line in zip(self._files, (step.row(), step.line()), strict=True):
+        for file, line in zip(self._files, (_row(step), step.line()), strict=True):
             try:
                 file.write(line)
                 if os.fstat(file.fileno()).st_nlink == 0:
@@ -174,99 +140,33 @@ class Record:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, file.name) from error
 
-    def end(self, status: str, message: str | None = None) -> None:
+    def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
         for file in self._files:
             with contextlib.suppress(OSError):
                 file.close()
-        steps = self.folder / "steps.csv"
-        self.fields.update(status=status, message=message, ended=_now())
-        self.fields["steps_sha256"] = file_sha256(steps) if steps.exists() else None
+        steps = self.path / "steps.csv"
+        self.run.status, self.run.message, self.run.ended = status, message, now()
+        self.run.steps_sha256 = file_sha256(steps) if steps.exists() else None
         self.save()
 
     def _open_files(self, steps: Sequence[Step]) -> None:
         self.steps = list(steps)
         self._files = []
-        header = ",".join(Step._fields) + "\n"
         for name, lines in (
-            ("steps.csv", [header, *(step.row() for step in steps)]),
+            ("steps.csv", [HEADER, *map(_row, steps)]),
             ("log.txt", [step.line() for step in steps]),
         ):
-            path = self.folder / name
+            path = self.path / name
             write_atomically(path, "".join(lines).encode())
             # Line by line: what was written is on its way to the disk before the next step.
             self._files.append(path.open("a", buffering=1, encoding="utf-8"))
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """A folder's run.json, or None where there is none that can be read."""
-    try:
-        return unseal((folder / "run.json").read_bytes())
-    except (OSError, DamagedFile):
-        return None
-
-
-def baseline_of(fields: dict[str, Any], experiment: Path) -> dict[str, Any] | None:
-    """The newest finished baseline that a run may be compared with: same data, scale, seed."""
-
-    def conditions(run: dict[str, Any]) -> tuple[Any, ...]:
-        config, environment = run["config"], run["environment"]
-        return (
-            run["data"]["sha256"],
-            config["scale"]["name"],
-            config["seed"],
-            environment["device_name"],
-            run["code"],
-            run["variant"],
-        )
-
-    found = []
-    for file in experiment.glob("*/*/run.json"):
-        run = read_run(file.parent)
-        try:
-            if (
-                run
-                and run["stage"]["aim"] == "baseline"
-                and run["status"] == "finished"
-                and conditions(run) == conditions(fields)
-            ):
-                found.append(run)
-        except (KeyError, TypeError):
-            continue
-    return max(found, key=lambda run: str(run["ended"]), default=None)
-
-
-def fingerprint(config: dict[str, Any], data_sha256: str, code: str) -> str:
-    """What a run's outcome depends on, as one hash."""
-    whole = json.dumps([config, data_sha256, code], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
-
-
-@cache
-def code_hash() -> str:
-    """The training code as one hash: the model's, the loop's and the checks' source, and torch."""
-    digest = hashlib.sha256(importlib.metadata.version("torch").encode())
-    for room in ("gpt2", "runner", "stages"):
-        for source in sorted((ROOT / room).glob("*.py")):
-            digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
-def commit() -> tuple[str | None, bool]:
-    """The commit of this checkout and whether files differ from it; (None, False) outside git."""
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, False
-
-
-def _git(*arguments: str) -> str:
-    command = ("git", "-C", str(ROOT), *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _row(step: Step) -> str:
+    return ",".join(map(str, step.values)) + "\n"

@@ -9,11 +9,11 @@ from types import FrameType
 from typing import Any
 
 from conf.errors import UsageError
-from runner.interruption import ENDING, Interrupted, heed
-from runner.messages import sentence, tell
+from runner.interruption import ENDING, Interrupted, handled_by, install_handlers
+from runner.messages import error, sentence
 
-# Exit status of a process that could not begin, and has said why.
-UNTRAINED = 2
+# Exit status of a process that could not begin, and has printed the reason.
+NOT_STARTED = 2
 
 
 def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
@@ -23,7 +23,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     Interrupted when that one has ended.
     """
     if sys.platform == "linux":
-        # Forked after torch and its compiler are imported, a stage does not pay for that again.
+        # Forked after torch and its compiler are imported, a stage does not import them again.
         import torch._inductor.compile_fx  # noqa: F401
 
         import runner.training.loop  # noqa: F401
@@ -41,25 +41,23 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         else:
             process.kill()
 
-    # What arrives while the process is made waits until it can be passed on.
+    # A signal that arrives while the process is created waits until it can be passed on.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    before = heed(relay)
-    try:
-        process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        process.join()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with handled_by(relay):
+        try:
+            process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            process.join()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if received:
-        raise Interrupted(received[0])
+        raise Interrupted(received[0], at_once=len(received) > 1)
     return int(process.exitcode)
 
 
 def _child(work: Callable[..., None], *arguments: Any) -> None:
-    heed()
-    # The terminal tells every process of the sweep; this one takes it from the sweep alone.
+    install_handlers()
+    # A terminal signals every process of the sweep; this one listens to the sweep alone.
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -67,6 +65,6 @@ def _child(work: Callable[..., None], *arguments: Any) -> None:
         work(*arguments)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)
-    except (UsageError, OSError) as error:
-        tell(sentence(error))
-        sys.exit(UNTRAINED)
+    except (UsageError, OSError) as mistake:
+        error(sentence(mistake))
+        sys.exit(NOT_STARTED)

@@ -1,8 +1,9 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines when piped."""
+"""What a person sees of a long job: a live bar on a terminal, plain lines when piped."""
 
 import os
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -10,96 +11,65 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
+from runner.messages import say
 from runner.record import Step
 
-# Piped, a long job is heard of this often.
+# Piped, a long job prints a line this often.
 QUIET_SECONDS = 10.0
 
 
-class TextProgress:
-    """Shows how far a text is tokenized; use as a context manager. A short text shows nothing."""
+@contextmanager
+def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that shows how many bytes of a text are tokenized, of how many.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = Progress(
-            TextColumn("Tokenizing"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self.task = self.bar.add_task("", total=None, visible=False)
-        self.told = time.monotonic()
+    A short text shows nothing.
+    """
+    with _bar(console, TextColumn("Tokenizing"), DownloadColumn(), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        shown = time.monotonic()
 
-    def __enter__(self) -> "TextProgress":
-        self.bar.__enter__()
-        return self
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            bar.update(task, completed=done, total=total, visible=True)
+            if not console.is_terminal and time.monotonic() - shown > QUIET_SECONDS:
+                shown = time.monotonic()
+                say(console, f"tokenized {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bar.__exit__(kind, error, traceback)
-
-    def say(self, text: str) -> None:
-        """A sentence above the bar."""
-        self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-    def update(self, done: int, total: int) -> None:
-        """So many bytes of the text are done."""
-        self.bar.update(self.task, completed=done, total=total, visible=True)
-        if not self.console.is_terminal and time.monotonic() - self.told > QUIET_SECONDS:
-            self.told = time.monotonic()
-            self.console.print(
-                f"tokenized {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", highlight=False
-            )
+        yield show
 
 
-class StepProgress:
-    """Shows steps as they are done; use as a context manager around the loop."""
+@contextmanager
+def step_progress(
+    console: Console, title: str, steps: int, done: int
+) -> Iterator[Callable[[Step], None]]:
+    """Gives a function that shows one more optimizer step."""
+    columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    with _bar(console, TextColumn("{task.description}"), *columns) as bar:
+        task = bar.add_task(title, total=steps, completed=done, figures="")
 
-    def __init__(self, console: Console, title: str, steps: int, done: int) -> None:
-        self.console = console
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(title, total=steps, completed=done, figures="")
-
-    def __enter__(self) -> "StepProgress":
-        self.bar.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bar.__exit__(kind, error, traceback)
-
-    def step(self, step: Step) -> None:
-        """One more step is done."""
-        if self.console.is_terminal:
-            rate = step.tokens / step.step_ms * 1e3
-            figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
-            self.bar.update(self.task, advance=1, figures=figures)
-        else:
+        def show(step: Step) -> None:
+            if console.is_terminal:
+                rate = step.tokens / step.step_ms * 1e3
+                figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
+                bar.update(task, advance=1, figures=figures)
+                return
             try:
-                print(step.line(), end="", file=self.console.file, flush=True)
+                print(step.line(), end="", file=console.file, flush=True)
             except BrokenPipeError:
-                # Who read the output has gone; the run is worth more than its lines.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
+                # The reader of the output has gone; the run is worth more than its lines.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())
+
+        yield show
+
+
+def _bar(
+    console: Console, first: ProgressColumn, *rest: ProgressColumn, transient: bool = False
+) -> Progress:
+    columns = (first, BarColumn(bar_width=24), *rest, TimeRemainingColumn())
+    live = console.is_terminal
+    return Progress(*columns, console=console, disable=not live, transient=transient)

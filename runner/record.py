@@ -87,7 +87,7 @@ class Step:
 STEP_COLUMNS = {entry.name: entry.metadata["doc"] for entry in fields(Step)}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StageInfo:
     """The stage as it was when the run began."""
 
@@ -96,8 +96,8 @@ class StageInfo:
     title: str = described("the stage's title")
     aim: str = described("what the stage is for: flow, baseline, loss, speed or stability")
     guide: str = described("the guide's words in short")
-    changes: dict[str, tuple[Any, Any]] = described(
-        "what the stage changes: dotted key -> (before, after)"
+    changes: dict[str, tuple[Any, Any]] = field(
+        metadata={"doc": "what the stage changes: dotted key -> (before, after)"}
     )
 
 
@@ -248,8 +248,8 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     overrides: list[str]
-    conditions: dict[str, Any] = described(
-        "what decides losses and is the same for every stage: dotted key -> value"
+    conditions: dict[str, Any] = field(
+        metadata={"doc": "what decides losses and is the same for every stage: key -> value"}
     )
     config: RecordedConfig
     data: DataInfo

@@ -6,211 +6,204 @@ import os
 import platform
 import signal
 import traceback
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
-from conf.schema import Config
 from conf.errors import UsageError
-from runner.files import write_atomically
+from conf.schema import Config
 from runner.data.text import find_text, text_sha256
+from runner.files import write_atomically
+from runner.folder import RunFolder, now
+from runner.identity import as_plain, code_hash, commit, fingerprint
 from runner.interruption import Interrupted
-from runner.messages import sentence
-from runner.process import UNTRAINED, in_own_process
-from runner.progress import TextProgress
+from runner.messages import say, sentence, warn
+from runner.process import NOT_STARTED, in_own_process
+from runner.progress import text_progress
 from runner.record import (
     CHECKPOINT,
-    FINAL,
     WEIGHTS,
-    Record,
-    baseline_of,
-    code_hash,
-    commit,
-    fingerprint,
+    DataInfo,
+    Environment,
+    Process,
+    RecordedConfig,
+    Results,
+    Run,
+    StageInfo,
+    Status,
+    find_baseline,
 )
-
-# What may differ between two runs without a difference in what they measure.
-UNMEASURED = ("experiment", "checkpoint", "force", "stage")
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a person asked for: the stage as recorded, the overrides typed, and those of them
-    that make a run differ from the ladder's own."""
+    """What was typed: the stage, all overrides, and what they set that decides losses.
 
-    stage: dict[str, Any]
+    `conditions` are composed without the stage, see `runner.identity.conditions`.
+    """
+
+    stage: StageInfo
     overrides: list[str]
-    variant: list[str]
+    conditions: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended, and whether it was trained now or found finished."""
-
-    status: str
-    trained: bool
-
-
-def experiment_folder(config: Config) -> Path:
-    """Where the records of an experiment and its report lie."""
-    return Path(config.output_dir).expanduser() / config.experiment
-
-
-def run(config: Config, command: Command, console: Console, isolate: bool) -> Outcome:
-    """Train a stage unless its record is already finished.
+def run(config: Config, command: Command, console: Console, isolate: bool) -> Status:
+    """Train a stage unless its record is already finished; returns how the run stands.
 
     `isolate` gives the run a process of its own, so that its peak memory is its own and nothing
     that ends it ends the sweep. Raises UsageError for what the user can put right, and
     Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
-    name, files, fallback = find_text(
-        config.data.name, config.data.path, config.data.url, config.data.sha256, cache_dir
-    )
+    data = config.data
+    name, files, fallback = find_text(data.name, data.path, data.url, data.sha256, cache_dir)
     if fallback:
-        console.print(f"{fallback}.", style="yellow", markup=False, soft_wrap=True)
+        warn(console, f"{fallback}.")
     sha256 = text_sha256(files, cache_dir)
-    plain = as_plain(config)
-    identity = fingerprint(_measured(plain), sha256, code_hash())
-    experiment = experiment_folder(config)
-    label = f"seed{config.seed}-{identity[:8]}"
-    record = Record(experiment / command.stage["name"] / label)
-    if is_done(record, config, identity, console):
-        if record.status == "finished":  # and killed before it could clear up
-            (record.folder / CHECKPOINT).unlink(missing_ok=True)
-        return Outcome(str(record.status), trained=False)
-    head, dirty = commit()
-    fields = {
-        "stage": command.stage,
-        "experiment": config.experiment,
-        "label": label,
-        "fingerprint": identity,
-        "code": code_hash(),
-        "command": "python -m runner " + " ".join(command.overrides),
-        "overrides": command.overrides,
-        "variant": command.variant,
-        "config": plain,
-        "data": {"name": name, "sha256": sha256, "fallback": fallback},
-        "environment": {
-            "python": platform.python_version(),
-            "torch": importlib.metadata.version("torch"),
-            "platform": platform.platform(),
-            "commit": head,
-            "dirty": dirty,
-        },
-    }
-    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is taken
-    # to know this processor's vector units; trying each of them out costs four seconds. The
-    # compiler reads them when it is imported.
+    planned = _planned(config, command, DataInfo(name, sha256, fallback))
+    experiment = Path(config.output_dir).expanduser() / config.experiment
+    folder = RunFolder(experiment / command.stage.name / planned.label)
+    if is_done(folder, config, planned.fingerprint, console):
+        if folder.status is Status.finished:  # and killed before it could clear up
+            (folder.path / CHECKPOINT).unlink(missing_ok=True)
+        return folder.run.status
+    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is
+    # assumed to know this processor's vector units; trying each of them takes four seconds. The
+    # compiler reads both when it is imported.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if isolate:
         try:
-            status = in_own_process(train_recorded, config, files, record.folder, fields)
+            status = in_own_process(train_recorded, config, files, folder.path, planned)
         except Interrupted as interrupted:
-            record.reload()
-            if record.status == "running":
-                _close(record, "interrupted", str(interrupted), console)
+            folder.reload()
+            if folder.status is Status.running:
+                _close(folder, Status.interrupted, str(interrupted), console)
             raise
-        if status == UNTRAINED:
-            return Outcome("failed", trained=False)
-        record.reload()
-        if status != 0 and record.status == "running":
-            _close(record, "failed", _how_it_died(status, config), console)
+        if status == NOT_STARTED:
+            raise UsageError(f"{command.stage.name} could not be started; see above.")
+        folder.reload()
+        if status != 0 and folder.status is Status.running:
+            _close(folder, Status.failed, _how_it_died(status, config), console)
     else:
-        train_recorded(config, files, record.folder, fields)
-        record.reload()
-    if record.status == "running":  # and could not be closed, which was said
-        return Outcome("failed", trained=True)
-    print_outcome(record, experiment, console)
-    return Outcome(str(record.status), trained=True)
+        train_recorded(config, files, folder.path, planned)
+        folder.reload()
+    if folder.status is None or folder.status is Status.running:  # it could not be closed
+        return Status.failed
+    print_outcome(folder, experiment, console)
+    return folder.status
 
 
-def is_done(record: Record, config: Config, identity: str, console: Console) -> bool:
-    """Whether there is nothing to train; says so, and says what is damaged."""
-    if record.damage:
-        console.print(
-            f"{record.damage}; the run is trained again.",
-            style="yellow", highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+def _planned(config: Config, command: Command, data: DataInfo) -> Run:
+    """The record of a run that has not started."""
+    plain = as_plain(config)
+    identity = fingerprint(plain, data.sha256)
+    head, dirty = commit()
+    return Run(
+        stage=command.stage,
+        experiment=config.experiment,
+        label=f"seed{config.seed}-{identity[:8]}",
+        fingerprint=identity,
+        code=code_hash(),
+        command="python -m runner " + " ".join(command.overrides),
+        overrides=command.overrides,
+        conditions=command.conditions,
+        config=cast(RecordedConfig, plain),
+        data=data,
+        environment=Environment(
+            python=platform.python_version(),
+            torch=importlib.metadata.version("torch"),
+            platform=platform.platform(),
+            commit=head,
+            dirty=dirty,
+        ),
+        process=Process(platform.node(), os.getpid()),
+        started=now(),
+    )
+
+
+def is_done(folder: RunFolder, config: Config, identity: str, console: Console) -> bool:
+    """Whether there is nothing to train; says so, and names what is damaged."""
+    if folder.damage:
+        warn(console, f"{folder.damage}; the run is trained again.")
         return False
-    kept = config.checkpoint.name == "none" or (record.folder / WEIGHTS).exists()
-    final = record.status in FINAL and record.fields["fingerprint"] == identity
-    if config.force or not final or not (kept or record.status == "diverged"):
+    if folder.status is None or not folder.status.is_final or config.force:
         return False
-    console.print(
-        f"{record.fields['stage']['name']}: already {record.status} in {record.folder} "
+    kept = config.checkpoint.name == "none" or (folder.path / WEIGHTS).exists()
+    if folder.run.fingerprint != identity or not (kept or folder.status is Status.diverged):
+        return False
+    say(
+        console,
+        f"{folder.run.stage.name}: already {folder.status.value} in {folder.path} "
         "(force=true trains it again).",
-        highlight=False,
-        soft_wrap=True,
     )
     return True
 
 
-def train_recorded(config: Config, files: list[Path], folder: Path, fields: dict[str, Any]) -> None:
+def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:
     """Load the tokens and train; whatever goes wrong is written into the record first.
 
-    Waits while another process trains in `folder`, and trains nothing that one has finished.
-    Raises OSError where the record cannot be opened, and Interrupted.
+    Waits while another process trains in the folder `path`, and trains nothing that one has
+    finished. Raises OSError where the record cannot be opened, and Interrupted.
     """
     console = Console()
-    cache_dir = Path(config.cache_dir).expanduser()
     from runner.data.corpus import load_corpus
     from runner.training.device import is_out_of_memory
-    from runner.training.loop import FlowCheckFailed, train
+    from runner.training.flow_checks import FlowCheckFailed
+    from runner.training.loop import train
 
-    record = Record(folder)
-    with record.held(console) as waited:
-        if waited and is_done(record, config, fields["fingerprint"], console):
+    folder = RunFolder(path)
+    with folder.locked(console) as waited:
+        if waited and is_done(folder, config, planned.fingerprint, console):
             return
-        record.start(fields, afresh=config.force)
+        folder.start(planned, afresh=config.force)
         try:
-            with TextProgress(console) as progress:
+            with text_progress(console) as show:
                 corpus = load_corpus(
-                    files, cache_dir, config.data.held_out_fraction, progress.say, progress.update
+                    files,
+                    Path(config.cache_dir).expanduser(),
+                    config.data.held_out_fraction,
+                    lambda text: warn(console, text),
+                    show,
                 )
-            record.fields["data"].update(
-                bytes=corpus.bytes,
-                tokens=len(corpus.train) + len(corpus.held_out),
-                train_tokens=len(corpus.train),
-                held_out_tokens=len(corpus.held_out),
-            )
-            train(config, corpus, record, console)
+            data = folder.run.data
+            data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
+            data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
+            train(config, corpus, folder, console)
             return
         except Interrupted as interrupted:
-            _close(record, "interrupted", str(interrupted), console)
+            _close(folder, Status.interrupted, str(interrupted), console)
             raise
         except (UsageError, FlowCheckFailed) as error:
             failure = str(error)
         except Exception as error:
             if is_out_of_memory(error):
-                failure = _out_of_memory(record, config)
+                failure = _out_of_memory(folder, config)
             elif isinstance(error, OSError):
                 failure = sentence(error)
             else:
-                trace = record.folder / "traceback.txt"
+                trace = folder.path / "traceback.txt"
                 with contextlib.suppress(OSError):
                     write_atomically(trace, traceback.format_exc().encode())
                 first_line = next(iter(str(error).splitlines()), "")
-                failure = f"{type(error).__name__}: {first_line} ({trace} has it whole)"
-        _close(record, "failed", failure, console)
+                failure = f"{type(error).__name__}: {first_line} (traceback in {trace})"
+        _close(folder, Status.failed, failure, console)
 
 
-def _close(record: Record, status: str, message: str, console: Console) -> None:
+def _close(folder: RunFolder, status: Status, message: str, console: Console) -> None:
     try:
-        record.end(status, message)
+        folder.end(status, message)
     except OSError as error:
-        told = f"{message} Its record could not be closed either: {sentence(error)}"
-        console.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
+        reason = f"{message} Its record could not be closed either: {sentence(error)}"
+        say(console, reason, "red")
 
 
-def _out_of_memory(record: Record, config: Config) -> str:
+def _out_of_memory(folder: RunFolder, config: Config) -> str:
     train = config.train
     return (
-        f"Out of memory at step {len(record.steps)}: a micro batch of {train.micro_batch_size} x "
+        f"Out of memory at step {len(folder.steps)}: a micro batch of {train.micro_batch_size} x "
         f"{train.context} tokens does not fit; halve train.micro_batch_size="
         f"{train.micro_batch_size} or train.context={train.context}."
     )
@@ -228,63 +221,37 @@ def _how_it_died(status: int, config: Config) -> str:
     return f"The stage's process ended with status {status}."
 
 
-def _measured(plain: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a run's outcome depends on."""
-    train = {k: v for k, v in plain["train"].items() if k != "checkpoint_every"}
-    data = {"held_out_fraction": plain["data"]["held_out_fraction"]}
-    rest = {key: value for key, value in plain.items() if key not in UNMEASURED}
-    return {**rest, "train": train, "data": data}
-
-
-def print_outcome(record: Record, experiment: Path, console: Console) -> None:
-    """What a run came to, in a few lines."""
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-    fields, results = record.fields, record.fields["results"]
-    title = f"{fields['stage']['name']} ({fields['stage']['title']})"
-    if record.status == "failed":
-        say(f"{title} failed: {fields['message']}", "red")
+def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:
+    """Print the results of a run in a few lines."""
+    run, results = folder.run, folder.run.results
+    title = f"{run.stage.name} ({run.stage.title})"
+    if run.status is Status.failed:
+        say(console, f"{title} failed: {run.message}", "red")
         return
-    if record.status == "diverged":
-        say(f"{title} diverged: {fields['message']}", "yellow")
+    if run.status is Status.diverged:
+        warn(console, f"{title} diverged: {run.message}")
     else:
         say(
-            f"{title}: interval [{results['worst']:.3f}, {results['best']:.3f}], "
-            f"held-out loss {results['held_out']:.3f}, "
-            f"{results['tokens_per_second']:,.0f} tokens/s",
+            console,
+            f"{title}: interval [{results.worst:.3f}, {results.best:.3f}], "
+            f"held-out loss {results.held_out:.3f}, "
+            f"{results.tokens_per_second:,.0f} tokens/s",
             "bold",
         )
-    if fields["timings"].get("compile_s"):
-        say(f"  compiled in {fields['timings']['compile_s']:.1f} s, apart from the steps")
-    if fields["applied"]:
-        say(f"  applied: {', '.join(fields['applied'])}")
-    for technique, reason in fields["not_applied"].items():
-        say(f"  not applied: {technique}: {reason}")
-    comparable = record.status == "finished" and fields["stage"]["aim"] not in ("baseline", "flow")
-    if comparable and (baseline := baseline_of(fields, experiment)):
-        theirs = baseline["results"]
-        say(
-            f"  against the baseline: best {results['best'] - theirs['best']:+.3f}, "
-            f"held-out {results['held_out'] - theirs['held_out']:+.3f}, "
-            f"{results['tokens_per_second'] / theirs['tokens_per_second']:.2f} times the tokens/s"
-        )
-    say(f"  record: {record.folder}")
+    if run.timings.compile_s:
+        say(console, f"  compiled in {run.timings.compile_s:.1f} s, apart from the steps")
+    if run.applied:
+        say(console, f"  applied: {', '.join(run.applied)}")
+    for technique, reason in run.not_applied.items():
+        say(console, f"  not applied: {technique}: {reason}")
+    comparable = run.status is Status.finished and run.stage.aim not in ("baseline", "flow")
+    if comparable and (baseline := find_baseline(run, experiment)):
+        say(console, f"  against the baseline: {_compared(results, baseline.results)}")
+    say(console, f"  record: {folder.path}")
 
 
-def as_plain(config: Config) -> dict[str, Any]:
-    """A configuration as JSON has it: enums as their names, this machine's folders left out."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.name
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value
-
-    fields = asdict(config)
-    del fields["output_dir"], fields["cache_dir"]
-    return {key: plain(value) for key, value in fields.items()}
+def _compared(ours: Results, theirs: Results) -> str:
+    """The differences of two finished runs."""
+    best, held_out = (getattr(ours, k) - getattr(theirs, k) for k in ("best", "held_out"))
+    speed_up = ours.tokens_per_second / theirs.tokens_per_second  # type: ignore[operator]
+    return f"best {best:+.3f}, held-out {held_out:+.3f}, {speed_up:.2f} times the tokens/s"

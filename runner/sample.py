@@ -4,19 +4,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from conf.schema import SamplerConfig, register
-from runner.messages import told_in_a_sentence
+from runner.messages import mistakes_in_a_sentence
+from runner.settings import typed
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, SamplerConfig)
+    config = typed(cfg, SamplerConfig)
     from gpt2.sampling import sample
-    from runner.training.weights import load_weights
     from runner.training.device import find_device
+    from runner.training.weights import load_weights
 
     model = load_weights(Path(config.weights).expanduser())
     model.to(find_device(config.device))
@@ -26,7 +26,7 @@ def task(cfg: DictConfig) -> None:
 def main() -> None:
     """Prints the text and exits: 0 done, 2 a mistake."""
     register()
-    with told_in_a_sentence():
+    with mistakes_in_a_sentence():
         task()
 
 

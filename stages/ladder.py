@@ -1,6 +1,6 @@
 """The ladder, read from the overlays in conf/stage and in folders of the user's own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
             about=abouts[name],
             parent=parents[name],
             number=1 if abouts[name].aim is Aim.flow else 1 + _depth(name, parents),
-            changes=flatten(overlay, leave_out=("defaults", "stage")),
+            changes=_leaves(overlay),
         )
         for name, overlay in overlays.items()
     ]
@@ -59,27 +59,26 @@ def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
 
 def changes_between(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The dotted keys in which two composed configurations differ, with both values resolved."""
-    old, new = flatten(before, ("stage",), resolve=True), flatten(after, ("stage",), resolve=True)
+    old, new = (_leaves(config, resolve=True) for config in (before, after))
     return {key: (old.get(key), new[key]) for key in new if old.get(key) != new[key]}
 
 
-def flatten(
-    config: DictConfig, leave_out: tuple[str, ...] = (), resolve: bool = False
-) -> dict[str, Any]:
-    """A configuration's leaves by dotted key; enums as their names."""
+def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted key."""
     flat: dict[str, Any] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), value)
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix] = node
-
-    container = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
-    assert isinstance(container, dict)
-    walk("", {key: value for key, value in container.items() if key not in leave_out})
+            flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """The settings of a configuration by dotted key, enums as names; not its stage or defaults."""
+    plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return flatten({key: plain[key] for key in plain if key not in ("defaults", "stage")})
 
 
 def _about(file: Path, overlay: DictConfig) -> StageConf:

@@ -18,8 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from conf.schema import Autocast, Config, MatmulPrecision
-from gpt2.config import Attention
 from conf.errors import UsageError
 
 
@@ -58,7 +56,7 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls the device."""
+    """The device's name, as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -70,9 +68,9 @@ def device_name(device: torch.device) -> str:
 
 
 def prepare(device: torch.device) -> None:
-    """Settings that every stage gets alike, so that no stage's speed owes anything to them."""
+    """Apply the settings that every stage shares, so that no stage's speed depends on them."""
     # A CPU is slow at denormal floats, and a plain network's activations shrink to them: without
-    # this a norm layer would seem to bring speed. Nothing of such a size moves a loss.
+    # this a norm layer would seem to bring speed. Values of such a size move no loss.
     torch.set_flush_denormal(True)
     if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         # glibc gives large blocks back to the kernel when freed, and a step frees gigabytes:
@@ -86,7 +84,7 @@ def prepare(device: torch.device) -> None:
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """A batch on the device; to a CUDA device from pinned memory, which nothing waits for."""
+    """A batch on the device; to a CUDA device from pinned memory, so that no one waits for it."""
     if device.type == "cuda":
         batch = tuple(part.pin_memory() for part in batch)
     return tuple(part.to(device, non_blocking=True) for part in batch)
@@ -123,7 +121,7 @@ def why_not_flash(
 ) -> str | None:
     """None where scaled_dot_product_attention has a flash kernel for such heads, else the reason.
 
-    Asked of the device itself, by allowing it no other kernel.
+    Tried on the device itself, with every other kernel forbidden.
     """
     if device.type == "mps":
         return "MPS has no flash kernel; its own fused attention is used"
@@ -140,58 +138,8 @@ def why_not_flash(
     return None
 
 
-class Techniques:
-    """What a run asked for, split into what acts and what does not, and why."""
-
-    def __init__(self, config: Config, device: torch.device, grad_accum_steps: int) -> None:
-        self.applied: list[str] = []
-        self.not_applied: dict[str, str] = {}
-        model, train = config.model, config.train
-        self._plain(f"{model.init.name} initialisation", model.init.name != "torch")
-        self._plain(f"{model.norm.name} norm", model.norm.name != "none")
-        self._plain("residual stream", model.residual)
-        if train.matmul_precision is MatmulPrecision.high:
-            self.add("TF32", why_not_tf32(device))
-        self.bf16 = train.autocast is Autocast.bf16 and self.add(
-            "bf16 autocast", why_not_bf16(device)
-        )
-        self.compile = train.compile and self.add("torch.compile", why_not_compile(device))
-        self._plain(f"vocabulary padded to {model.padded_vocab_size:,}", model.pad_vocab)
-        if model.attention is Attention.flash:
-            dtype = torch.bfloat16 if self.bf16 else torch.float32
-            heads = (model.n_head, train.context, model.n_embd)
-            self.add("flash attention", why_not_flash(device, dtype, *heads))
-        self._plain(f"clipping at {train.clip_grad_norm}", train.clip_grad_norm is not None)
-        self._plain("decay on matrices only", train.decay_matrices_only)
-        self._plain("fused AdamW", train.fused)
-        self._plain(f"{train.schedule.name} schedule", train.schedule.name != "constant")
-        if train.total_batch_tokens is not None:
-            alone = (
-                "one micro batch already holds the whole batch" if grad_accum_steps == 1 else None
-            )
-            self.add(f"accumulation over {grad_accum_steps} micro batches", alone)
-
-    def add(self, technique: str, why_not: str | None) -> bool:
-        """Note a technique that was asked for; true if it acts."""
-        if why_not is None:
-            self.applied.append(technique)
-        else:
-            self.withdraw(technique, why_not)
-        return why_not is None
-
-    def withdraw(self, technique: str, why_not: str) -> None:
-        """Note that a technique does not act after all."""
-        if technique in self.applied:
-            self.applied.remove(technique)
-        self.not_applied[technique] = why_not
-
-    def _plain(self, technique: str, asked_for: bool) -> None:
-        if asked_for:
-            self.applied.append(technique)
-
-
 def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """The best square matrix product of so many seconds, in FLOP/s: the ceiling of MFU."""
+    """FLOP/s of the fastest square matrix product within so many seconds: the ceiling of MFU."""
     size = 1536 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
@@ -209,18 +157,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left for a tensor."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    told = ("can't allocate memory", "out of memory", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+    known = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in known)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queue."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: a CUDA device's own, elsewhere the process's resident set."""
+    """The peak memory so far: a CUDA device's own, elsewhere the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

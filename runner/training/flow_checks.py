@@ -1,16 +1,16 @@
-"""Step 1 of the guide: does the flow work at all? Five checks of a model and one small batch."""
+"""Step 1 of the guide: does the flow work at all? Five checks of a model on one small batch."""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gpt2.config import Norm
 from gpt2.model import GPT
+from runner.record import Check
 
 FIRST_LOSS_DISTANCE = 1.0
 OVERFIT_TOKENS = 8
@@ -19,20 +19,14 @@ OVERFIT_STEPS = 40
 OVERFIT_RATES = (3e-4, 3e-3)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One fact about a model's flow, whether it holds, and what was measured."""
-
-    name: str
-    passed: bool
-    detail: str
-    seconds: float
+class FlowCheckFailed(Exception):
+    """A flow check failed; the message names it and what was measured."""
 
 
 def check_flow(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Check]:
     """Check shapes, first loss, causality, gradients and learning, yielding each as it is done.
 
-    The model is left as it was, but for its gradients, which are cleared. `idx_BT` and
+    The model is left unchanged, except for its gradients, which are cleared. `idx_BT` and
     `targets_BT` are int64 (B, T) with T of at least 2, on the model's device.
     """
     for name, check in CHECKS.items():

@@ -1,110 +1,132 @@
-"""The training loop: one run of one stage, from first weights to results."""
+"""The training of one stage: set-up, the loop, and the results."""
 
 import math
-import statistics
 import time
-import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from conf.schema import Checkpoint, CompileMode, Config
-from gpt2.config import Norm
+from conf.schema import Checkpoint, Config
+from gpt2.config import GPTConfig, Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
 from runner.data.corpus import Corpus
 from runner.data.stream import TokenStream, held_out_batches
-from runner.training.weights import save_weights
+from runner.folder import RunFolder
+from runner.interruption import after_step
+from runner.messages import say, warn
+from runner.progress import step_progress
+from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
-from runner.interruption import AfterStep
+from runner.training.compilation import compile_blocks
+from runner.training.evaluation import held_out_loss
+from runner.training.flow_checks import FlowCheckFailed, check_flow
 from runner.training.optimizer import build_optimizer, learning_rate
-from runner.progress import StepProgress
-from runner.record import WEIGHTS, Record, Step
-from runner.settings import grad_accum_steps
-from runner.training.flow_checks import check_flow
-
-# Steps whose time is not counted: caches are cold and memory is touched for the first time.
-UNSTEADY_STEPS = 3
+from runner.training.techniques import Techniques
 
 
-class FlowCheckFailed(Exception):
-    """A flow check did not hold; the message names it."""
+@dataclass
+class Training:
+    """Everything that the loop works with."""
+
+    device: torch.device
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    autocast: torch.autocast
+    stream: TokenStream
+    held_out: list[tuple[Tensor, Tensor]]
+    checkpoints: Checkpoints
+    peak_dtype: torch.dtype
+    peak_flops: float
 
 
-def train(config: Config, corpus: Corpus, record: Record, console: Console) -> None:
-    """Train, judge and sample one model, writing everything measured into `record`.
+def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> None:
+    """Train, evaluate and sample one model, writing everything measured into `folder`.
 
-    Goes on from a checkpoint in the record's folder. Ends the record as finished or diverged.
-    Raises Interrupted with a checkpoint written, FlowCheckFailed, UsageError for text that is too
-    short, and whatever PyTorch raises.
+    Continues from a checkpoint in the folder. Ends the record as finished or diverged. Raises
+    Interrupted with a checkpoint written, FlowCheckFailed, UsageError for text that is too short,
+    and whatever PyTorch raises.
     """
-    entered = time.perf_counter()
-    train = config.train
+    training = set_up(config, corpus, folder, console)
+    run_steps(training, config, folder, console)
+    conclude(training, config, folder)
+
+
+def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> Training:
+    """The device, the model and all that a run has before its first step, checked and compiled."""
+    started = time.perf_counter()
+    train, run = config.train, folder.run
+    assert isinstance(config.model, GPTConfig)
     device = machine.find_device(config.device, config.scale.name)
     machine.prepare(device)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(train.matmul_precision.name)
-    accumulation = grad_accum_steps(config)
-    techniques = machine.Techniques(config, device, accumulation)
+    techniques = Techniques(config, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
 
-    stream = TokenStream(corpus.train, train.micro_batch_size, train.context, config.seed)
-    held_out = list(
-        held_out_batches(
-            corpus.held_out, train.micro_batch_size, train.context, config.evaluation.tokens
-        )
-    )
+    sizes = train.micro_batch_size, train.context
+    stream = TokenStream(corpus.train, *sizes, config.seed)
+    held_out = list(held_out_batches(corpus.held_out, *sizes, config.evaluation.tokens))
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)
     if config.model.norm is Norm.batch:
-        console.print(
+        warn(
+            console,
             "Batch norm takes its statistics over positions, so the training loss sees the future; "
             "only held-out loss can be compared.",
-            style="yellow",
-            soft_wrap=True,
         )
-    environment = record.fields["environment"]
-    environment.update(
-        device=device.type, device_name=machine.device_name(device), threads=torch.get_num_threads()
-    )
-    record.fields["model"] = {
-        "parameters": model.num_parameters(),
-        "flops_per_token": model.flops_per_token(train.context),
-    }
+    run.environment.device = device.type
+    run.environment.device_name = machine.device_name(device)
+    run.environment.threads = torch.get_num_threads()
+    run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
     peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
-    checkpoints = Checkpoints(config, record, model, optimizer, console)
+    checkpoints = Checkpoints(config, folder, model, optimizer, console)
     resumed = checkpoints.resume()
-    record.add_time("setup_s", time.perf_counter() - entered)
+    folder.add_time("setup_s", time.perf_counter() - started)
 
     if train.flow_checks and not resumed:
-        run_flow_checks(model, stream, record, console)
-    compile_seconds = 0.0
+        run_flow_checks(model, stream, folder, console)
     if techniques.compile:
-        sizes = (train.micro_batch_size, train.context, config.model.n_embd)
-        compile_seconds = compile_blocks(
-            model, sizes, autocast, train.compile_mode, techniques, console
-        )
-    record.add_time("compile_s", compile_seconds)
-    record.fields.update(applied=techniques.applied, not_applied=techniques.not_applied)
-    record.save()
+        block_BTC = (*sizes, config.model.n_embd)
+        mode = train.compile_mode
+        seconds = compile_blocks(model, block_BTC, autocast, mode, techniques, console)
+        folder.add_time("compile_s", seconds)
+    run.applied, run.not_applied = techniques.applied, techniques.not_applied
+    folder.save()
+    return Training(
+        device, model, optimizer, autocast, stream, held_out, checkpoints, peak_dtype, peak_flops
+    )
 
-    tokens = train.micro_batch_size * train.context * accumulation
-    title, begin = record.fields["stage"]["name"], len(record.steps)
-    with StepProgress(console, title, train.steps, begin) as progress, AfterStep() as signals:
+
+def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
+    """The loop: every optimizer step that is still to be done, each written into `folder`."""
+    train, device, model, optimizer = (
+        config.train,
+        training.device,
+        training.model,
+        training.optimizer,
+    )
+    autocast, checkpoints = training.autocast, training.checkpoints
+    begin, title, accumulation = len(folder.steps), folder.run.stage.name, train.grad_accum_steps
+    with (
+        step_progress(console, title, train.steps, begin) as show,
+        after_step() as interruption_received,
+    ):
         for step in range(begin, train.steps):
-            step_started = time.perf_counter()
+            started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
             loss_sum = torch.zeros((), device=device)
             for micro_step in range(accumulation):
-                batch = machine.upload(stream.micro_batch(step * accumulation + micro_step), device)
+                batch = training.stream.micro_batch(step * accumulation + micro_step)
                 with autocast:
-                    _, loss = model(*batch)
+                    _, loss = model(*machine.upload(batch, device))
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
@@ -118,158 +140,69 @@ def train(config: Config, corpus: Corpus, record: Record, console: Console) -> N
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            # Reading the two numbers waits for the device, so the step's time is whole.
+            # Reading the two numbers waits for the device, so the step's time is complete.
             loss_value, norm_value = loss_sum.item() / accumulation, grad_norm.item()
-            step_ms = round((time.perf_counter() - step_started) * 1e3, 3)
+            step_ms = round((time.perf_counter() - started) * 1e3, 3)
+            tokens = train.micro_batch_tokens * accumulation
             done = Step(step, loss_value, norm_value, lr, step_ms, tokens)
-            record.step(done)
-            record.add_time("train_s", step_ms / 1e3)
-            progress.step(done)
-            if not done.is_finite():
+            folder.add_step(done)
+            folder.add_time("train_s", step_ms / 1e3)
+            show(done)
+            if not done.is_finite:
                 break
-            interruption = signals.interruption()
+            interruption = interruption_received()
             if interruption or checkpoints.due():
                 if config.checkpoint is Checkpoint.best and not interruption:
-                    keep_if_best(model, record, held_out_loss(model, held_out, autocast))
+                    checkpoints.keep_if_best(held_out_loss(model, training.held_out, autocast))
                 checkpoints.write()
             if interruption:
                 raise interruption
 
-    losses = [done.loss for done in record.steps]
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    steady_ms = median_step_ms(record)
-    tokens_per_second = tokens / steady_ms * 1e3
-    record.fields["results"] = {
-        "worst": max(finite, default=None),
-        "best": min(finite, default=None),
-        "first": losses[0],
-        "last": losses[-1],
-        "held_out": None,
-        "steps": len(losses),
-        "tokens_per_step": tokens,
-        "tokens_per_second": tokens_per_second,
-        "step_ms": steady_ms,
-        "mfu": model.flops_per_token(train.context) * tokens_per_second / peak_flops,
-        "peak_flops": peak_flops,
-        "peak_flops_dtype": str(peak_dtype).removeprefix("torch."),
-        "peak_memory_bytes": machine.peak_memory_bytes(device),
-    }
-    if not record.steps[-1].is_finite():
-        record.fields["diverged_at"] = len(losses) - 1
-        what = "gradient norm" if math.isfinite(losses[-1]) else "loss"
-        record.end("diverged", f"The {what} is not finite at step {len(losses) - 1}.")
+
+def conclude(training: Training, config: Config, folder: RunFolder) -> None:
+    """The results of the steps, the held-out loss, a sample and the weights; closes the record."""
+    run, model, checkpoints = folder.run, training.model, training.checkpoints
+    run.results = results = summarise(folder.steps, run.resumed_at)
+    flops = model.flops_per_token(config.train.context) * (results.tokens_per_second or math.nan)
+    results.mfu = flops / training.peak_flops
+    results.peak_flops = training.peak_flops
+    results.peak_flops_dtype = str(training.peak_dtype).removeprefix("torch.")
+    results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
+    last = folder.steps[-1]
+    if not last.is_finite:
+        run.diverged_at = last.step
+        what = "gradient norm" if math.isfinite(last.loss) else "loss"
+        folder.end(Status.diverged, f"The {what} is not finite at step {last.step}.")
         return
 
     started = time.perf_counter()
-    loss = held_out_loss(model, held_out, autocast)
-    record.fields["results"]["held_out"] = loss
-    record.add_time("evaluation_s", time.perf_counter() - started)
+    results.held_out = held_out_loss(model, training.held_out, training.autocast)
+    folder.add_time("evaluation_s", time.perf_counter() - started)
     wanted = config.sample
     with torch.compiler.set_stance("force_eager"):
         text = sample(model, **asdict(wanted))
-    record.fields["samples"] = [{"prompt": wanted.prompt, "seed": wanted.seed, "text": text}]
+    run.samples = [Sample(wanted.prompt, wanted.seed, text)]
     if config.checkpoint is Checkpoint.last:
-        keep(model, record, loss)
+        checkpoints.keep(results.held_out)
     elif config.checkpoint is Checkpoint.best:
-        keep_if_best(model, record, loss)
-    record.end("finished")
+        checkpoints.keep_if_best(results.held_out)
+    folder.end(Status.finished)
     checkpoints.discard()
 
 
-def run_flow_checks(model: GPT, stream: TokenStream, record: Record, console: Console) -> None:
+def run_flow_checks(model: GPT, stream: TokenStream, folder: RunFolder, console: Console) -> None:
     """Check the model on the first micro batch, showing each check as it is done."""
     device = next(model.parameters()).device
     failed = []
     for check in check_flow(model, *machine.upload(stream.micro_batch(0), device)):
-        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        console.print(f"{mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
-        record.fields["checks"].append(asdict(check))
+        say(
+            console,
+            f"{'✓' if check.passed else '✗'} {check.name}: {check.detail}",
+            "green" if check.passed else "red",
+        )
+        folder.run.checks.append(check)
         failed += [] if check.passed else [check]
-    record.save()
+    folder.save()
     if failed:
         facts = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-        raise FlowCheckFailed(f"Not so: {facts}.")
-
-
-def compile_blocks(
-    model: GPT,
-    sizes_BTC: tuple[int, int, int],
-    autocast: torch.autocast,
-    mode: CompileMode,
-    techniques: machine.Techniques,
-    console: Console,
-) -> float:
-    """Compile the transformer block, once for all layers, and return the seconds it took.
-
-    A forward and backward pass makes compilation happen here and not in a step; it changes no
-    weight. Where compilation fails the run goes on eagerly.
-    """
-    started = time.perf_counter()
-    device = next(model.parameters()).device
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    x_BTC = torch.zeros(sizes_BTC, device=device, requires_grad=True)
-    torch.compiler.reset()
-    torch.compiler.set_stance("default")
-    for block in model.h:
-        block.compile(dynamic=False, mode=mode.value)
-    try:
-        with warnings.catch_warnings(), autocast:
-            warnings.simplefilter("ignore")
-            # Two, since under autocast the second may be given another dtype than the first.
-            for block in model.h[:2]:
-                x_BTC = block(x_BTC)
-            x_BTC.sum().backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever a compiler can raise: none of it may end the run
-        if machine.is_out_of_memory(error):
-            raise
-        torch.compiler.set_stance("force_eager")
-        told = " ".join(str(error).split())[:200]
-        reason = f"compilation failed ({type(error).__name__}: {told})"
-        techniques.withdraw("torch.compile", reason)
-        console.print(f"torch.compile is not applied: {reason}.", style="yellow", markup=False)
-    model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    machine.synchronise(device)
-    return time.perf_counter() - started
-
-
-@torch.no_grad()
-def held_out_loss(
-    model: GPT, batches: list[tuple[torch.Tensor, torch.Tensor]], autocast: torch.autocast
-) -> float:
-    """Mean cross entropy in nats per token over held-out text, padded rows left out."""
-    device = next(model.parameters()).device
-    model.eval()
-    total, count = 0.0, 0
-    # The compiled blocks were made for training; judging a model is not worth compiling again.
-    with torch.compiler.set_stance("force_eager"):
-        for batch in batches:
-            with autocast:
-                _, loss = model(*machine.upload(batch, device))
-            total += loss.item() * batch[1].numel()
-            count += batch[1].numel()
-    model.train()
-    return total / count
-
-
-def keep_if_best(model: GPT, record: Record, held_out: float) -> None:
-    """Keep the weights in the run's folder unless earlier ones had a lower held-out loss."""
-    best = record.fields["weights"]
-    if best is None or held_out < best["held_out"]:
-        keep(model, record, held_out)
-
-
-def keep(model: GPT, record: Record, held_out: float) -> None:
-    """Keep the weights in the run's folder, and note after how many steps they were taken."""
-    save_weights(model, record.folder / WEIGHTS)
-    record.fields["weights"] = {"steps": len(record.steps), "held_out": held_out}
-    record.save()
-
-
-def median_step_ms(record: Record) -> float:
-    """Median milliseconds of the steady steps: without the first ones of each start."""
-    starts = [0, *record.fields["resumed_at"]]
-    unsteady = {start + i for start in starts for i in range(UNSTEADY_STEPS)}
-    times = [done.step_ms for done in record.steps]
-    return statistics.median([t for i, t in enumerate(times) if i not in unsteady] or times)
+        raise FlowCheckFailed(f"Flow check failed: {facts}.")

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt2.config import Attention, GPTConfig, Init, Norm
 from conf.errors import UsageError
-from runner.files import DamagedFile, replacing
+from gpt2.config import Attention, GPTConfig, Init, Norm
 from gpt2.model import GPT
+from runner.files import DamagedFile, replacing
 
 
 def save_weights(model: GPT, path: Path) -> None:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
-from gpt2.model import GPT
 from gpt2.huggingface import to_huggingface
+from gpt2.model import GPT
 from runner.data.corpus import Tokens
 from runner.data.stream import TokenStream
-from runner.training.device import find_device, peak_memory_bytes
 from runner.record import read_run
+from runner.training.device import find_device, peak_memory_bytes
 from tests.benchmarks.plain import PlainGPT, train_plain
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from runner.files import CLOCK_GRAIN_NS
-from runner.data.text import python_documentation
 from runner.data.corpus import load_corpus
-from runner.training.device import peak_memory_bytes
+from runner.data.text import python_documentation
+from runner.files import CLOCK_GRAIN_NS
 from runner.progress import StepProgress
 from runner.record import Record, Step, read_run
+from runner.training.device import peak_memory_bytes
 from tests.benchmarks import ours
 
 Entry = dict[str, Any]

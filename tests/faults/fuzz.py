@@ -20,11 +20,11 @@ import torch
 from hypothesis import strategies as st
 
 import reports
-from conf.schema import Config
 from conf.errors import UsageError
-from runner.files import seal, unseal
+from conf.schema import Config
 from runner import __main__ as command
 from runner import run
+from runner.files import seal, unseal
 
 # A valid configuration is really trained up to this size; a larger one is only composed.
 SMALL = {"n_layer": 4, "n_embd": 128, "tokens": 256, "steps": 3, "peak_seconds": 1}

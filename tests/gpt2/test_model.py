@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.huggingface import from_huggingface, to_huggingface
 from gpt2.initialisation import generator_for
 from gpt2.model import GPT
-from gpt2.huggingface import from_huggingface, to_huggingface
 
 STEP05 = GPTConfig(
     name="small",

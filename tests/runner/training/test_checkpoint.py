@@ -8,15 +8,15 @@ import torch
 from rich.console import Console
 
 from conf.errors import UsageError
-from runner.files import DamagedFile, unseal
 from gpt2.model import GPT
 from runner.data.stream import held_out_batches
-from runner.training.weights import load_tensors, load_weights, save_tensors
-from runner.training.checkpoint import Checkpoints
-from runner.training.optimizer import build_optimizer
+from runner.files import DamagedFile, unseal
 from runner.record import Record
 from runner.run import as_plain
+from runner.training.checkpoint import Checkpoints
 from runner.training.loop import held_out_loss
+from runner.training.optimizer import build_optimizer
+from runner.training.weights import load_tensors, load_weights, save_tensors
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 

@@ -1,0 +1,89 @@
+"""What a run is known by: the hash of what its numbers depend on, and the code's commit."""
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from conf.schema import Config
+from stages.ladder import flatten
+
+ROOT = Path(__file__).parent.parent
+
+# The code that changes a training step's numbers: the model, the data path and the loop. Messages,
+# progress and records are outside it, so that a corrected word trains nothing again.
+NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
+
+# Keys, with all below them, that no measured number depends on: names, folders, and where the text
+# comes from, which counts by its hash.
+NOT_MEASURED = (
+    "experiment", "checkpoint", "force", "stage", "output_dir", "cache_dir", "model.name",
+    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "train.checkpoint_every",
+)  # fmt: skip
+# Of the rest, what decides no loss, or is compared on its own.
+NOT_CONDITIONS = ("seed", "device", "sample", "evaluation.peak_seconds")
+
+
+def as_plain(config: Config) -> dict[str, Any]:
+    """A configuration as JSON has it: enums as their names, this machine's folders left out."""
+    plain = resolved(OmegaConf.structured(config))
+    return {key: plain[key] for key in plain if key not in ("output_dir", "cache_dir")}
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """A composed configuration as JSON has it."""
+    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def measured(plain: dict[str, Any]) -> dict[str, Any]:
+    """The part of a plain configuration that a run's numbers depend on, by dotted key."""
+    return _without(flatten(plain), NOT_MEASURED)
+
+
+def conditions(plain: dict[str, Any]) -> dict[str, Any]:
+    """What decides the losses of every stage, from a configuration composed without a stage."""
+    return _without(measured(plain), NOT_CONDITIONS)
+
+
+def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:
+    """What a run's outcome depends on, as one hash: configuration, text and code."""
+    whole = json.dumps([measured(plain), data_sha256, code_hash()], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """The code that decides a run's numbers, and torch's version, as one hash."""
+    digest = hashlib.sha256(importlib.metadata.version("torch").encode())
+    for room in NUMERIC_CODE:
+        for source in sorted((ROOT / room).rglob("*.py")):
+            digest.update(source.relative_to(ROOT).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def commit() -> tuple[str | None, bool]:
+    """The commit of this checkout and whether files differ from it; (None, False) outside git."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, False
+
+
+def _git(*arguments: str) -> str:
+    command = ("git", "-C", str(ROOT), *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _without(flat: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    below = tuple(f"{key}." for key in keys)
+    return {k: v for k, v in flat.items() if k not in keys and not k.startswith(below)}

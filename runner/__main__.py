@@ -43,6 +43,7 @@ def main() -> None:
             if argument.startswith("stage="):
                 fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
         register()
+        statuses.clear()
         task()
     if Status.failed in statuses:
         sys.exit(1)

@@ -90,7 +90,11 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
     """`python -m runner` in a process of its own, at the smoke scale, from the checkout's root."""
 
     def run(
-        *arguments: str, module: str = "runner", smoke: bool = True, **environment: str
+        *arguments: str,
+        module: str = "runner",
+        smoke: bool = True,
+        report: bool = False,
+        **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         smoke_arguments = (
             "scale=smoke",
@@ -104,6 +108,8 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         overrides = [a for a in arguments if not a.startswith("-")]
         command = [sys.executable, "-m", module, *flags, *(smoke_arguments if smoke else ())]
         command += overrides
+        if smoke and "-m" not in flags and not report:
+            command.append("~hydra.callbacks.report")  # drawing it takes longer than such a run
         variables = {
             **os.environ,
             "GPT2_LADDER_CACHE": str(cache_dir),

@@ -9,11 +9,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from platformdirs import user_cache_dir
 
-from runner.record import read_run
+from runner import record
 
 ROOT = Path(__file__).parent.parent.parent
 # Where the command line keeps its cache, as conf/config.yaml has it.
@@ -21,6 +20,7 @@ CACHE = Path(os.environ.get("GPT2_LADDER_CACHE") or user_cache_dir("gpt2-ladder"
 GIB = 2**30
 # At the end of a run: as little as the command line takes, since neither is what is measured.
 BRIEF_ENDING = ("evaluation.tokens=1", "sample.tokens=1")
+NO_REPORT = "~hydra.callbacks.report"
 
 
 class CommandFailed(Exception):
@@ -35,27 +35,27 @@ class Run:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: record.Run
     step_seconds: list[float]
     losses: list[float]
 
     @property
     def tokens_per_second(self) -> float:
         """The record's own: the median of its steady steps."""
-        return self.record["results"]["tokens_per_second"]
+        return self.record.results.tokens_per_second or 0.0
 
     @property
     def peak_memory_bytes(self) -> int:
-        return self.record["results"]["peak_memory_bytes"]
+        return self.record.results.peak_memory_bytes or 0
 
     @property
     def not_applied(self) -> dict[str, str]:
-        return self.record["not_applied"]
+        return self.record.not_applied
 
     @property
     def bf16(self) -> bool:
         """Whether its matrix products were in bfloat16, as they are where that is fast."""
-        return "bf16 autocast" in self.record["applied"]
+        return "bf16 autocast" in self.record.applied
 
 
 def train(folder: Path, stage: str, *overrides: str) -> Run:
@@ -64,21 +64,21 @@ def train(folder: Path, stage: str, *overrides: str) -> Run:
     Raises CommandFailed for a run that does not finish.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    runner(f"+stage={stage}", *BRIEF_ENDING, *overrides, f"output_dir={folder}")
+    runner(f"+stage={stage}", *BRIEF_ENDING, *overrides, f"output_dir={folder}", NO_REPORT)
     return read(folder)
 
 
 def read(folder: Path) -> Run:
     """The one run whose record is in `folder`. Raises CommandFailed if it did not finish."""
     (file,) = folder.glob("*/*/*/run.json")
-    record = read_run(file.parent)
-    if record is None or record["status"] != "finished":
-        raise CommandFailed(f"{file}: {record and record['message']}")
+    found = record.read_run(file.parent)
+    if found.status is not record.Status.finished:
+        raise CommandFailed(f"{file}: {found.message}")
     with (file.parent / "steps.csv").open(newline="") as steps:
         rows = list(csv.DictReader(steps))
     return Run(
         file.parent,
-        record,
+        found,
         [float(row["step_ms"]) / 1e3 for row in rows],
         [float(row["loss"]) for row in rows],
     )
@@ -90,7 +90,7 @@ def steady_seconds(step_seconds: list[float]) -> float:
     Left out are three, as the runner does it, or half of them where there are not six: a step of
     many tokens takes long, and what its first ones have to do besides does not grow with it.
     """
-    return statistics.median(step_seconds[min(3, len(step_seconds) // 2) :])
+    return statistics.median(step_seconds[min(record.COLD_STEPS, len(step_seconds) // 2) :])
 
 
 def runner(*arguments: str) -> float:

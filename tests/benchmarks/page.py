@@ -10,6 +10,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 import reports
+from conf.schema import Aim
 from reports.palette import THEME
 from stages.ladder import read_ladder
 from tests.benchmarks.ours import GIB
@@ -182,14 +183,14 @@ class Measured:
         measured = self.entries.get("around/sweep", {"stages": {}})["stages"]
         for stage in read_ladder():
             entry = measured.get(stage.name)
-            if entry is None or stage.aim == "flow":
+            if entry is None or stage.about.aim is Aim.flow:
                 continue
             rate = entry["tokens_per_second"]
             first, before = (found[0], found[-1]) if found else (None, None)
             found.append(
                 {
                     "number": stage.number,
-                    "title": stage.title,
+                    "title": stage.about.title,
                     "tokens_per_second": rate,
                     "of_baseline": rate / first["tokens_per_second"] if first else None,
                     "of_before": rate / before["tokens_per_second"] if before else None,

@@ -26,7 +26,7 @@ from gpt2.huggingface import to_huggingface
 from gpt2.model import GPT
 from runner.data.corpus import Tokens
 from runner.data.stream import TokenStream
-from runner.record import read_run
+from runner.record import Run, read_run
 from runner.training.device import find_device, peak_memory_bytes
 from tests.benchmarks.plain import PlainGPT, train_plain
 
@@ -161,20 +161,19 @@ def read_model(fields: dict[str, Any]) -> GPTConfig:
     return GPTConfig(**{k: kinds[k](v) if k in kinds else v for k, v in fields.items()})
 
 
-def tokens_of(run: dict[str, Any], cache_dir: Path) -> Tokens:
+def tokens_of(run: Run, cache_dir: Path) -> Tokens:
     """The tokens that a run was trained on, as it left them in the cache."""
-    file = cache_dir / "tokens" / f"{run['data']['sha256']}.uint16"
-    return np.memmap(file, dtype=np.uint16, mode="r")[: run["data"]["train_tokens"]]
+    file = cache_dir / "tokens" / f"{run.data.sha256}.uint16"
+    return np.memmap(file, dtype=np.uint16, mode="r")[: run.data.train_tokens]
 
 
 def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str) -> None:
     """Trains one peer after a run's record and writes what was measured."""
     run = read_run(Path(run_folder))
-    if run is None:
-        sys.exit(f"{run_folder}: there is no record of a run here.")
-    device = find_device(run["config"]["device"])
+    config: dict[str, Any] = {**run.config}
+    device = find_device(config["device"])
     tokens = tokens_of(run, Path(cache_dir))
-    measured = train_peer(name, run["config"], tokens, precision == "bf16", device)
+    measured = train_peer(name, config, tokens, precision == "bf16", device)
     Path(result).write_text(json.dumps(asdict(measured)), encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.record import code_hash, commit
+from runner.identity import code_hash, commit
 from tests.benchmarks import ours, page, surroundings
 from tests.benchmarks.plan import FULL, QUICK, Plan, Point, Size
 
@@ -144,7 +144,7 @@ class Bench:
         found = in_own_process(
             "tests.benchmarks.peers", peer, precision, str(reference.folder), str(ours.CACHE)
         )
-        padding = 0.0 if peer == "plain" else padding_share(reference.record["config"]["model"])
+        padding = 0.0 if peer == "plain" else padding_share(reference.record.config["model"])
         difference = check_losses(reference.losses, found["losses"], precision, padding)
         seconds = ours.steady_seconds(found["step_seconds"])
         return {
@@ -185,17 +185,17 @@ class Bench:
 def entry_of(run: ours.Run) -> Entry:
     """What is kept of a run of ours."""
     record = run.record
-    tokens = record["results"]["tokens_per_step"]
+    tokens = record.results.tokens_per_step or 0
     return {
         "step_seconds": run.step_seconds,
         "losses": run.losses,
         "peak_memory_bytes": run.peak_memory_bytes,
         "precision": "bf16" if run.bf16 else "fp32",
         "tokens_per_second": tokens / ours.steady_seconds(run.step_seconds),
-        "compile_s": record["timings"]["compile_s"],
-        "flops_per_token": record["model"]["flops_per_token"],
-        "parameters": record["model"]["parameters"],
-        "not_applied": record["not_applied"],
+        "compile_s": record.timings.compile_s,
+        "flops_per_token": record.model.flops_per_token,
+        "parameters": record.model.parameters,
+        "not_applied": record.not_applied,
     }
 
 

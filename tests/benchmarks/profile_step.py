@@ -20,7 +20,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 import runner.__main__
-from runner.record import Record
+from runner.folder import RunFolder
 
 # An operator is of the first kind that has a part of its name. A compiled block's products and
 # attention are operators of their own; what is left of it is fused pointwise work and norms.
@@ -66,13 +66,13 @@ def main(result: str, *arguments: str) -> None:
     profiler = profile(activities=activities)
     times: list[float] = []
     steps_done = 0
-    end_of_step = Record.step
+    end_of_step = RunFolder.add_step
 
-    def watched(record: Record, *step: Any) -> Any:
+    def watched(folder: RunFolder, *step: Any) -> Any:
         nonlocal steps_done
-        ended = end_of_step(record, *step)
+        ended = end_of_step(folder, *step)
         steps_done += 1
-        steps_left = record.fields["config"]["train"]["steps"] - steps_done
+        steps_left = folder.run.config["train"]["steps"] - steps_done
         if steps_left == 1:
             profiler.start()
             times.append(time.perf_counter())
@@ -81,7 +81,7 @@ def main(result: str, *arguments: str) -> None:
             profiler.stop()
         return ended
 
-    Record.step = watched  # type: ignore[method-assign]
+    RunFolder.add_step = watched  # type: ignore[method-assign]
     sys.argv = ["runner", *arguments]
     runner.__main__.main()
     step_seconds = times[1] - times[0]

@@ -23,7 +23,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from rich.console import Console
 
-from runner.record import commit
+from runner.identity import commit
 from runner.training.device import device_name
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, sandbox

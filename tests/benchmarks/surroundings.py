@@ -18,10 +18,12 @@ from rich.console import Console
 from runner.data.corpus import load_corpus
 from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS
-from runner.progress import StepProgress
-from runner.record import Record, Step, read_run
+from runner.folder import RunFolder
+from runner.progress import step_progress
+from runner.record import Status, Step, read_run
 from runner.training.device import peak_memory_bytes
 from tests.benchmarks import ours
+from tests.records import synthetic_run
 
 Entry = dict[str, Any]
 LINES = 10_000
@@ -36,18 +38,17 @@ def sweep(folder: Path, *overrides: str) -> Entry:
     shutil.rmtree(folder, ignore_errors=True)
     seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
     records = [read_run(file.parent) for file in folder.glob("*/*/*/run.json")]
-    finished = [record for record in records if record and record["status"] == "finished"]
-    timings = [record["timings"] for record in finished]
+    finished = [record for record in records if record.status is Status.finished]
     return {
         "seconds": seconds,
         "report_s": ours.python("reports", *map(str, folder.iterdir())),
         **{
-            what: sum(timing.get(what, 0.0) for timing in timings)
+            what: sum(getattr(record.timings, what) for record in finished)
             for what in ("setup_s", "compile_s", "train_s", "evaluation_s")
         },
         "stages": {
-            record["stage"]["name"]: {
-                what: record["results"][what]
+            record.stage.name: {
+                what: getattr(record.results, what)
                 for what in ("step_ms", "tokens_per_second", "peak_memory_bytes")
             }
             for record in finished
@@ -62,8 +63,8 @@ def compilation(folder: Path, stage: str, *overrides: str) -> Entry:
     fresh = (f"cache_dir={folder / 'cache'}", "data=pydoc", "train.steps=1")
     cold, warm = (ours.train(folder / run, stage, *fresh, *overrides) for run in ("cold", "warm"))
     return {
-        "cold_s": cold.record["timings"]["compile_s"],
-        "warm_s": warm.record["timings"]["compile_s"],
+        "cold_s": cold.record.timings.compile_s,
+        "warm_s": warm.record.timings.compile_s,
     }
 
 
@@ -96,16 +97,16 @@ def text(size: int) -> Entry:
 def line() -> Entry:
     """Microseconds that a step's line takes in steps.csv, the log and the output together."""
     with tempfile.TemporaryDirectory() as folder:
-        record = Record(Path(folder))
-        record.start({}, afresh=True)
-        with StepProgress(Console(), "line", LINES, 0) as progress:
+        record = RunFolder(Path(folder))
+        record.start(synthetic_run(), afresh=True)
+        with step_progress(Console(), "line", LINES, 0) as show:
             started = time.perf_counter()
             for number in range(LINES):
                 step = Step(number, 10.962733268737793, 27.9385, 6e-4, 34471.311, 256)
-                record.step(step)
-                progress.step(step)
+                record.add_step(step)
+                show(step)
             seconds = time.perf_counter() - started
-        record.end("finished")
+        record.end(Status.finished)
     return {"line_us": seconds / LINES * 1e6}
 
 

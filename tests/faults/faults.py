@@ -161,7 +161,7 @@ def asked_to_end(lab: Lab, times: int) -> None:
         assert unseal(record.read_bytes())["status"] == "interrupted"
         assert (record.parent / "checkpoint.safetensors").exists()
         done = lab.check_resumed(experiment, *command)
-        assert "Going on from step" in done.stdout
+        assert "Resuming from step" in done.stdout
 
 
 @fault(
@@ -446,7 +446,7 @@ def odd_surroundings(lab: Lab, times: int) -> None:
             process.wait()
             done = lab.run(experiment, *command, **surroundings, **_last_year())
             assert done.returncode == 0, done.stdout + done.stderr
-            assert "Going on from step 5" in done.stdout
+            assert "Resuming from step 5" in done.stdout
             assert outcome(experiment) == lab.undisturbed(STAGE)
         finally:
             shutil.rmtree(cache_dir, ignore_errors=True)

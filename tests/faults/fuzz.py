@@ -57,9 +57,9 @@ KEYS = st.sampled_from(
      "evaluation.peak_seconds", "model.n_layer", "model.n_head", "model.n_embd",
      "model.context_length", "model.vocab_size", "model.norm", "model.residual", "model.init",
      "model.gain", "model.attention", "model.pad_vocab", "model.name", "data.name", "data.path",
-     "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.context",
-     "scale.total_batch_tokens", "sample.prompt", "sample.tokens", "sample.temperature",
-     "sample.top_k", "sample.seed", "stage.name", "stage.title", "stage.aim", "stage.claim",
+     "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.flow_context",
+     "scale.accumulate_to_tokens", "sample.prompt", "sample.tokens", "sample.temperature",
+     "sample.top_k", "sample.seed", "stage.name", "stage.title", "stage.aim", "stage.claims",
      "nothing", "train.nothing"]
 )  # fmt: skip
 KEYED = st.builds(
@@ -141,6 +141,7 @@ class Sandbox:
             "+stage=step02", "scale=smoke", "device=cpu", "data=text", f"data.path={self.text}",
             "train.steps=1", "evaluation.tokens=32", "sample.tokens=2", "train.compile=false",
             "evaluation.peak_seconds=0.01", f"cache_dir={self.folder}/cache",
+            "~hydra.callbacks.report",
         ]  # fmt: skip
         output, errors = io.StringIO(), io.StringIO()
         try:
@@ -181,7 +182,7 @@ class Sandbox:
         damage.apply(next(experiment.glob("step02/seed1-*")))
         try:
             records = reports.load(experiment)
-        except reports.ReportError as error:
+        except UsageError as error:
             self.refused += 1
             said = str(error)
         else:

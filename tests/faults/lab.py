@@ -50,13 +50,14 @@ class Lab:
     def command(self, experiment: Path, *arguments: str) -> list[str]:
         """python -m runner for this experiment, with a checkpoint every five steps."""
         flags = [a for a in arguments if a.startswith("-")]
+        alone = [] if "-m" in flags else ["~hydra.callbacks.report"]
         rest = [a for a in arguments if not a.startswith("-")]
         return [
             sys.executable, "-m", "runner", *flags, "scale=smoke", "device=cpu", "data=text",
             f'data.path="{self.text}"', f'output_dir="{experiment.parent}"',
             f'experiment="{experiment.name}"', f'cache_dir="{self.cache_dir}"',
             "train.checkpoint_every.steps=5", "train.compile=false", "train.steps=12",
-            "sample.tokens=4", *rest,
+            "sample.tokens=4", *alone, *rest,
         ]  # fmt: skip
 
     def start(

@@ -2,17 +2,18 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from runner.data.text import find_text
-from runner.record import Record
-from runner.run import as_plain
+from runner.folder import RunFolder
+from runner.identity import as_plain
+from runner.record import Run
 from runner.training.loop import train
 from tests.conftest import Settings, load_quietly
+from tests.records import synthetic_run
 
 
 class Runs:
@@ -21,25 +22,17 @@ class Runs:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder, self.count = settings, folder, 0
 
-    def __call__(self, *overrides: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    def __call__(self, *overrides: str) -> tuple[Run, pd.DataFrame]:
         config = self.settings(*overrides)
         self.count += 1
-        record = Record(self.folder / str(self.count))
-        stage = {"name": "test", "aim": "loss"}
-        fields = {
-            "fingerprint": "test",
-            "stage": stage,
-            "environment": {},
-            "config": as_plain(config),
-            "data": {},
-        }
-        record.start(fields, afresh=True)
+        folder = RunFolder(self.folder / str(self.count))
+        folder.start(synthetic_run(config=as_plain(config)), afresh=True)
         data = config.data
         cache = Path(config.cache_dir)
         _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)
         corpus = load_quietly(files, cache, data.held_out_fraction)
-        train(config, corpus, record, Console(file=io.StringIO()))
-        return record.fields, pd.read_csv(record.folder / "steps.csv")
+        train(config, corpus, folder, Console(file=io.StringIO()))
+        return folder.run, pd.read_csv(folder.path / "steps.csv")
 
 
 @pytest.fixture

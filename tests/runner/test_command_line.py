@@ -67,7 +67,8 @@ def test_a_run_prints_the_guides_lines_and_leaves_its_record(
     assert record["status"] == "finished"
     assert record["stage"]["changes"] == {"train.total_batch_tokens": [None, 128]}
     assert record["stage"]["number"] == 10
-    assert record["variant"] == ["train.steps=4", "train.compile=false"]
+    assert record["conditions"]["train.steps"] == 4
+    assert record["conditions"]["train.total_batch_tokens"] is None
     assert record["config"]["train"]["compile"] is False
     assert "torch.compile" not in record["applied"]
     assert "accumulation over 2 micro batches" in record["applied"]

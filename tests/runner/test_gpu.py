@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from runner.record import Status
 from tests.runner.conftest import Runs
 
 pytestmark = [
@@ -16,15 +17,15 @@ pytestmark = [
 def test_the_accelerator_reproduces_the_cpus_curve_in_fp32(runs: Runs) -> None:
     _, cpu = runs("+stage=step05", "train.steps=10")
     fields, accelerated = runs("+stage=step05", "train.steps=10", "device=auto")
-    assert fields["environment"]["device"] != "cpu"
+    assert fields.environment.device != "cpu"
     assert accelerated.loss.tolist() == pytest.approx(cpu.loss.tolist(), abs=2e-3)
 
 
 def test_the_last_stage_applies_what_the_device_can(runs: Runs) -> None:
     fields, _ = runs("+stage=step10", "train.steps=10", "device=auto")
-    assert fields["status"] == "finished"
+    assert fields.status is Status.finished
     if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
-        assert fields["not_applied"] == {}
+        assert fields.not_applied == {}
 
 
 @pytest.mark.parametrize("mode", ["reduce_overhead", "max_autotune"])
@@ -32,7 +33,7 @@ def test_other_ways_to_compile_train_the_same(runs: Runs, mode: str) -> None:
     plain = ("+stage=step10", "train.steps=6", "device=auto", "train.autocast=none")
     _, expected = runs(*plain)
     fields, steps = runs(*plain, f"train.compile_mode={mode}")
-    assert "torch.compile" in fields["applied"]
+    assert "torch.compile" in fields.applied
     assert steps.loss.tolist() == pytest.approx(expected.loss.tolist(), abs=2e-3)
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from runner.progress import StepProgress
+from runner.progress import step_progress
 from runner.record import Step
 
 STEPS = (
@@ -18,9 +18,9 @@ STEPS = (
 def test_steps_are_shown_as_the_output_can_show_them(terminal: bool) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120)
-    with StepProgress(console, "step07", steps=2, done=0) as progress:
+    with step_progress(console, "step07", steps=2, done=0) as show:
         for step in STEPS:
-            progress.step(step)
+            show(step)
     shown = output.getvalue()
     if terminal:
         for figure in ("step07", "2/2", "loss 9.590", "norm 5.32", "1,234 tokens/s"):

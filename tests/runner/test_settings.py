@@ -4,7 +4,6 @@ import pytest
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from runner.settings import grad_accum_steps
 from tests.conftest import Settings
 
 
@@ -52,6 +51,6 @@ def test_several_processes_are_refused_until_they_work(
 
 
 def test_step_10_sums_micro_batches_up_to_the_scales_batch(settings: Settings) -> None:
-    assert grad_accum_steps(settings("+stage=step09")) == 1
-    assert grad_accum_steps(settings("+stage=step10")) == 2
-    assert grad_accum_steps(settings("+stage=step10", "train.micro_batch_size=1")) == 4
+    assert settings("+stage=step09").train.grad_accum_steps == 1
+    assert settings("+stage=step10").train.grad_accum_steps == 2
+    assert settings("+stage=step10", "train.micro_batch_size=1").train.grad_accum_steps == 4

@@ -11,12 +11,12 @@ from stages.ladder import CONF, changes_between, read_ladder
 NAMES = [f"step{n:02}" for n in range(1, 11)]
 
 
-def test_ten_stages_each_standing_on_the_one_before() -> None:
+def test_the_chain_starts_at_the_baseline_and_the_flow_check_is_beside_it() -> None:
     ladder = read_ladder()
     assert [stage.name for stage in ladder] == NAMES
-    assert [stage.parent for stage in ladder] == [None, *NAMES[:-1]]
+    assert [stage.parent for stage in ladder] == [None, None, *NAMES[1:-1]]
     assert [stage.number for stage in ladder] == list(range(1, 11))
-    assert [stage.aim for stage in ladder] == [
+    assert [stage.about.aim.name for stage in ladder] == [
         "flow", "baseline", "loss", "loss", "loss", "speed", "speed", "stability", "loss", "loss",
     ]  # fmt: skip
 

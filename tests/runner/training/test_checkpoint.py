@@ -10,28 +10,28 @@ from rich.console import Console
 from conf.errors import UsageError
 from gpt2.model import GPT
 from runner.data.stream import held_out_batches
-from runner.files import DamagedFile, unseal
-from runner.record import Record
-from runner.run import as_plain
+from runner.files import DamagedFile
+from runner.folder import RunFolder
+from runner.identity import as_plain
+from runner.record import read_run
 from runner.training.checkpoint import Checkpoints
-from runner.training.loop import held_out_loss
+from runner.training.evaluation import held_out_loss
 from runner.training.optimizer import build_optimizer
 from runner.training.weights import load_tensors, load_weights, save_tensors
 from tests.conftest import Settings, load_quietly
+from tests.records import synthetic_run
 from tests.runner.conftest import Runs
-
-FIELDS = {"stage": {"name": "test"}, "environment": {}, "data": {}, "fingerprint": "f"}
 
 
 def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Checkpoints, str]:
     """A started record's checkpoints, and what they said when they were opened."""
     config = settings("+stage=step09", *overrides)
-    record = Record(folder)
-    record.start({**FIELDS, "config": as_plain(config)}, afresh=False)
+    opened = RunFolder(folder)
+    opened.start(synthetic_run(config=as_plain(config)), afresh=False)
     model = GPT(config.model, config.seed)
     output = io.StringIO()
     console = Console(file=output, width=500)
-    return Checkpoints(config, record, model, build_optimizer(model, config.train), console), (
+    return Checkpoints(config, opened, model, build_optimizer(model, config.train), console), (
         output.getvalue()
     )
 
@@ -39,7 +39,7 @@ def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Chec
 def test_another_runs_checkpoint_is_set_apart(settings: Settings, tmp_path: Path) -> None:
     first, _ = checkpoints(settings, tmp_path)
     first.write()
-    first.record.fields["fingerprint"] = "another"
+    first.folder.run.fingerprint = "another"
     assert not first.resume()
     assert [path.name for path in tmp_path.glob("checkpoint*")] == [
         "checkpoint.safetensors.damaged"
@@ -74,7 +74,7 @@ def test_due_by_steps_by_minutes_by_both_or_never(
         due = []
         for step in range(9):
             now += 45
-            kept.record.steps.append(None)  # type: ignore[arg-type] - only their number counts
+            kept.folder.steps.append(None)  # type: ignore[arg-type] - only their number counts
             if kept.due():
                 due.append(step)
                 kept.written = now
@@ -99,16 +99,19 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
         "train.checkpoint_every.steps=2",
     )  # fmt: skip
     fields, _ = runs(*overrides)
-    weights = fields["weights"]
-    assert weights["held_out"] < fields["results"]["held_out"], "this rate ends worse than it was"
-    assert weights["steps"] in (2, 4, 6, 8)
+    weights = fields.weights
+    assert weights is not None
+    assert weights.held_out is not None
+    assert fields.results.held_out is not None
+    assert weights.held_out < fields.results.held_out, "this rate ends worse than it was"
+    assert weights.steps in (2, 4, 6, 8)
     kept = load_weights(tmp_path / "runs" / "1" / "weights.safetensors")
     config = settings(*overrides)
     corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
     batches = list(held_out_batches(corpus.held_out, 2, 32, config.evaluation.tokens))
     again = held_out_loss(kept, batches, torch.autocast("cpu", enabled=False))
-    assert again == pytest.approx(weights["held_out"], abs=1e-6)
-    assert unseal((tmp_path / "runs" / "1" / "run.json").read_bytes())["weights"] == weights
+    assert again == pytest.approx(weights.held_out, abs=1e-6)
+    assert read_run(tmp_path / "runs" / "1").weights == weights
 
 
 def test_a_bit_flipped_in_kept_weights_is_refused_by_name(runs: Runs, tmp_path: Path) -> None:

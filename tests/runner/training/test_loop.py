@@ -9,6 +9,7 @@ import torch
 from gpt2.config import Attention
 from gpt2.model import GPT
 from runner.data.stream import TokenStream
+from runner.record import Status
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 
@@ -17,7 +18,7 @@ def test_the_same_seed_gives_the_same_bits(runs: Runs) -> None:
     (a, steps_a), (b, steps_b) = (runs("+stage=step05", "train.steps=6") for _ in range(2))
     assert steps_a.loss.tolist() == steps_b.loss.tolist()
     assert steps_a.grad_norm.tolist() == steps_b.grad_norm.tolist()
-    assert a["results"]["held_out"] == b["results"]["held_out"]
+    assert a.results.held_out == b.results.held_out
     _, other = runs("+stage=step05", "train.steps=6", "seed=2")
     assert steps_a.loss.tolist() != other.loss.tolist()
 
@@ -27,11 +28,9 @@ def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> No
     step05, curve05 = runs("+stage=step05", "train.steps=12")
     for stage in ("step06", "step07"):
         fields, curve = runs(f"+stage={stage}", "train.steps=12", *exact)
-        assert "torch.compile" in fields["applied"]
+        assert "torch.compile" in fields.applied
         pd.testing.assert_series_equal(curve05.loss, curve.loss, atol=2e-4, rtol=0)
-        assert fields["results"]["held_out"] == pytest.approx(
-            step05["results"]["held_out"], abs=2e-4
-        )
+        assert fields.results.held_out == pytest.approx(step05.results.held_out, abs=2e-4)
 
 
 def test_accumulated_micro_batches_are_one_large_batch(runs: Runs) -> None:
@@ -68,7 +67,7 @@ def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Set
         optimizer.step()
         assert steps.loss[step] == pytest.approx(loss.item(), abs=1e-4)
         assert steps.grad_norm[step] == pytest.approx(norm.item(), rel=1e-4)
-    assert fields["status"] == "finished"
+    assert fields.status is Status.finished
 
 
 def test_clipping_changes_the_steps_but_not_the_norm_that_is_written(runs: Runs) -> None:
@@ -82,22 +81,22 @@ def test_clipping_changes_the_steps_but_not_the_norm_that_is_written(runs: Runs)
 
 def test_results_are_those_of_the_steps(runs: Runs) -> None:
     fields, steps = runs("+stage=step02", "train.steps=8")
-    results = fields["results"]
-    assert (results["worst"], results["best"]) == (steps.loss.max(), steps.loss.min())
-    assert (results["first"], results["last"]) == (steps.loss[0], steps.loss[7])
-    assert results["step_ms"] == pytest.approx(steps.step_ms[3:].median(), rel=1e-3)
-    assert results["tokens_per_second"] == pytest.approx(64e3 / results["step_ms"], rel=1e-6)
-    assert 0 < results["mfu"] < 1
-    assert 2e8 < results["peak_memory_bytes"] < 2e10
-    assert fields["samples"][0]["text"].startswith("The ")
+    results = fields.results
+    assert (results.worst, results.best) == (steps.loss.max(), steps.loss.min())
+    assert (results.first, results.last) == (steps.loss[0], steps.loss[7])
+    assert results.step_ms == pytest.approx(steps.step_ms[3:].median(), rel=1e-3)
+    assert results.tokens_per_second == pytest.approx(64e3 / results.step_ms, rel=1e-6)
+    assert 0 < results.mfu < 1
+    assert 2e8 < results.peak_memory_bytes < 2e10
+    assert fields.samples[0].text.startswith("The ")
 
 
 def test_divergence_is_a_result_with_its_step(runs: Runs) -> None:
     fields, steps = runs("+stage=step02", "train.learning_rate=1e18")
-    assert fields["status"] == "diverged"
-    assert fields["diverged_at"] == len(steps) - 1 < 49
-    assert f"step {fields['diverged_at']}" in fields["message"]
-    assert fields["results"]["held_out"] is None
+    assert fields.status is Status.diverged
+    assert fields.diverged_at == len(steps) - 1 < 49
+    assert f"step {fields.diverged_at}" in fields.message
+    assert fields.results.held_out is None
 
 
 def test_a_compilation_that_fails_is_said_once_and_the_run_goes_on(
@@ -109,9 +108,9 @@ def test_a_compilation_that_fails_is_said_once_and_the_run_goes_on(
     _, eager = runs("+stage=step07", "train.compile=false", "train.steps=3")
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
     fields, steps = runs("+stage=step07", "train.steps=3")
-    assert "no compiler today" in fields["not_applied"]["torch.compile"]
-    assert "torch.compile" not in fields["applied"]
-    assert fields["status"] == "finished"
+    assert "no compiler today" in fields.not_applied["torch.compile"]
+    assert "torch.compile" not in fields.applied
+    assert fields.status is Status.finished
     assert steps.loss.tolist() == eager.loss.tolist()
 
 
@@ -128,5 +127,5 @@ def test_other_choices_train_by_override(runs: Runs, attention: str, init: str) 
         "+stage=step05", f"model.attention={attention}", f"model.init={init}", "model.norm=rms",
         "train.steps=2",
     )  # fmt: skip
-    assert fields["status"] == "finished"
-    assert {f"{init} initialisation", "rms norm", "residual stream"} <= set(fields["applied"])
+    assert fields.status is Status.finished
+    assert {f"{init} initialisation", "rms norm", "residual stream"} <= set(fields.applied)

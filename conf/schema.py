@@ -87,7 +87,7 @@ class ScaleConf:
     flow_context: int
 
 
-class Aim(Enum):
+class Aim(str, Enum):
     """What a stage is for, which is what a report judges it by."""
 
     flow = "flow"
@@ -116,9 +116,13 @@ class Measure(Enum):
 
 @dataclass
 class Claim:
-    """A claim of the guide: its words, how it is judged, its numbers, and the key it is about."""
+    """A claim of the guide: its words, the conditions it states, and how it is judged.
+
+    `values` are its numbers and `change` is the key it is about, see Measure.
+    """
 
     text: str
+    conditions: str
     measure: Measure
     values: list[float]
     change: str | None

@@ -5,7 +5,8 @@
     page = reports.write_report(["outputs/ladder"])
 
 pandas and matplotlib are imported when a function is first called, so that `import reports` is
-cheap for a program that only may need a report later.
+cheap for a program that only may need a report later. Each function raises
+`conf.errors.UsageError` where there is nothing to report on.
 """
 
 from __future__ import annotations
@@ -14,22 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.errors import ReportError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from reports.records import Records
+    from reports.read import Records
 
-__all__ = ["ReportError", "load", "print_summary", "write_report"]
+__all__ = ["load", "print_summary", "write_report"]
 
 
 def load(*experiments: str | Path) -> Records:
     """Every run under one or more experiment folders (`outputs/ladder`) as DataFrames.
 
-    `reports.records` documents the columns. Raises ReportError where a folder holds no runs.
+    `reports.read` documents the columns.
     """
-    from reports.records import read_records
+    from reports.read import read_records
 
     return read_records(experiments)
 
@@ -39,7 +38,7 @@ def write_report(experiments: Sequence[str | Path]) -> Path:
 
     Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
     `report.json` and `figures/`, each replaced in one go, so that a reader never meets half a
-    file. Raises ReportError where there is nothing to report on or the folder cannot be written.
+    file. Raises UsageError where the folder cannot be written, too.
     """
     from reports.page import write
 
@@ -47,7 +46,7 @@ def write_report(experiments: Sequence[str | Path]) -> Path:
 
 
 def print_summary(experiments: Sequence[str | Path], console: Console | None = None) -> None:
-    """Print the ladder's short table and where the page lies. Raises ReportError as `load` does."""
+    """Print the ladder's short table and the path of the page."""
     from reports.summary import show
 
     show(experiments, console)

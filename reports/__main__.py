@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from reports import ReportError, print_summary, write_report
+from conf.errors import UsageError
+from reports import print_summary, write_report
+from runner.messages import fail
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> None:
+    """Writes the report and exits: 0 done, 2 a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "
@@ -20,17 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         type=Path,
         metavar="outputs/experiment",
-        help="an experiment's folder; several are put side by side",
+        help="an experiment's folder; several are compared side by side",
     )
-    experiments = parser.parse_args(arguments).experiments
+    experiments = parser.parse_args().experiments
     try:
         write_report(experiments)
         print_summary(experiments)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except UsageError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

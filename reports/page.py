@@ -7,24 +7,27 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from filelock import FileLock
 from markupsafe import Markup
 
-from reports import words
-from reports.answer import answer
-from reports.claims import RULES, claims, guide_note, step10
-from reports.compare import Group, compare, curves_of, differing
-from reports.errors import ReportError
-from reports.figures import Painter, Picture
+from conf.errors import UsageError
+from reports import claims, formats, sentences
+from reports.compare import Comparison, Group, Stage, compare
+from reports.figures import Painter
 from reports.palette import THEME, looks
-from reports.records import Records, read_records
+from reports.read import Records, read_records
 from reports.reference import SOURCE, guide_log
+from reports.svg import Picture
+from reports.verdicts import verdict
 from runner.files import write_atomically
+from runner.record import Results
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -32,115 +35,152 @@ TEMPLATES = Path(__file__).with_name("templates")
 def write(experiments: Sequence[str | Path]) -> Path:
     """Write the whole report; see `reports.write_report`."""
     folder = Path(experiments[0]) / "report" if experiments else Path()
-    records = read_records(experiments)
-    files = build(records)
+    files = build(read_records(experiments))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Two sweeps may end at once: the pages of one must not lie between the tables of another.
+        # Two sweeps may end at once: the pages of one must not be between the tables of another.
         with FileLock(folder / ".lock"):
             for name, content in files.items():
                 write_atomically(folder / name, content)
     except OSError as error:
-        raise ReportError(f"The report cannot be written to {folder}: {error.strerror}.") from None
+        raise UsageError(f"The report cannot be written to {folder}: {error.strerror}.") from None
     return folder / "index.html"
 
 
 def build(records: Records) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
-    groups = compare(records)
+    groups = compare(records.found)
     main = groups[0]
-    curves = curves_of(records)
     named = {
-        stage.name: (stage.name, stage.number, stage.aim)
+        stage.name: (stage.number, stage.name, stage.aim)
         for group in groups
         for stage in group.stages
     }
-    order = sorted(named.values(), key=lambda s: (math.isnan(s[1]), s[1], s[0]))
-    look = looks(order)
-    painter = Painter(main, curves, look)
-    pictures = _pictures(painter, main)
+    look = looks([(name, number, aim) for number, name, aim in sorted(named.values())])
+    painter = Painter(main, look)
+    top = next((s for s in main.ladder if s.name == "step10" and s.finished), None)
+    pictures = _pictures(painter, top)
     everything = [picture for found in pictures.values() for picture in found]
-    top = step10(main)
-    others = [(group, words.unlike(group, main)) for group in groups[1:]]
+    others = [(group, sentences.unlike(group, main)) for group in groups[1:]]
+    table = stages_table(groups)
+    judged = claims.judge(groups)
     context = {
-        "experiments": ", ".join(dict.fromkeys(records.runs["experiment"])),
+        "experiments": ", ".join(dict.fromkeys(run.experiment for run in records.found)),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         "main": main,
         "others": others,
-        "foreign": [
-            (group, said) for group, said in others if set(differing(group, main)) - {"variant"}
-        ],
-        "fallbacks": [said for said in dict.fromkeys(records.runs["data_fallback"]) if said],
+        "foreign": [(g, said) for g, said in others if g.conditions != main.conditions],
+        "fallbacks": list(
+            dict.fromkeys(f for run in records.found if (f := run.record.data.fallback))
+        ),
         "problems": records.problems,
-        "headline": words.headline(main),
-        "facts": words.facts(main),
-        "answer": answer(main),
-        "plus_minus": words.plus_minus(main),
-        "claims": claims(groups, curves),
-        "rules": RULES,
-        "speed_note": words.speed_note(main),
-        "clipping_note": words.clipping_note(main),
-        "guide_note": guide_note(top) if top else "",
-        "method": words.method(main),
-        "sampled": [stage for stage in main.stages if stage.finished and stage.newest["samples"]],
+        "answer": sentences.answer(main),
+        "claims": judged,
+        "rules": claims.RULES,
+        "guide_note": sentences.guide_note(top, claims.conditions(top)) if top else "",
+        "sampled": [stage for stage in main.stages if stage.finished and stage.newest.samples],
         "source": SOURCE,
-        "axis": words.interval_axis(main),
+        "axis": _interval_axis(main),
         "look": look,
         "theme": THEME,
         "pictures": pictures,
         "drawn": painter.stages,
-        "undrawn": len([stage for stage in main.ladder if stage not in painter.stages]),
+        "undrawn": len(main.ladder) - len(painter.stages),
         "plots": {picture.name: picture.plot for picture in everything if picture.plot},
-        "readouts": {look[s.name].index: words.readout(s) for s in main.stages},
+        "readouts": {look[s.name].index: sentences.readout(s) for s in main.stages},
     }
-    pages = {
+    plain = table.astype(object).where(table.notna(), None)
+    values = {
+        "format": 1,
+        "answer": context["answer"],
+        "conditions": [asdict(group.conditions) for group in groups],
+        "stages": plain.to_dict("records"),
+        "claims": [asdict(claim) for claim in judged],
+        "problems": records.problems,
+    }
+    texts = {
         "index.html": _render("index.html.jinja", context),
         "report.md": _render("report.md.jinja", context),
-        "report.json": json.dumps(_as_json(groups, context), indent=1, ensure_ascii=False) + "\n",
-        "stages.csv": words.stages_table(groups).to_csv(index=False, lineterminator="\n"),
+        "report.json": json.dumps(values, indent=1, ensure_ascii=False) + "\n",
+        "stages.csv": table.to_csv(index=False, lineterminator="\n"),
         "steps.csv": records.steps.to_csv(index=False, lineterminator="\n"),
     }
-    files = {name: text.encode("utf-8", "replace") for name, text in pages.items()}
+    files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     for picture in everything:
         files[f"figures/{picture.name}.svg"] = picture.svg.encode("utf-8", "replace")
         files[f"figures/{picture.name}.png"] = picture.png
     return files
 
 
-def _pictures(painter: Painter, group: Group) -> dict[str, list[Picture]]:
+def _pictures(painter: Painter, top: Stage | None) -> dict[str, list[Picture]]:
+    """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
         return {"stages": [], "all": [], "speed": [], "norms": [], "guide": []}
-    log = guide_log()
-    top = step10(group)
+    guide = [top] if top in painter.stages else []
     return {
         "stages": painter.stage_panels(),
         "all": [painter.loss_against(x) for x in ("step", "tokens_seen", "seconds")],
         "speed": painter.speed(),
         "norms": [painter.gradient_norms(), painter.norm_spread()],
-        "guide": [painter.against_reference(top, log, y) for y in ("loss", "grad_norm")]
-        if top is not None and top in painter.stages
-        else [],
-    }
-
-
-def _as_json(groups: Sequence[Group], context: dict[str, Any]) -> dict[str, Any]:
-    table = words.stages_table(groups)
-    return {
-        "format": 1,
-        "answer": context["answer"],
-        "conditions": [group.conditions for group in groups],
-        "stages": [
-            {key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")
+        "guide": [
+            painter.against_reference(stage, guide_log(), y)
+            for stage in guide
+            for y in ("loss", "grad_norm")
         ],
-        "claims": [vars(claim) for claim in context["claims"]],
-        "problems": context["problems"],
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value.item() if hasattr(value, "item") else value
+def _interval_axis(group: Group) -> tuple[int, int]:
+    """The common axis of the table's bars: (left, right) in whole nats/token."""
+    ends = [v for s in group.stages for v in (s.mean.worst, s.mean.best) if math.isfinite(v)]
+    left, right = math.floor(min(ends, default=0)), math.ceil(max(ends, default=1))
+    return left, max(right, left + 1)
+
+
+def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
+    """A row a stage of each group: the numbers of the report, full precision."""
+    means = [entry.name for entry in fields(Results) if entry.type is float]
+    rows = []
+    for number, group in enumerate(groups):
+        conditions = {key: v for key, v in asdict(group.conditions).items() if key != "settings"}
+        for stage in group.stages:
+            over, _ = stage.clipped or (math.nan, 0)
+            rows.append(
+                {
+                    "group": number,
+                    **conditions,
+                    "scale": stage.newest.config["scale"]["name"],
+                    "variant": " ".join(stage.newest.variant),
+                    "stage": stage.name,
+                    "number": stage.number,
+                    "title": stage.title,
+                    "aim": stage.aim.value,
+                    "status": stage.status.value,
+                    "seeds": " ".join(map(str, stage.seeds)),
+                    "finished_runs": len(stage.finished),
+                    **{name: getattr(stage.mean, name) for name in means},
+                    "compile_s": stage.compile_s,
+                    "held_out_spread": stage.spread.held_out,
+                    "best_spread": stage.spread.best,
+                    "previous": stage.vs_previous.other,
+                    **_flat(stage.vs_previous, "previous"),
+                    **_flat(stage.vs_baseline, "baseline"),
+                    "spikes": sum(map(len, stage.spikes.values())),
+                    "clipped_steps": over,
+                    "not_applied": "; ".join(f"{k}: {v}" for k, v in stage.not_applied.items()),
+                    "verdict": verdict(stage).text,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _flat(comparison: Comparison, other: str) -> dict[str, float]:
+    """A comparison's columns: loss_vs_previous, loss_vs_previous_low, ..."""
+    return {
+        f"{what}_vs_{other}{end}": getattr(getattr(comparison, what), part, math.nan)
+        for what in ("loss", "best", "speed")
+        for part, end in (("value", ""), ("low", "_low"), ("high", "_high"), ("p", "_p"))
+    }
 
 
 def _render(template: str, context: dict[str, Any]) -> str:
@@ -151,15 +191,14 @@ def _render(template: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(words.FILTERS)
-    environment.filters["svg"] = lambda picture: Markup(picture.inline)
-    environment.globals["script"] = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
-    environment.globals["sheet"] = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    environment.globals["script_hash"] = _script_hash(str(environment.globals["script"]))
+    script, sheet = (
+        Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css")
+    )
+    # The page's policy allows this one script and no other.
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    environment.filters.update(formats.FILTERS)
+    environment.filters.update(verdict=verdict, svg=lambda picture: Markup(picture.inline))
+    environment.globals.update(
+        script=script, sheet=sheet, script_hash=f"sha256-{digest}", words=sentences
+    )
     return environment.get_template(template).render(context)
-
-
-def _script_hash(script: str) -> str:
-    """The source expression with which the page's policy allows this one script and no other."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

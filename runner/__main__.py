@@ -88,7 +88,7 @@ def read_command(cfg: DictConfig) -> Command:
         name=choice,
         number=stage.number,
         title=stage.about.title,
-        aim=stage.about.aim.name,
+        aim=stage.about.aim,
         guide=stage.about.guide,
         changes=changes_between(before, cfg),
     )

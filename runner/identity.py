@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ NOT_MEASURED = (
 )  # fmt: skip
 # Of the rest, what decides no loss, or is compared on its own.
 NOT_CONDITIONS = ("seed", "device", "sample", "evaluation.peak_seconds")
+# Groups whose choice a record names by itself.
+NAMED_GROUPS = ("data", "model", "scale")
 
 
 def as_plain(config: Config) -> dict[str, Any]:
@@ -52,10 +55,25 @@ def conditions(plain: dict[str, Any]) -> dict[str, Any]:
     return _without(measured(plain), NOT_CONDITIONS)
 
 
+def variant(overrides: Iterable[str]) -> list[str]:
+    """The typed overrides that change what is measured, without the stage and the seed."""
+    keyed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    changing = _without(keyed, (*NOT_MEASURED, "seed", "device", "hydra"))
+    return sorted(override for key, override in changing.items() if key not in NAMED_GROUPS)
+
+
+def recipe(plain: dict[str, Any]) -> str:
+    """What all seeds of a run share of its configuration, as one hash."""
+    return _sha256(_without(measured(plain), ("seed",)))
+
+
 def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:
     """What a run's outcome depends on, as one hash: configuration, text and code."""
-    whole = json.dumps([measured(plain), data_sha256, code_hash()], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+    return _sha256([measured(plain), data_sha256, code_hash()])
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -7,6 +7,7 @@ Every rule about a record (which steps are cold, which runs are comparable) is h
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
+from conf.schema import Aim
 from runner.files import DamagedFile, unseal
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 FORMAT = 3
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
@@ -45,14 +49,19 @@ class Status(str, Enum):
         return self in (Status.finished, Status.diverged)
 
 
-def described(doc: str, column: str | None = None) -> Any:
+def described(doc: str, column: str | None = None, **default: Any) -> Any:
     """A field of a record: what it holds, and its column's name where it is not the field's."""
-    return field(metadata={"doc": doc, "column": column})
+    return field(metadata={"doc": doc, "column": column}, **default)
 
 
 def optional(doc: str, column: str | None = None) -> Any:
-    """A field that is null until it is measured, or where there is nothing to measure."""
-    return field(default=None, metadata={"doc": doc, "column": column})
+    """A field that is null where there is nothing to say."""
+    return described(doc, column, default=None)
+
+
+def measured(doc: str) -> Any:
+    """A number that is NaN, and null in JSON, until it is measured."""
+    return described(doc, default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,10 @@ class StageInfo:
     name: str = described("name of the stage, as in +stage=step07", "stage")
     number: int = described("the stage's rung on the ladder, from 1")
     title: str = described("the stage's title")
-    aim: str = described("what the stage is for: flow, baseline, loss, speed or stability")
+    aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")
-    changes: dict[str, tuple[Any, Any]] = field(
-        metadata={"doc": "what the stage changes: dotted key -> (before, after)"}
+    changes: dict[str, tuple[Any, Any]] = described(
+        "what the stage changes: dotted key -> (before, after)"
     )
 
 
@@ -124,9 +133,7 @@ class Environment:
     torch: str = described("version of torch")
     platform: str = described("operating system")
     commit: str | None = optional("commit of the code, or empty")
-    dirty: bool = field(
-        default=False, metadata={"doc": "whether the code differed from the commit"}
-    )
+    dirty: bool = described("whether the code differed from the commit", default=False)
     device: str | None = optional("cpu, cuda or mps")
     device_name: str | None = optional("the device's own name")
     threads: int | None = optional("CPU threads torch used")
@@ -136,39 +143,37 @@ class Environment:
 class ModelInfo:
     """The size of the model."""
 
-    parameters: int | None = optional("parameters of the model")
-    flops_per_token: float | None = optional("floating point operations a trained token costs")
+    parameters: float = measured("parameters of the model")
+    flops_per_token: float = measured("floating point operations a trained token costs")
 
 
 @dataclass
 class Timings:
     """Sums over all starts of the run, in seconds."""
 
-    setup_s: float = field(default=0.0, metadata={"doc": "seconds to set the run up"})
-    compile_s: float = field(
-        default=0.0, metadata={"doc": "seconds of compilation, which step_ms leaves out"}
-    )
-    train_s: float = field(default=0.0, metadata={"doc": "seconds of training"})
-    evaluation_s: float = field(default=0.0, metadata={"doc": "seconds of held-out evaluation"})
+    setup_s: float = described("seconds to set the run up", default=0.0)
+    compile_s: float = described("seconds of compilation, which step_ms leaves out", default=0.0)
+    train_s: float = described("seconds of training", default=0.0)
+    evaluation_s: float = described("seconds of held-out evaluation", default=0.0)
 
 
 @dataclass
 class Results:
-    """What was measured; null where the run did not get so far or the value is not finite."""
+    """What was measured; NaN where the run did not get so far or the value is not finite."""
 
-    steps: int = field(default=0, metadata={"doc": "steps taken"})
-    worst: float | None = optional("highest training loss, nats/token")
-    best: float | None = optional("lowest training loss, nats/token")
-    first: float | None = optional("training loss of the first step, nats/token")
-    last: float | None = optional("training loss of the last step, nats/token")
-    held_out: float | None = optional("loss on the held-out text, nats/token")
-    tokens_per_step: int | None = optional("tokens in an optimizer step")
-    tokens_per_second: float | None = optional("tokens_per_step over step_ms")
-    step_ms: float | None = optional("milliseconds of a step, median over the warm steps")
-    mfu: float | None = optional("FLOP/s of the model over peak_flops")
-    peak_flops: float | None = optional("FLOP/s of a matrix product measured on the machine")
+    steps: float = measured("steps taken")
+    worst: float = measured("highest training loss, nats/token")
+    best: float = measured("lowest training loss, nats/token")
+    first: float = measured("training loss of the first step, nats/token")
+    last: float = measured("training loss of the last step, nats/token")
+    held_out: float = measured("loss on the held-out text, nats/token")
+    tokens_per_step: float = measured("tokens in an optimizer step")
+    tokens_per_second: float = measured("tokens_per_step over step_ms")
+    step_ms: float = measured("milliseconds of a step, median over the warm steps")
+    mfu: float = measured("FLOP/s of the model over peak_flops")
+    peak_flops: float = measured("FLOP/s of the fastest matrix product measured on the machine")
+    peak_memory_bytes: float = measured("largest memory of the run in bytes")
     peak_flops_dtype: str | None = optional("type of that matrix product")
-    peak_memory_bytes: int | None = optional("largest memory of the run in bytes")
 
 
 @dataclass
@@ -247,9 +252,10 @@ class Run:
     fingerprint: str = described("hash of config, data and code")
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
-    overrides: list[str]
-    conditions: dict[str, Any] = field(
-        metadata={"doc": "what decides losses and is the same for every stage: key -> value"}
+    variant: list[str] = described("overrides that change what is measured, beside the stage")
+    recipe: str = described("hash of the configuration without the seed")
+    conditions: dict[str, Any] = described(
+        "what decides losses and is the same for every stage: key -> value"
     )
     config: RecordedConfig
     data: DataInfo
@@ -258,26 +264,20 @@ class Run:
     started: str = described("start, ISO 8601, UTC")
     ended: str | None = optional("end, ISO 8601, UTC, or empty")
     format: int = FORMAT
-    status: Status = field(
-        default=Status.running, metadata={"doc": ", ".join(s.value for s in Status)}
-    )
+    status: Status = described(", ".join(s.value for s in Status), default=Status.running)
     message: str | None = optional("why it diverged, failed or was interrupted, or empty")
     diverged_at: int | None = optional("step at which the loss was no longer finite")
     resumed_at: list[int] = field(default_factory=list)
-    applied: list[str] = field(
-        default_factory=list, metadata={"doc": "list of the techniques that acted"}
-    )
-    not_applied: dict[str, str] = field(
-        default_factory=dict, metadata={"doc": "dict, technique -> why it did not act"}
-    )
-    checks: list[Check] = field(
-        default_factory=list, metadata={"doc": "list of dicts: name, passed, detail"}
+    applied: list[str] = described("the techniques that acted", default_factory=list)
+    not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
+    checks: list[Check] = described(
+        "the flow checks: name, passed, detail, seconds", default_factory=list
     )
     model: ModelInfo = field(default_factory=ModelInfo)
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
-    samples: list[Sample] = field(
-        default_factory=list, metadata={"doc": "list of dicts: prompt, seed, text"}
+    samples: list[Sample] = described(
+        "text drawn from the model: prompt, seed, text", default_factory=list
     )
     weights: KeptWeights | None = None
     steps_sha256: str | None = None
@@ -297,7 +297,19 @@ def read_run(folder: Path) -> Run:
         content = unseal((folder / "run.json").read_bytes())
     except DamagedFile as error:
         raise UnreadableRecord(f"run.json is damaged: {error}") from None
-    return parse_run(content)
+    return parse_run(_printable(content))
+
+
+def _printable(value: Any) -> Any:
+    """JSON without control characters, which no page and no terminal should be given."""
+    match value:
+        case str():
+            return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value)
+        case list():
+            return [_printable(entry) for entry in value]
+        case dict():
+            return {_printable(key): _printable(entry) for key, entry in value.items()}
+    return value
 
 
 def parse_run(content: dict[str, Any]) -> Run:
@@ -310,7 +322,13 @@ def parse_run(content: dict[str, Any]) -> Run:
         raise UnreadableRecord(f"its format is {content['format']!r}, and this reads {FORMAT}")
     try:
         current = _from_format_2(content) if content["format"] == 2 else content
-        return _adapter().validate_python(current)
+        numbers = {
+            key: {
+                name: math.nan if value is None else value for name, value in current[key].items()
+            }
+            for key in ("model", "results")
+        }
+        return _adapter().validate_python({**current, **numbers})
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
     except ValidationError as error:
@@ -329,34 +347,36 @@ def _adapter() -> "TypeAdapter[Run]":
 def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
     """Format 2 knew no conditions, only overrides; its results were empty until the run ended."""
     stage = {key: value for key, value in content["stage"].items() if key != "claim"}
-    variant = " ".join(sorted(content["variant"]))
-    conditions = {"scale.name": content["config"]["scale"]["name"], "overrides": variant}
-    return {**content, "stage": stage, "conditions": conditions}
+    if stage["aim"] not in {aim.value for aim in Aim}:  # it allowed a word of one's own
+        stage["aim"] = Aim.loss
+    scale = content["config"]["scale"]["name"]
+    conditions = {"scale.name": scale, "overrides": sorted(content["variant"])}
+    return {**content, "stage": stage, "conditions": conditions, "recipe": ""}
 
 
-def warm_steps(step_ms: Sequence[float], starts: Iterable[int] = (0,)) -> list[bool]:
+def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
     """Which steps count for speed: not the first ones of each start, unless there are no others."""
-    cold = {start + i for start in (0, *starts) for i in range(COLD_STEPS)}
-    warm = [step not in cold for step in range(len(step_ms))]
-    return warm if any(warm) else [True] * len(warm)
+    cold = {start + i for start in (0, *resumed_at) for i in range(COLD_STEPS)}
+    warm = [step not in cold for step in range(steps)]
+    return warm if any(warm) else [True] * steps
 
 
 def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
-    """The results that follow from the steps alone; the rest is null."""
+    """The results that follow from the steps alone."""
     if not steps:
-        return Results()
+        return Results(steps=0)
     finite = [step.loss for step in steps if math.isfinite(step.loss)]
     times = [step.step_ms for step in steps]
-    warm = warm_steps(times, resumed_at)
+    warm = warm_steps(len(steps), resumed_at)
     step_ms = statistics.median(ms for ms, counts in zip(times, warm, strict=True) if counts)
     return Results(
         steps=len(steps),
-        worst=max(finite, default=None),
-        best=min(finite, default=None),
+        worst=max(finite, default=math.nan),
+        best=min(finite, default=math.nan),
         first=steps[0].loss,
         last=steps[-1].loss,
         tokens_per_step=steps[-1].tokens,
-        tokens_per_second=steps[-1].tokens / step_ms * 1e3 if step_ms else None,
+        tokens_per_second=steps[-1].tokens / step_ms * 1e3 if step_ms else math.nan,
         step_ms=step_ms,
     )
 
@@ -365,13 +385,13 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
 class Conditions:
     """What must be equal for two runs of one seed to be compared by loss.
 
-    `settings` are the values that decide losses, composed with the run's overrides but without
-    its stage. Speeds need equal `threads` too, see `same_speed_conditions`.
+    `settings` are the recorded conditions as JSON, by key. Speeds need equal `threads` too, see
+    `same_speed_conditions`.
     """
 
     data_sha256: str
-    device: str
-    device_name: str
+    device: str | None
+    device_name: str | None
     code: str
     torch: str
     settings: tuple[tuple[str, str], ...]
@@ -381,8 +401,8 @@ class Conditions:
         """The conditions of a run."""
         return cls(
             data_sha256=run.data.sha256,
-            device=run.environment.device or "",
-            device_name=run.environment.device_name or "",
+            device=run.environment.device,
+            device_name=run.environment.device_name,
             code=run.code,
             torch=run.environment.torch,
             settings=tuple(
@@ -406,7 +426,7 @@ def find_baseline(run: Run, experiment: Path) -> Run | None:
         except (UnreadableRecord, OSError):
             continue
         if (
-            other.stage.aim == "baseline"
+            other.stage.aim is Aim.baseline
             and other.status is Status.finished
             and other.seed == run.seed
             and Conditions.of(other) == Conditions.of(run)

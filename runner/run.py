@@ -13,11 +13,11 @@ from typing import Any, cast
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import Config
+from conf.schema import Aim, Config
 from runner.data.text import find_text, text_sha256
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
-from runner.identity import as_plain, code_hash, commit, fingerprint
+from runner.identity import as_plain, code_hash, commit, fingerprint, recipe, variant
 from runner.interruption import Interrupted
 from runner.messages import say, sentence, warn
 from runner.process import NOT_STARTED, in_own_process
@@ -108,7 +108,8 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         fingerprint=identity,
         code=code_hash(),
         command="python -m runner " + " ".join(command.overrides),
-        overrides=command.overrides,
+        variant=variant(command.overrides),
+        recipe=recipe(plain),
         conditions=command.conditions,
         config=cast(RecordedConfig, plain),
         data=data,
@@ -244,7 +245,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         say(console, f"  applied: {', '.join(run.applied)}")
     for technique, reason in run.not_applied.items():
         say(console, f"  not applied: {technique}: {reason}")
-    comparable = run.status is Status.finished and run.stage.aim not in ("baseline", "flow")
+    comparable = run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow)
     if comparable and (baseline := find_baseline(run, experiment)):
         say(console, f"  against the baseline: {_compared(results, baseline.results)}")
     say(console, f"  record: {folder.path}")
@@ -253,5 +254,5 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
 def _compared(ours: Results, theirs: Results) -> str:
     """The differences of two finished runs."""
     best, held_out = (getattr(ours, k) - getattr(theirs, k) for k in ("best", "held_out"))
-    speed_up = ours.tokens_per_second / theirs.tokens_per_second  # type: ignore[operator]
+    speed_up = ours.tokens_per_second / theirs.tokens_per_second
     return f"best {best:+.3f}, held-out {held_out:+.3f}, {speed_up:.2f} times the tokens/s"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from conf.schema import Aim
 from runner.record import DataInfo, Environment, Process, Run, StageInfo
 
 CONFIG: dict[str, Any] = {
@@ -21,13 +22,14 @@ CONFIG: dict[str, Any] = {
 def synthetic_run(**given: Any) -> Run:
     """A run that has measured nothing; `given` are fields of it."""
     fields: dict[str, Any] = {
-        "stage": StageInfo(name="test", number=2, title="Test", aim="loss", guide="", changes={}),
+        "stage": StageInfo(name="test", number=2, title="Test", aim=Aim.loss, guide="", changes={}),
         "experiment": "ladder",
         "label": "seed1-test",
         "fingerprint": "test",
         "code": "test",
         "command": "python -m runner +stage=test",
-        "overrides": [],
+        "variant": [],
+        "recipe": "test",
         "conditions": {},
         "config": CONFIG,
         "data": DataInfo(name="text", sha256="test"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
+
+from reports.read import Floats
 
 SOURCE = (
     "the log at the end of the guide by v1k22, which follows "
@@ -22,19 +23,13 @@ class Reference:
     loss in nats/token, grad_norm the global L2 norm, step_ms in milliseconds; one value a step.
     """
 
-    step: npt.NDArray[np.float64]
-    loss: npt.NDArray[np.float64]
-    grad_norm: npt.NDArray[np.float64]
-    step_ms: npt.NDArray[np.float64]
+    step: Floats
+    loss: Floats
+    grad_norm: Floats
+    step_ms: Floats
 
 
 def guide_log() -> Reference:
     """The published log, from guide_log.csv beside this file."""
-    with Path(__file__).with_name("guide_log.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    return Reference(
-        **{
-            column: np.array([float(line[column]) for line in lines])
-            for column in ("step", "loss", "grad_norm", "step_ms")
-        }
-    )
+    table = pd.read_csv(Path(__file__).with_name("guide_log.csv"), dtype=np.float64)
+    return Reference(**{str(column): values.to_numpy() for column, values in table.items()})

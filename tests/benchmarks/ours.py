@@ -42,11 +42,11 @@ class Run:
     @property
     def tokens_per_second(self) -> float:
         """The record's own: the median of its steady steps."""
-        return self.record.results.tokens_per_second or 0.0
+        return self.record.results.tokens_per_second
 
     @property
-    def peak_memory_bytes(self) -> int:
-        return self.record.results.peak_memory_bytes or 0
+    def peak_memory_bytes(self) -> float:
+        return self.record.results.peak_memory_bytes
 
     @property
     def not_applied(self) -> dict[str, str]:

@@ -185,7 +185,7 @@ class Bench:
 def entry_of(run: ours.Run) -> Entry:
     """What is kept of a run of ours."""
     record = run.record
-    tokens = record.results.tokens_per_step or 0
+    tokens = record.results.tokens_per_step
     return {
         "step_seconds": run.step_seconds,
         "losses": run.losses,

@@ -16,7 +16,7 @@ from runner.files import file_sha256, seal
 # name -> (title, aim, changes, floor of the loss, milliseconds a step)
 LADDER: dict[str, tuple[str, str, dict[str, list[Any]], float, float]] = {
     "step01": ("Flow check", "flow", {}, 9.0, 300.0),
-    "step02": ("Baseline", "baseline", {"train.steps": [5, 50]}, 7.4, 900.0),
+    "step02": ("Baseline", "baseline", {}, 7.4, 900.0),
     "step03": ("Initialisation", "loss", {"model.init": ["torch", "gpt2"]}, 6.5, 900.0),
     "step04": ("Layer norm", "loss", {"model.norm": ["none", "layer"]}, 6.15, 950.0),
     "step05": ("Residual stream", "loss", {"model.residual": [False, True]}, 6.04, 960.0),
@@ -56,15 +56,20 @@ ORDER = list(LADDER)
 def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: Any) -> Path:
     """Write one synthetic run and return its folder.
 
-    given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `status`, `label`, `started` and
-    `variant` shape the run; any other key is a dotted path into run.json, with __ for the dots.
+    given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `status`, `label`, `started`, `variant`
+    and `old` (written as format 2 was) shape the run; any other key is a dotted path into run.json,
+    with __ for the dots.
     """
     title, aim, changes, floor, step_ms = LADDER.get(stage, (stage, "loss", {}, 6.0, 300.0))
     number = ORDER.index(stage) + 1 if stage in LADDER else len(ORDER) + 1
     floor, step_ms = given.pop("floor", floor), given.pop("step_ms", step_ms)
     steps = given.pop("steps", 5 if stage == "step01" else 50)
     status, label = given.pop("status", "finished"), given.pop("label", f"seed{seed}-0a0b0c0d")
-    noise, variant = given.pop("noise", 0.03), given.pop("variant", [])
+    noise, variant, old = (
+        given.pop("noise", 0.03),
+        given.pop("variant", []),
+        given.pop("old", False),
+    )
     tokens = 2048 if stage == "step10" else 64 if stage == "step01" else 256
     at = np.arange(steps)
     batches = np.random.default_rng(seed).normal(0, 0.12 if tokens == 256 else 0.05, steps)
@@ -104,15 +109,19 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "weight_decay": 0.01,
         },
     }
+    settings = {"scale.name": "cpu"} | {
+        f"{group}.{key}": value
+        for group in ("model", "train")
+        for key, value in config[group].items()
+    }
+    settings |= dict(_typed(override) for override in variant)
     for below in ORDER[:number]:
         for path, (_, after) in LADDER[below][2].items():
             group, key = path.split(".")
-            if path != "train.steps":
-                config[group][key] = after
-    for override in variant:
-        path, value = override.split("=")
+            config[group][key] = after
+    for path, value in map(_typed, variant):
         group, key = path.split(".")
-        config[group][key] = {"true": True, "false": False}.get(value, value)
+        config[group][key] = value
 
     folder = experiment / stage / label
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +154,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         else {}
     )
     record: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         "status": status,
         "message": None,
         "diverged_at": None,
@@ -155,7 +164,6 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "title": title,
             "aim": aim,
             "guide": f"synthetic words on {stage}",
-            "claim": None,
             "changes": changes,
         },
         "experiment": experiment.name,
@@ -164,6 +172,9 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         "code": "c0de",
         "command": f"python -m runner +stage={stage}",
         "variant": variant,
+        "recipe": " ".join([stage, *variant]),
+        "conditions": settings | {"train.steps": 50},
+        "resumed_at": [],
         "config": config,
         "data": {
             "name": "synthetic",
@@ -211,8 +222,17 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         for parent in parents:
             node = node[parent]
         node[key] = value
+    if old:
+        record["format"] = 2
+        record["stage"]["claim"] = None
+        del record["recipe"], record["conditions"]
     (folder / "run.json").write_bytes(seal(record))
     return folder
+
+
+def _typed(override: str) -> tuple[str, Any]:
+    path, value = override.split("=")
+    return path, {"true": True, "false": False}.get(value, value)
 
 
 def write_ladder(experiment: Path, seeds: tuple[int, ...] = (1,), **given: Any) -> Path:

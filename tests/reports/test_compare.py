@@ -10,19 +10,25 @@ import pytest
 import scipy.stats
 
 import reports
-from reports.answer import answer
-from reports.claims import Claim, claims
-from reports.compare import Group, compare, curves_of, scatter, spikes, t_interval
+from reports.claims import Judgement, judge
+from reports.compare import Group, compare
+from reports.read import Curve
+from reports.sentences import answer
+from reports.statistics import scatter, spikes, t_interval
+from reports.verdicts import verdict
 from tests.reports.conftest import write_ladder, write_run
 
 
 def groups_of(*experiments: Path) -> list[Group]:
-    return compare(reports.load(*experiments))
+    return compare(reports.load(*experiments).found)
 
 
-def claims_of(experiment: Path) -> list[Claim]:
-    records = reports.load(experiment)
-    return claims(compare(records), curves_of(records))
+def claims_of(experiment: Path) -> list[Judgement]:
+    return judge(groups_of(experiment))
+
+
+def curve_of(loss: np.ndarray) -> Curve:
+    return Curve(np.arange(float(len(loss))), loss, *[np.zeros(len(loss))] * 6)
 
 
 def test_scatter_is_the_noise_and_not_the_trend() -> None:
@@ -42,27 +48,26 @@ def test_the_t_interval_is_scipys() -> None:
 
 
 def test_a_spike_is_found_once_and_a_falling_loss_has_none() -> None:
-    steps = np.arange(50.0)
-    loss = 6 + 5 * np.exp(-steps / 8) + np.random.default_rng(2).normal(0, 0.02, 50)
-    assert spikes(steps, loss) == []
+    loss = 6 + 5 * np.exp(-np.arange(50.0) / 8) + np.random.default_rng(2).normal(0, 0.02, 50)
+    assert spikes(curve_of(loss)) == []
     loss[30:32] += 2.0
-    assert spikes(steps, loss) == [30]
+    assert spikes(curve_of(loss)) == [30]
 
 
-def test_one_seed_cannot_tell_a_difference_below_its_noise(tmp_path: Path) -> None:
+def test_with_one_seed_a_difference_below_its_noise_is_not_significant(tmp_path: Path) -> None:
     experiment = tmp_path / "noisy"
     write_run(experiment, "step02", noise=0.1)
     write_run(experiment, "step03", floor=7.38, noise=0.1)
     write_run(experiment, "step04", floor=6.0, noise=0.1)
     group = groups_of(experiment)[0]
     _, small, large = group.ladder
-    assert small.loss_vs_previous is not None
-    assert not small.loss_vs_previous.told
-    assert "no difference" in small.verdict.text
-    assert large.loss_vs_previous is not None
-    assert large.loss_vs_previous.down
+    assert small.vs_previous.loss is not None
+    assert not small.vs_previous.loss.significant
+    assert verdict(small).text == "no significant difference in loss"
+    assert large.vs_previous.loss is not None
+    assert large.vs_previous.loss.lower
     said = " ".join(answer(group))
-    assert "(step03) made no difference in loss that this data can show" in said
+    assert "(step03) made no significant difference in loss" in said
     assert "With one seed" in said
 
 
@@ -72,8 +77,8 @@ def test_a_speed_stage_is_judged_on_speed_and_on_the_loss_it_left(tmp_path: Path
         write_run(experiment, stage, floor=6.0)
     write_run(experiment, "step06", floor=6.0)
     write_run(experiment, "step07", floor=7.0)
-    verdicts = {stage.name: stage.verdict for stage in groups_of(experiment)[0].stages}
-    assert verdicts["step06"].text == "faster, loss left alone"
+    verdicts = {stage.name: verdict(stage) for stage in groups_of(experiment)[0].stages}
+    assert verdicts["step06"].text == "faster, loss unchanged"
     assert verdicts["step06"].tone == "good"
     assert verdicts["step07"].text == "faster, but the loss rose"
     assert verdicts["step07"].tone == "bad"
@@ -85,14 +90,14 @@ def test_the_newest_finished_run_of_a_stage_counts(tmp_path: Path) -> None:
     write_run(experiment, "step02", floor=8.0, started=early, label="seed1-old")
     write_run(experiment, "step02", floor=7.0, started=late, label="seed1-new")
     write_run(experiment, "step02", status="running", started="2026-11-22T12", label="seed1-now")
-    assert groups_of(experiment)[0].stages[0].mean["held_out"] == pytest.approx(7.15)
+    assert groups_of(experiment)[0].stages[0].mean.held_out == pytest.approx(7.15)
 
 
 @pytest.mark.parametrize(
     "condition",
     [
         {"data__sha256": "00"},
-        {"config__scale": {"name": "smoke"}},
+        {"conditions": {"scale.name": "cpu", "train.steps": 20}},
         {"environment__device_name": "another"},
         {"code": "another"},
         {"environment__torch": "1.0"},
@@ -106,7 +111,7 @@ def test_runs_under_other_conditions_are_never_compared(
     write_run(tmp_path / "mixed", "step03", **condition)
     groups = groups_of(tmp_path / "mixed")
     assert len(groups) == 2
-    assert all(stage.loss_vs_previous is None for group in groups for stage in group.stages)
+    assert all(stage.vs_previous.loss is None for group in groups for stage in group.stages)
 
 
 def test_a_claim_about_one_change_needs_a_pair_that_differs_in_it_alone(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import reports
-from reports.records import RUN_COLUMNS, STEP_COLUMNS
+from conf.errors import UsageError
+from reports.read import RUN_COLUMNS, STEP_COLUMNS
 from tests.conftest import ROOT
 from tests.reports.conftest import write_run
 
@@ -56,13 +57,13 @@ def test_the_short_table_names_every_stage_at_eighty_columns(ladder: Path) -> No
 
 
 def test_a_folder_of_experiments_says_which_to_name(ladder: Path) -> None:
-    with pytest.raises(reports.ReportError, match=r"holds experiments.*ladder"):
+    with pytest.raises(UsageError, match=r"holds experiments.*ladder"):
         reports.load(ladder.parent)
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(ladder: Path) -> None:
     (ladder / "report").write_text("in the way")
-    with pytest.raises(reports.ReportError, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         reports.write_report([ladder])
 
 

@@ -1,0 +1,261 @@
+"""Run folders read back, as typed runs and as DataFrames.
+
+A record that cannot be read, or that is not a run's, is left out and named in `problems`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conf.errors import UsageError
+from runner.files import process_is_gone
+from runner.record import STEP_COLUMNS as MEASURED
+from runner.record import Run, Status, Step, UnreadableRecord, read_run, summarise
+
+Floats = npt.NDArray[np.float64]
+
+# Columns that come from the recorded configuration: their meaning, and the section and key.
+FROM_CONFIG = {
+    "model": ("name of the model", ("model", "name")),
+    "scale": ("name of the scale", ("scale", "name")),
+    "steps_planned": ("optimizer steps the run was to take", ("train", "steps")),
+    "micro_batch_size": ("sequences in a micro batch", ("train", "micro_batch_size")),
+    "context": ("tokens in a sequence", ("train", "context")),
+    "learning_rate": ("peak learning rate", ("train", "learning_rate")),
+    "clip_grad_norm": ("norm to which gradients are clipped", ("train", "clip_grad_norm")),
+}
+
+
+def _described(kind: type) -> dict[str, str]:
+    """The columns of a record's type, and of the types inside it, with what each holds."""
+    columns: dict[str, str] = {}
+    types = get_type_hints(kind)
+    for entry in fields(kind):
+        if is_dataclass(inner := types[entry.name]):
+            assert isinstance(inner, type)
+            columns |= _described(inner)
+        elif "doc" in entry.metadata:
+            columns[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
+    return columns
+
+
+RUN_COLUMNS = {
+    "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
+    "experiment": "name of the experiment's folder",
+    "seed": "seed of the draws and of the order of the data",
+    **_described(Run),
+    **{column: doc for column, (doc, _) in FROM_CONFIG.items()},
+    "config": "dict, the whole resolved configuration",
+}
+STEP_COLUMNS = {
+    **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
+    **MEASURED,
+    "tokens_seen": "tokens trained on up to and with the step",
+    "seconds": "sum of step_ms up to and with the step, in seconds",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The steps of a run, an array for each of the last columns of STEP_COLUMNS."""
+
+    step: Floats
+    loss: Floats
+    grad_norm: Floats
+    lr: Floats
+    step_ms: Floats
+    tokens: Floats
+    tokens_seen: Floats
+    seconds: Floats
+
+
+@dataclass(frozen=True)
+class ReadRun:
+    """A run as it was read: its name as in RUN_COLUMNS, its record and its steps."""
+
+    name: str
+    experiment: str
+    record: Run
+    curve: Curve
+
+    @property
+    def finished(self) -> bool:
+        return self.record.status is Status.finished
+
+
+@dataclass(frozen=True)
+class Records:
+    """What was read.
+
+    found: every run, in order of experiment, stage, seed and start.
+    runs: a row a run, columns as in RUN_COLUMNS.
+    steps: a row a step of a run (tidy), columns as in STEP_COLUMNS.
+    problems: a sentence for each record that was left out, or read only in part.
+    """
+
+    found: list[ReadRun]
+    problems: list[str]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        return pd.DataFrame([_row(run) for run in self.found], columns=list(RUN_COLUMNS))
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        tables = [
+            pd.DataFrame(vars(run.curve)).assign(
+                run=run.name,
+                experiment=run.experiment,
+                stage=run.record.stage.name,
+                seed=run.record.seed,
+            )
+            for run in self.found
+        ]
+        whole = pd.concat(tables, ignore_index=True)[list(STEP_COLUMNS)]
+        return whole.astype({"step": np.int64})
+
+
+def read_records(experiments: Iterable[str | Path]) -> Records:
+    """Every run under these experiment folders; see `reports.load`."""
+    folders = list(dict.fromkeys(Path(experiment) for experiment in experiments))
+    if not folders:
+        raise UsageError("No experiment was named; give its folder, such as outputs/ladder.")
+    found: list[ReadRun] = []
+    problems: list[str] = []
+    for experiment, named in _names(folders).items():
+        for folder in _run_folders(experiment):
+            name = f"{named}/{folder.parent.name}/{folder.name}"
+            try:
+                found.append(_read(folder, name, named, problems))
+            except UnreadableRecord as error:
+                problems.append(f"{name} is left out: {error}.")
+    if not found:
+        first = f" The first problem: {problems[0]}" if problems else ""
+        raise UsageError(
+            f"No record of {len(problems)} under {folders[0]} can be read; train a stage with "
+            f"`python -m runner +stage=step02`.{first}"
+        )
+    found.sort(key=lambda run: (run.experiment, *_order(run.record)))
+    return Records(found, problems)
+
+
+def _order(run: Run) -> tuple[int, str, int, str]:
+    return run.stage.number, run.stage.name, run.seed, run.started
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The folders' own names, with the parent's before it where two are called the same."""
+    names = [folder.resolve().name for folder in folders]
+    return {
+        folder: f"{folder.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        for folder, name in zip(folders, names, strict=True)
+    }
+
+
+def _run_folders(experiment: Path) -> list[Path]:
+    advice = "train a stage first with `python -m runner +stage=step02`"
+    if not experiment.is_dir():
+        what = "is not a folder" if experiment.exists() else "does not exist"
+        raise UsageError(
+            f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, "
+            f"or {advice}."
+        )
+    try:
+        files = [f for name in ("run.json", "steps.csv") for f in experiment.glob(f"*/*/{name}")]
+        below = sorted(experiment.glob("*/*/*/run.json"))
+    except OSError as error:
+        raise UsageError(f"{experiment} cannot be read: {error.strerror}.") from None
+    if not files and below:
+        raise UsageError(
+            f"{experiment} holds experiments, not runs; name one of them, "
+            f"such as `python -m reports {below[0].parents[2]}`."
+        )
+    if not files:
+        raise UsageError(
+            f"{experiment} holds no runs (a run is <stage>/<label>/run.json); {advice}."
+        )
+    return sorted({file.parent for file in files})
+
+
+def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> ReadRun:
+    """One run; its steps are empty, and a problem is named, where they cannot be read."""
+    try:
+        run = read_run(folder)
+    except FileNotFoundError:
+        raise UnreadableRecord("there is no run.json beside its steps.csv") from None
+    except OSError as error:
+        raise UnreadableRecord(f"run.json cannot be read ({error.strerror})") from None
+    if run.status is Status.running and process_is_gone(run.process.host, run.process.pid):
+        message = "Its process ended without closing the record."
+        run = replace(run, status=Status.interrupted, message=message)
+    try:
+        table = _read_steps(folder / "steps.csv", run.steps_sha256)
+    except UnreadableRecord as error:
+        problems.append(f"{name} has no curve: {error}.")
+        table = pd.DataFrame(columns=list(MEASURED), dtype=float)
+    if not run.status.is_final:
+        steps = [Step(*values) for values in table.itertuples(index=False)]
+        run = replace(run, results=summarise(steps, run.resumed_at))
+    sums = {"tokens_seen": table["tokens"].cumsum(), "seconds": table["step_ms"].cumsum() / 1000}
+    columns = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
+    return ReadRun(name, experiment, run, Curve(**columns))
+
+
+def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
+    """The whole lines of a steps.csv; a last line cut short is a step that never ended.
+
+    `sha256` is the file's checksum when its run ended, or None while it has not.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except FileNotFoundError:
+        raise UnreadableRecord("there is no steps.csv") from None
+    except (OSError, UnicodeDecodeError):
+        raise UnreadableRecord("steps.csv is not readable text") from None
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise UnreadableRecord("steps.csv is damaged: it is not what the run wrote")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        raw = pd.read_csv(io.StringIO(whole), index_col=False, on_bad_lines="skip")
+        table = raw[list(MEASURED)].apply(pd.to_numeric, errors="coerce").astype(float)
+    except (ValueError, KeyError):
+        raise UnreadableRecord(f"steps.csv has no columns {', '.join(MEASURED)}") from None
+    table = table[np.isfinite(table["step"]) & (table["step"] >= 0)]
+    # A resumed run may write a step again; what it wrote last is what it trained on from.
+    table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
+    return table
+
+
+def _row(run: ReadRun) -> dict[str, Any]:
+    config: dict[str, Any] = {**run.record.config}
+    return {
+        "run": run.name,
+        **dict(_values(run.record)),
+        "experiment": run.experiment,
+        "seed": run.record.seed,
+        "status": run.record.status.value,
+        **{column: config[section][key] for column, (_, (section, key)) in FROM_CONFIG.items()},
+        "config": config,
+    }
+
+
+def _values(part: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a record by column, as `_described` names them."""
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        if is_dataclass(value):
+            yield from _values(value)
+        elif "doc" in entry.metadata:
+            yield entry.metadata["column"] or entry.name, value

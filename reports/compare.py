@@ -104,7 +104,7 @@ class Stage:
         """How many steps had a gradient above the clipping threshold, of how many."""
         over, steps = 0, 0
         for run in self.measured:
-            threshold = run.record.config["train"]["clip_grad_norm"]
+            threshold = run.record.settings.clip_grad_norm
             if threshold is not None:
                 over += int((run.curve.grad_norm > threshold).sum())
                 steps += len(run.curve.step)

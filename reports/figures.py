@@ -68,7 +68,7 @@ class Painter:
         self.stages = drawable[:MOST_STAGES]
         numbers = [stage.number for stage in self.stages]
         self.numbered = len(set(numbers)) == len(numbers)
-        set_to = [run.config["train"]["clip_grad_norm"] for run in group.runs]
+        set_to = [run.settings.clip_grad_norm for run in group.runs]
         self.threshold = min((norm for norm in set_to if norm is not None), default=None)
 
     def short(self, stage: Stage) -> str:

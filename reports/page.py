@@ -93,7 +93,7 @@ def build(records: Records) -> dict[str, bytes]:
     values = {
         "format": 1,
         "answer": context["answer"],
-        "conditions": [asdict(group.conditions) for group in groups],
+        "conditions": [group.conditions._asdict() for group in groups],
         "stages": plain.to_dict("records"),
         "claims": [asdict(claim) for claim in judged],
         "problems": records.problems,
@@ -142,14 +142,14 @@ def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
     means = [entry.name for entry in fields(Results) if entry.type is float]
     rows = []
     for number, group in enumerate(groups):
-        conditions = {key: v for key, v in asdict(group.conditions).items() if key != "settings"}
+        conditions = group.conditions._asdict()
         for stage in group.stages:
             over, _ = stage.clipped or (math.nan, 0)
             rows.append(
                 {
                     "group": number,
                     **conditions,
-                    "scale": stage.newest.config["scale"]["name"],
+                    "scale": stage.newest.settings.scale,
                     "variant": " ".join(stage.newest.variant),
                     "stage": stage.name,
                     "number": stage.number,
@@ -171,7 +171,7 @@ def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
                     "verdict": verdict(stage).text,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).drop(columns="settings")
 
 
 def _flat(comparison: Comparison, other: str) -> dict[str, float]:

@@ -20,20 +20,9 @@ import pandas as pd
 from conf.errors import UsageError
 from runner.files import process_is_gone
 from runner.record import STEP_COLUMNS as MEASURED
-from runner.record import Run, Status, Step, UnreadableRecord, read_run, summarise
+from runner.record import Run, Settings, Status, Step, UnreadableRecord, read_run, summarise
 
 Floats = npt.NDArray[np.float64]
-
-# Columns that come from the recorded configuration: their meaning, and the section and key.
-FROM_CONFIG = {
-    "model": ("name of the model", ("model", "name")),
-    "scale": ("name of the scale", ("scale", "name")),
-    "steps_planned": ("optimizer steps the run was to take", ("train", "steps")),
-    "micro_batch_size": ("sequences in a micro batch", ("train", "micro_batch_size")),
-    "context": ("tokens in a sequence", ("train", "context")),
-    "learning_rate": ("peak learning rate", ("train", "learning_rate")),
-    "clip_grad_norm": ("norm to which gradients are clipped", ("train", "clip_grad_norm")),
-}
 
 
 def _described(kind: type) -> dict[str, str]:
@@ -52,10 +41,8 @@ def _described(kind: type) -> dict[str, str]:
 RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
     "experiment": "name of the experiment's folder",
-    "seed": "seed of the draws and of the order of the data",
+    **_described(Settings),
     **_described(Run),
-    **{column: doc for column, (doc, _) in FROM_CONFIG.items()},
-    "config": "dict, the whole resolved configuration",
 }
 STEP_COLUMNS = {
     **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
@@ -239,16 +226,9 @@ def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
 
 
 def _row(run: ReadRun) -> dict[str, Any]:
-    config: dict[str, Any] = {**run.record.config}
-    return {
-        "run": run.name,
-        **dict(_values(run.record)),
-        "experiment": run.experiment,
-        "seed": run.record.seed,
-        "status": run.record.status.value,
-        **{column: config[section][key] for column, (_, (section, key)) in FROM_CONFIG.items()},
-        "config": config,
-    }
+    record = run.record
+    row = {**dict(_values(record.settings)), **dict(_values(record)), "status": record.status.value}
+    return {"run": run.name, **row, "experiment": run.experiment}
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

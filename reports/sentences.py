@@ -177,13 +177,16 @@ def unlike(group: Group, main: Group) -> str:
         a, b = getattr(ours, what), getattr(theirs, what)
         if a != b:
             said.append(f"{what.split('_')[0]} {a or 'unknown'} instead of {b or 'unknown'}")
-    a, b = (one.runs[0].config["scale"]["name"] for one in (group, main))
+    a, b = (one.runs[0].settings.scale for one in (group, main))
     if a != b:
         said.append(f"scale {a} instead of {b}")
     elif ours.settings != theirs.settings:
-        usual = dict(theirs.settings)
-        changed = [(key, value) for key, value in ours.settings if usual.get(key) != value]
-        said += [f"{key} {v} instead of {usual.get(key, 'none')}" for key, v in changed]
+        new, usual = (one.runs[0].conditions for one in (group, main))
+        said += [
+            f"{key} {formats.setting(value)} instead of {formats.setting(usual.get(key))}"
+            for key, value in new.items()
+            if usual.get(key) != value
+        ]
     if group.variant:
         said.append(f"overrides {group.variant}")
     return together(list(dict.fromkeys(said)) or ["fewer overrides"])
@@ -225,14 +228,14 @@ def facts(group: Group) -> dict[str, str]:
     ladder = [run.record for stage in group.ladder for run in stage.runs] or group.runs
     dates = sorted({run.started[:10] for run in group.runs})
     return {
-        "Model": each(lambda r: _model(group, r.config["model"]["name"])),
+        "Model": each(lambda r: _model(group, r.settings.model)),
         "Data": each(lambda r: f"{r.data.name}, {count(r.data.tokens)} tokens"),
         "Hash of the data": each(lambda r: r.data.sha256),
         "Instead of other data": each(lambda r: r.data.fallback),
         "Tokens a step": each(lambda r: count(r.results.tokens_per_step), ladder),
-        "Steps": each(lambda r: count(r.config["train"]["steps"]), ladder),
+        "Steps": each(lambda r: count(r.settings.steps), ladder),
         "Device": each(_device),
-        "Scale": each(lambda r: r.config["scale"]["name"]),
+        "Scale": each(lambda r: r.settings.scale),
         "Seeds": ", ".join(map(str, group.seeds)),
         "Versions": each(
             lambda r: (
@@ -252,7 +255,7 @@ def facts(group: Group) -> dict[str, str]:
 
 def _model(group: Group, name: str) -> str:
     """A model and its parameters, which grow with the stages that add norms or padding."""
-    named = [run for run in group.runs if run.config["model"]["name"] == name]
+    named = [run for run in group.runs if run.settings.model == name]
     sizes = [count(bound([run.model.parameters for run in named])) for bound in (min, max)]
     return f"{name}, {' to '.join(dict.fromkeys(sizes))} parameters"
 
@@ -289,7 +292,7 @@ def clipping_note(group: Group) -> str:
     first = clipping[0][0].newest
     counts = ", ".join(f"{stage.name} {over} of {steps}" for stage, (over, steps) in clipping)
     return (
-        f"From {first.stage.name} on, a norm above {first.config['train']['clip_grad_norm']:g} "
+        f"From {first.stage.name} on, a norm above {first.settings.clip_grad_norm:g} "
         f"(dashed) is scaled down to it: {counts} steps."
     )
 

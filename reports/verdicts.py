@@ -41,7 +41,7 @@ def _unfinished(run: Run) -> Verdict:
     if run.status is Status.failed:
         return Verdict("bad", f"failed: {run.message}" if run.message else "failed")
     words = "still running" if run.status is Status.running else "interrupted"
-    planned = run.config["train"]["steps"]
+    planned = run.settings.steps
     return Verdict("none", f"{words}, {run.results.steps:.0f} of {planned} steps done")
 
 

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from typing_extensions import TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.schema import Aim
 from runner.files import DamagedFile, unseal
@@ -211,35 +209,18 @@ class Process:
     pid: int
 
 
-class Section(TypedDict):
-    """A section of the recorded configuration: readers need the named keys, the rest is kept."""
+@dataclass(kw_only=True)
+class Settings:
+    """What tables show of the configuration."""
 
-    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc] # noqa: RUF012
-
-
-class NamedSection(Section):
-    """A group that readers know by the name of its choice."""
-
-    name: str
-
-
-class TrainSection(Section):
-    """The sizes and rates that tables show."""
-
-    steps: int
-    micro_batch_size: int
-    context: int
-    learning_rate: float
-    clip_grad_norm: float | None
-
-
-class RecordedConfig(Section):
-    """The resolved configuration, without this machine's folders."""
-
-    seed: int
-    model: NamedSection
-    scale: NamedSection
-    train: TrainSection
+    seed: int = described("seed of the draws and of the order of the data")
+    model: str = described("name of the model")
+    scale: str = described("name of the scale")
+    steps: int = described("optimizer steps the run was to take", "steps_planned")
+    micro_batch_size: int = described("sequences in a micro batch")
+    context: int = described("tokens in a sequence")
+    learning_rate: float = described("peak learning rate")
+    clip_grad_norm: float | None = described("norm to which gradients are clipped, or empty")
 
 
 @dataclass(kw_only=True)
@@ -257,7 +238,7 @@ class Run:
     conditions: dict[str, Any] = described(
         "what decides losses and is the same for every stage: key -> value"
     )
-    config: RecordedConfig
+    config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
     environment: Environment
     process: Process
@@ -283,8 +264,19 @@ class Run:
     steps_sha256: str | None = None
 
     @property
+    def settings(self) -> Settings:
+        """The settings that tables show."""
+        config, train = self.config, self.config["train"]
+        return Settings(
+            seed=config["seed"],
+            model=config["model"]["name"],
+            scale=config["scale"]["name"],
+            **{entry.name: train[entry.name] for entry in fields(Settings) if entry.name in train},
+        )
+
+    @property
     def seed(self) -> int:
-        return self.config["seed"]
+        return self.settings.seed
 
 
 class UnreadableRecord(Exception):
@@ -328,7 +320,9 @@ def parse_run(content: dict[str, Any]) -> Run:
             }
             for key in ("model", "results")
         }
-        return _adapter().validate_python({**current, **numbers})
+        run: Run = _adapter(Run).validate_python({**current, **numbers})
+        _adapter(Settings).validate_python(vars(run.settings))
+        return run
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
     except ValidationError as error:
@@ -338,10 +332,10 @@ def parse_run(content: dict[str, Any]) -> Run:
 
 
 @cache
-def _adapter() -> "TypeAdapter[Run]":
+def _adapter(kind: type) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # its import takes as long as showing the ladder
 
-    return TypeAdapter(Run)
+    return TypeAdapter(kind)
 
 
 def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
@@ -381,11 +375,10 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
     )
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """What must be equal for two runs of one seed to be compared by loss.
 
-    `settings` are the recorded conditions as JSON, by key. Speeds need equal `threads` too, see
+    `settings` are the recorded conditions as JSON. Speeds need equal threads too, see
     `same_speed_conditions`.
     """
 
@@ -394,22 +387,15 @@ class Conditions:
     device_name: str | None
     code: str
     torch: str
-    settings: tuple[tuple[str, str], ...]
+    settings: str
 
     @classmethod
     def of(cls, run: Run) -> "Conditions":
         """The conditions of a run."""
-        return cls(
-            data_sha256=run.data.sha256,
-            device=run.environment.device,
-            device_name=run.environment.device_name,
-            code=run.code,
-            torch=run.environment.torch,
-            settings=tuple(
-                (key, json.dumps(value, sort_keys=True, default=str))
-                for key, value in sorted(run.conditions.items())
-            ),
-        )
+        machine = run.environment
+        settings = json.dumps(run.conditions, sort_keys=True, default=str)
+        where = (machine.device, machine.device_name, run.code, machine.torch)
+        return cls(run.data.sha256, *where, settings)
 
 
 def same_speed_conditions(a: Run, b: Run) -> bool:

@@ -8,7 +8,7 @@ import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 
@@ -28,7 +28,6 @@ from runner.record import (
     DataInfo,
     Environment,
     Process,
-    RecordedConfig,
     Results,
     Run,
     StageInfo,
@@ -111,7 +110,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         variant=variant(command.overrides),
         recipe=recipe(plain),
         conditions=command.conditions,
-        config=cast(RecordedConfig, plain),
+        config=plain,
         data=data,
         environment=Environment(
             python=platform.python_version(),

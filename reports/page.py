@@ -49,31 +49,27 @@ def write(experiments: Sequence[str | Path]) -> Path:
 
 def build(records: Records) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
-    groups = compare(records.found)
-    main = groups[0]
-    named = {
-        stage.name: (stage.number, stage.name, stage.aim)
-        for group in groups
-        for stage in group.stages
-    }
-    look = looks([(name, number, aim) for number, name, aim in sorted(named.values())])
+    main, *apart = groups = compare(records.found)
+    stages = {(s.number, s.name, s.aim) for group in groups for s in group.stages}
+    look = looks([(name, number, aim) for number, name, aim in sorted(stages)])
     painter = Painter(main, look)
     top = next((s for s in main.ladder if s.name == "step10" and s.finished), None)
     pictures = _pictures(painter, top)
     everything = [picture for found in pictures.values() for picture in found]
-    others = [(group, sentences.unlike(group, main)) for group in groups[1:]]
-    table = stages_table(groups)
-    judged = claims.judge(groups)
+    others = [(group, sentences.apart(group, main)) for group in apart]
+    foreign = [said for group, said in others if group.conditions != main.conditions]
+    table, judged = stages_table(groups), claims.judge(groups)
     context = {
         "experiments": ", ".join(dict.fromkeys(run.experiment for run in records.found)),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         "main": main,
         "others": others,
-        "foreign": [(g, said) for g, said in others if g.conditions != main.conditions],
-        "fallbacks": list(
-            dict.fromkeys(f for run in records.found if (f := run.record.data.fallback))
-        ),
-        "problems": records.problems,
+        "fallbacks": sorted({f for run in records.found if (f := run.record.data.fallback)}),
+        "notices": {
+            "Not all runs can be compared. The report is on the largest group that can; shown "
+            "apart below are:": foreign,
+            "Not everything could be read:": records.problems,
+        },
         "answer": sentences.answer(main),
         "claims": judged,
         "rules": claims.RULES,
@@ -89,12 +85,11 @@ def build(records: Records) -> dict[str, bytes]:
         "plots": {picture.name: picture.plot for picture in everything if picture.plot},
         "readouts": {look[s.name].index: sentences.readout(s) for s in main.stages},
     }
-    plain = table.astype(object).where(table.notna(), None)
     values = {
         "format": 1,
         "answer": context["answer"],
         "conditions": [group.conditions._asdict() for group in groups],
-        "stages": plain.to_dict("records"),
+        "stages": table.astype(object).where(table.notna(), None).to_dict("records"),
         "claims": [asdict(claim) for claim in judged],
         "problems": records.problems,
     }
@@ -105,28 +100,25 @@ def build(records: Records) -> dict[str, bytes]:
         "stages.csv": table.to_csv(index=False, lineterminator="\n"),
         "steps.csv": records.steps.to_csv(index=False, lineterminator="\n"),
     }
-    files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
-    for picture in everything:
-        files[f"figures/{picture.name}.svg"] = picture.svg.encode("utf-8", "replace")
-        files[f"figures/{picture.name}.png"] = picture.png
-    return files
+    texts |= {f"figures/{picture.name}.svg": picture.svg for picture in everything}
+    return {
+        **{name: text.encode("utf-8", "replace") for name, text in texts.items()},
+        **{f"figures/{picture.name}.png": picture.png for picture in everything},
+    }
 
 
 def _pictures(painter: Painter, top: Stage | None) -> dict[str, list[Picture]]:
     """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
-        return {"stages": [], "all": [], "speed": [], "norms": [], "guide": []}
-    guide = [top] if top in painter.stages else []
+        return {key: [] for key in ("stages", "all", "speed", "norms", "guide")}
+    log = guide_log()
+    guide = [(top, y) for y in ("loss", "grad_norm")] if top and top in painter.stages else []
     return {
         "stages": painter.stage_panels(),
         "all": [painter.loss_against(x) for x in ("step", "tokens_seen", "seconds")],
         "speed": painter.speed(),
         "norms": [painter.gradient_norms(), painter.norm_spread()],
-        "guide": [
-            painter.against_reference(stage, guide_log(), y)
-            for stage in guide
-            for y in ("loss", "grad_norm")
-        ],
+        "guide": [painter.against_reference(stage, log, y) for stage, y in guide],
     }
 
 

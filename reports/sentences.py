@@ -164,8 +164,8 @@ def plus_minus(group: Group) -> str:
     return confidence if several == {True} else noise
 
 
-def unlike(group: Group, main: Group) -> str:
-    """In which conditions a group differs from the main one, with both values where they help."""
+def apart(group: Group, main: Group) -> str:
+    """How many runs a group has, and in what they differ from the main one's."""
     ours, theirs = group.conditions, main.conditions
     said = []
     if ours.data_sha256 != theirs.data_sha256:
@@ -189,12 +189,8 @@ def unlike(group: Group, main: Group) -> str:
         ]
     if group.variant:
         said.append(f"overrides {group.variant}")
-    return together(list(dict.fromkeys(said)) or ["fewer overrides"])
-
-
-def is_foreign(group: Group, main: Group) -> bool:
-    """Whether a group is more than the main one with a stage's own change overridden."""
-    return group.conditions != main.conditions
+    runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
+    return f"{runs} with {together(list(dict.fromkeys(said)) or ['fewer overrides'])}"
 
 
 def seeds(group: Group) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from reports import formats
 from reports.compare import compare
 from reports.read import read_records
-from reports.sentences import answer, unlike
+from reports.sentences import answer, apart
 from reports.verdicts import verdict
 
 # Columns of a terminal from which titles and the differences' ± fit beside the numbers.
@@ -50,8 +50,7 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
     for sentence in answer(main):
         console.print(Text(sentence))
     for group in others:
-        runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
-        console.print(Text(f"Shown apart: {runs} with {unlike(group, main)}.", style="yellow"))
+        console.print(Text(f"Shown apart: {apart(group, main)}.", style="yellow"))
     for problem in records.problems:
         console.print(Text(problem, style="yellow"))
     page = Path(experiments[0]) / "report" / "index.html"

@@ -21,7 +21,7 @@ from reports import formats
 from reports.compare import Group, Stage
 from reports.palette import THEME, Look
 from reports.read import Floats, ReadRun
-from reports.reference import Reference
+from reports.reference import guide_log
 from reports.statistics import warm
 from reports.svg import Picture, picture
 from runner.record import Results, Status
@@ -41,11 +41,18 @@ MOST_STAGES = 24
 MOST_POINTS = 400
 WIDTH = 5.0
 DASHED = (0, (3, 2))
-# What a curve can show: its axis, and its name in a title.
-QUANTITIES = {
-    "loss": ("loss, nats/token", "Loss"),
-    "grad_norm": ("L2 norm", "Gradient norm before clipping"),
-}
+# What a curve can show: its axis.
+QUANTITIES = {"loss": "loss, nats/token", "grad_norm": "L2 norm"}
+# The figures of all stages' curves: title, and the columns on both axes with the x axis' label.
+ALL_STAGES = {
+    "loss-steps": ("Loss against steps", "step", "loss", "optimizer step"),
+    "loss-tokens": ("Loss against tokens", "tokens_seen", "loss", "tokens seen"),
+    "loss-seconds": (
+        "Loss against seconds", "seconds", "loss", "seconds of training, compilation apart",
+    ),
+    "gradient-norms": ("Gradient norm before clipping", "step", "grad_norm", "optimizer step"),
+}  # fmt: skip
+AGAINST_GUIDE = {"guide-loss": ("Loss", "loss"), "guide-norm": ("Gradient norm", "grad_norm")}
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Painter:
             band = self._draw(axes, stage, "step", "loss")
             _interval(axes, steps * 1.085, stage.mean, look.hex)
             marks = [mark for run in stage.runs for mark in _marks(axes, stage, run, limits[1])]
-            axes.set(xlabel="step", ylabel=QUANTITIES["loss"][0])
+            axes.set(xlabel="step", ylabel=QUANTITIES["loss"])
             axes.set(xlim=(-0.02 * steps, steps * 1.11), ylim=limits)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_title(self.long(stage, 30), color=INK, fontweight="bold")
@@ -148,21 +155,9 @@ class Painter:
         line.set_gid(f"stage-{look.index}-curve")
         return band
 
-    def loss_against(self, x: str) -> Picture:
-        """All stages' losses against `step`, `tokens_seen` or `seconds`."""
-        label, per = {
-            "step": ("optimizer step", "steps"),
-            "tokens_seen": ("tokens seen", "tokens"),
-            "seconds": ("seconds of training, compilation apart", "seconds"),
-        }[x]
-        return self._all(x, "loss", f"loss-{per}", f"Loss against {per}", label)
-
-    def gradient_norms(self) -> Picture:
-        """All stages' gradient norms against steps."""
-        title = QUANTITIES["grad_norm"][1]
-        return self._all("step", "grad_norm", "gradient-norms", title, "optimizer step")
-
-    def _all(self, x: str, y: str, name: str, title: str, label: str) -> Picture:
+    def all_stages(self, name: str) -> Picture:
+        """The curves of all stages; `name` is a key of ALL_STAGES."""
+        title, x, y, label = ALL_STAGES[name]
         log_x, log_y = x != "step", y == "grad_norm"
         with _figure(4.1) as figure:
             axes = figure.add_axes((0.105, 0.125, 0.835, 0.785))
@@ -172,7 +167,7 @@ class Painter:
                 if (log_x and not np.all(band.x > 0)) or (log_y and not np.any(band.y > 0)):
                     continue
                 drawn[stage.name] = self._draw(axes, stage, x, y)
-            axes.set(xlabel=label, ylabel=QUANTITIES[y][0])
+            axes.set(xlabel=label, ylabel=QUANTITIES[y])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if log_x:
                 axes.set_xscale("log")
@@ -232,52 +227,29 @@ class Painter:
         stages = [stage for stage in self.stages if stage.finished]
         if not stages:
             return []
-
-        def rate(stage: Stage) -> str:
-            speed = stage.vs_baseline.speed
-            versus = f"  ({formats.times(speed)})" if speed else ""
-            return f"{formats.count(stage.mean.tokens_per_second)}{versus}"
-
         # One machine has one ceiling: the highest product measured in any of the runs.
         peak = max((s.mean.peak_flops for s in stages if s.mean.peak_flops > 0), default=math.nan)
-        use = {s.name: 100 * s.mean.mfu * s.mean.peak_flops / peak for s in stages}
-        found = [
-            self._bars(
-                "speed-tokens",
-                "Tokens per second, and times the baseline's",
-                "tokens/s, median of the warm steps",
-                stages,
-                lambda stage: stage.mean.tokens_per_second,
-                rate,
-            ),
-            self._spread(
-                "speed-steps",
-                "Step time: median, and 5 to 95% of the steps",
-                "milliseconds a step",
-                stages,
-                warm,
-                " ms",
-            ),
-            self._bars(
-                "speed-compile",
-                "Compilation, once a run",
-                "seconds, in no other figure",
-                stages,
-                lambda stage: stage.compile_s,
-                lambda stage: f"{stage.compile_s:,.1f} s" if stage.compile_s else "none",
-            ),
-        ]
-        if any(map(math.isfinite, use.values())):
-            found.append(
-                self._bars(
-                    "speed-mfu",
-                    "Model FLOPs use",
-                    "% of the highest matrix-product rate measured",
-                    stages,
-                    lambda stage: use[stage.name],
-                    lambda stage: formats.number(use[stage.name], ".0f", "%"),
-                )
-            )
+        rates, compilation, use = [], [], []
+        for stage in stages:
+            rate, speed = stage.mean.tokens_per_second, stage.vs_baseline.speed
+            versus = f"  ({formats.times(speed)})" if speed else ""
+            rates.append((rate, f"{formats.count(rate)}{versus}"))
+            seconds = stage.compile_s
+            compilation.append((seconds, f"{seconds:,.1f} s" if seconds else "none"))
+            share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
+            use.append((share, formats.number(share, ".0f", "%")))
+        title, axis = (
+            "Tokens per second, and times the baseline's",
+            "tokens/s, median of warm steps",
+        )
+        found = [self._bars("speed-tokens", title, axis, stages, rates)]
+        title, axis = "Step time: median, and 5 to 95% of the steps", "milliseconds a step"
+        found.append(self._spread("speed-steps", title, axis, stages, warm, " ms"))
+        title, axis = "Compilation, once a run", "seconds, in no other figure"
+        found.append(self._bars("speed-compile", title, axis, stages, compilation))
+        if not math.isnan(peak):
+            title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
+            found.append(self._bars("speed-mfu", title, axis, stages, use))
         return found
 
     def _bars(
@@ -286,32 +258,29 @@ class Painter:
         title: str,
         axis: str,
         stages: Sequence[Stage],
-        value: Callable[[Stage], float],
-        label: Callable[[Stage], str],
+        cells: Sequence[tuple[float, str]],
     ) -> Picture:
-        values = np.nan_to_num([value(stage) for stage in stages])
+        """A bar a stage; `cells` are its value and label."""
+        values = np.nan_to_num([value for value, _ in cells])
         with _figure(0.95 + 0.26 * len(stages)) as figure:
             axes = self._rows(figure, title, stages)
-            colours = [self.look[stage.name].hex for stage in stages]
+            looks = [self.look[stage.name] for stage in stages]
+            colours = [look.hex for look in looks]
             bars = axes.barh(range(len(stages)), values, height=0.62, color=colours)
-            for at, (bar, stage) in enumerate(zip(bars, stages, strict=True)):
-                bar.set_gid(f"stage-{self.look[stage.name].index}-bar{at}")
-            axes.bar_label(bars, [label(stage) for stage in stages], padding=4, color=INK)
+            for at, (bar, look) in enumerate(zip(bars, looks, strict=True)):
+                bar.set_gid(f"stage-{look.index}-bar{at}")
+            axes.bar_label(bars, [label for _, label in cells], padding=4, color=INK)
             axes.set(xlim=(0, (max(values) or 1.0) * 1.42), xlabel=axis)
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            said = "; ".join(f"{stage.name} {label(stage)}" for stage in stages)
+            rows = zip(stages, cells, strict=True)
+            said = "; ".join(f"{stage.name} {label}" for stage, (_, label) in rows)
             return picture(figure, name, title, f"{title}: {said}.")
 
     def norm_spread(self) -> Picture:
         """The gradient norms of each stage: median and spread."""
-        return self._spread(
-            "norm-spread",
-            "Its median, and 5 to 95% of the steps",
-            QUANTITIES["grad_norm"][0],
-            self.stages,
-            lambda run: run.curve.grad_norm,
-            threshold=self.threshold,
-        )
+        title, axis = "Its median, and 5 to 95% of the steps", QUANTITIES["grad_norm"]
+        norms, threshold = (lambda run: run.curve.grad_norm), self.threshold
+        return self._spread("norm-spread", title, axis, self.stages, norms, "", threshold)
 
     def _spread(
         self,
@@ -358,10 +327,11 @@ class Painter:
         axes.spines["left"].set_visible(False)
         return axes
 
-    def against_reference(self, stage: Stage, reference: Reference, y: str) -> Picture:
-        """The guide's published losses or norms, over this stage's."""
-        label, title = QUANTITIES[y]
-        look, theirs = self.look[stage.name], getattr(reference, y)
+    def against_guide(self, name: str, stage: Stage) -> Picture:
+        """The guide's published losses or norms, over this stage's; a key of AGAINST_GUIDE."""
+        title, y = AGAINST_GUIDE[name]
+        look, reference = self.look[stage.name], guide_log()
+        theirs = getattr(reference, y)
         with _figure(3.4) as figure:
             axes = figure.add_axes((0.105, 0.15, 0.835, 0.74))
             (published,) = axes.plot(reference.step, theirs, color=INK, linestyle=DASHED)
@@ -372,13 +342,12 @@ class Painter:
                 axes.set_yscale("log")
                 _plain_log(axes.yaxis)
             axes.legend(frameon=False)
-            axes.set(xlabel="optimizer step", ylabel=label)
+            axes.set(xlabel="optimizer step", ylabel=QUANTITIES[y])
             axes.set_title(title, color=INK, fontweight="bold")
             alt = (
                 f"{title} of the guide's published run, ending at {theirs[-1]:.3f}, and of "
                 f"{stage.name} here, ending at {self._final(stage, y)}."
             )
-            name = {"loss": "guide-loss", "grad_norm": "guide-norm"}[y]
             return picture(figure, name, title, alt, axes, {look.index: (band.x, band.y)})
 
 
@@ -421,11 +390,12 @@ def _marks(axes: Axes, stage: Stage, run: ReadRun, top: float) -> Iterator[str]:
 
 def _plain_log(axis: Any) -> None:
     """10, 100, 1k instead of powers; 2 and 5 between them where the axis spans little."""
+    thousands = EngFormatter(sep="")
     low, high = axis.get_view_interval()
     decades = math.log10(high / low) if low > 0 else math.inf
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_major_formatter(lambda v, _: f"{v:g}" if v < 1000 else thousands.format_eng(v))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -20,10 +20,10 @@ from markupsafe import Markup
 from conf.errors import UsageError
 from reports import claims, formats, sentences
 from reports.compare import Comparison, Group, Stage, compare
-from reports.figures import Painter
+from reports.figures import AGAINST_GUIDE, Painter
 from reports.palette import THEME, looks
 from reports.read import Records, read_records
-from reports.reference import SOURCE, guide_log
+from reports.reference import SOURCE
 from reports.svg import Picture
 from reports.verdicts import verdict
 from runner.files import write_atomically
@@ -111,14 +111,13 @@ def _pictures(painter: Painter, top: Stage | None) -> dict[str, list[Picture]]:
     """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
         return {key: [] for key in ("stages", "all", "speed", "norms", "guide")}
-    log = guide_log()
-    guide = [(top, y) for y in ("loss", "grad_norm")] if top and top in painter.stages else []
+    guide = AGAINST_GUIDE if top in painter.stages else ()
     return {
         "stages": painter.stage_panels(),
-        "all": [painter.loss_against(x) for x in ("step", "tokens_seen", "seconds")],
+        "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
         "speed": painter.speed(),
-        "norms": [painter.gradient_norms(), painter.norm_spread()],
-        "guide": [painter.against_reference(stage, log, y) for stage, y in guide],
+        "norms": [painter.all_stages("gradient-norms"), painter.norm_spread()],
+        "guide": [painter.against_guide(name, top) for name in guide if top],
     }
 
 

@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,12 +35,8 @@ RULES = (
 )
 
 
-class Found(NamedTuple):
-    """Our conditions, what was measured under them, and the verdict."""
-
-    ours: str
-    measured: str
-    verdict: str
+# Our conditions, what was measured under them, and the verdict.
+Found = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def _interval(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fou
     ends = ours.mean.worst, ours.mean.best
     near = np.allclose(ends, claim.values, rtol=0, atol=INTERVAL_DISTANCE)
     verdict = "held" if near else "did not hold"
-    return Found(conditions(ours), f"[{ends[0]:.2f}, {ends[1]:.2f}]", verdict)
+    return (conditions(ours), f"[{ends[0]:.2f}, {ends[1]:.2f}]", verdict)
 
 
 def _speed_up(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
@@ -100,10 +96,10 @@ def _speed_up(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fou
     ours = f"{claim.change} alone, {_named(pair[0])} to {_named(pair[1])}; {_machine(pair[1])}"
     measured = f"{formats.gain(estimate)} tokens/s"
     if claim.measure is Measure.speed_up:
-        return Found(ours, measured, _held(estimate, claim.values[0]))
+        return (ours, measured, _held(estimate, claim.values[0]))
     before, after = (np.mean([run.record.results.step_ms for run in runs]) for runs in pair)
     measured = f"{before:,.0f} ms to {after:,.0f} ms a step; {measured}"
-    return Found(ours, measured, _held(estimate, claim.values[0] / claim.values[1]))
+    return (ours, measured, _held(estimate, claim.values[0] / claim.values[1]))
 
 
 def _accumulation(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
@@ -115,7 +111,7 @@ def _accumulation(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) ->
     more = after.mean.tokens_per_step / before.mean.tokens_per_step
     verdict = ("did not hold", "held in part", "held")[(slower > 1) + loss.lower]
     doubt = "" if loss.significant else ", which is not distinguishable from zero"
-    return Found(
+    return (
         f"{after.name} after {before.name}, as many steps of {more:.3g} times the tokens; "
         f"{_machine(after.runs)}",
         f"a step takes {slower:.1f} times as long; held-out loss {formats.change(loss)}{doubt}",
@@ -131,9 +127,9 @@ def _last_loss(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fo
     losses = [run.curve.loss[run.curve.step == last] for run in ours.finished]
     reached = np.concatenate(losses)
     if not len(reached):
-        return Found(conditions(ours), "a run of fewer steps", "not measured")
+        return (conditions(ours), "a run of fewer steps", "not measured")
     verdict = "held" if reached.mean() <= claim.values[0] + LOSS_DISTANCE else "did not hold"
-    return Found(conditions(ours), f"{reached.mean():.3f} at step {last:.0f}", verdict)
+    return (conditions(ours), f"{reached.mean():.3f} at step {last:.0f}", verdict)
 
 
 JUDGES: dict[Measure, Callable[[Claim, ladder.Stage, Sequence[Group]], Found | None]] = {

@@ -13,7 +13,7 @@ import numpy as np
 from conf.schema import Aim
 from reports.read import Floats, ReadRun
 from reports.statistics import Estimate, difference, speed_up, spikes
-from runner.record import Conditions, Results, Run, Status
+from runner.record import Conditions, Results, Run
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,12 @@ class Stage:
         self.newest: Run = max((run.record for run in self.measured), key=lambda run: run.started)
         self.mean = self._over_seeds(np.mean, least=1)
         self.spread = self._over_seeds(lambda values: np.std(values, ddof=1), least=2)
-        found = {run.name: spikes(run.curve) for run in self.runs}
-        self.spikes = {name: steps for name, steps in found.items() if steps}
+        self.spikes = {run.name: steps for run in self.runs if (steps := spikes(run.curve))}
+        about = self.newest.stage
+        self.name, self.title, self.number, self.aim = (
+            about.name, about.title, about.number, about.aim,
+        )  # fmt: skip
+        self.status = self.newest.status
 
     def _over_seeds(self, statistic: Callable[[Floats], np.floating], least: int) -> Results:
         """The results with each number replaced by a statistic of it over the measured runs."""
@@ -64,30 +68,6 @@ class Stage:
             values = values[np.isfinite(values)]
             found[name] = float(statistic(values)) if len(values) >= least else math.nan
         return Results(**found)
-
-    @property
-    def name(self) -> str:
-        return self.newest.stage.name
-
-    @property
-    def title(self) -> str:
-        return self.newest.stage.title
-
-    @property
-    def number(self) -> int:
-        return self.newest.stage.number
-
-    @property
-    def aim(self) -> Aim:
-        return self.newest.stage.aim
-
-    @property
-    def status(self) -> Status:
-        return self.newest.status
-
-    @property
-    def seeds(self) -> list[int]:
-        return [run.record.seed for run in self.runs]
 
     @property
     def compile_s(self) -> float:
@@ -174,18 +154,12 @@ def _variants(runs: Sequence[ReadRun]) -> dict[str, list[ReadRun]]:
     What most overrides do is part of the conditions. One that takes back a change of the stage
     alone is not: of a stage's configurations the one with the fewest overrides is the stage.
     """
-    proper: dict[str, ReadRun] = {}
-    for run in runs:
-        known = proper.setdefault(run.record.stage.name, run)
-        if (len(run.record.variant), run.record.recipe) < (
-            len(known.record.variant),
-            known.record.recipe,
-        ):
-            proper[run.record.stage.name] = run
+    fewest_last = sorted(runs, key=lambda run: len(run.record.variant), reverse=True)
+    proper = {run.record.stage.name: run.record.recipe for run in fewest_last}
     variants: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
-        is_stage = run.record.recipe == proper[run.record.stage.name].record.recipe
-        variants["" if is_stage else " ".join(run.record.variant)].append(run)
+        is_proper = run.record.recipe == proper[run.record.stage.name]
+        variants["" if is_proper else " ".join(run.record.variant)].append(run)
     return variants
 
 

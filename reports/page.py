@@ -147,7 +147,7 @@ def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
                     "title": stage.title,
                     "aim": stage.aim.value,
                     "status": stage.status.value,
-                    "seeds": " ".join(map(str, stage.seeds)),
+                    "seeds": " ".join(str(run.record.seed) for run in stage.runs),
                     "finished_runs": len(stage.finished),
                     **{name: getattr(stage.mean, name) for name in means},
                     "compile_s": stage.compile_s,

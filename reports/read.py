@@ -40,7 +40,6 @@ def _described(kind: type) -> dict[str, str]:
 
 RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
-    "experiment": "name of the experiment's folder",
     **_described(Settings),
     **_described(Run),
 }

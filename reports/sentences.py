@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -13,48 +14,32 @@ from reports import formats
 from reports.compare import Group, Stage
 from reports.formats import count, loss, together
 from reports.reference import guide_log
-from reports.statistics import NOISE_WIDTHS, SPIKE_WIDTHS, SPIKE_WINDOW, Estimate
+from reports.statistics import NOISE_WIDTHS, SPIKE_WIDTHS, SPIKE_WINDOW
 from reports.verdicts import verdict
 from runner.record import Run, Status
-
-TRAIN_BASELINE = "train one with `python -m runner +stage=step02`"
 
 
 def answer(group: Group) -> list[str]:
     """What the ladder bought, and how sure that is."""
     baseline, last = group.baseline, group.last
-    if last is None and group.ladder:
-        return ["No stage has finished yet, so there is nothing to compare."]
+    command = "`python -m runner +stage=step02`"
     if last is None:
-        return [f"Only the flow has been checked; no baseline is there yet: {TRAIN_BASELINE}."]
+        return [f"Nothing can be compared until a stage has finished: train one with {command}."]
+    held_out = f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss."
     if baseline is None:
-        return [
-            f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss. No baseline has "
-            f"finished under the same conditions, so it cannot be compared: {TRAIN_BASELINE}.",
-            *_not_finished(group),
+        first = [
+            f"{held_out} No baseline has finished under the same conditions, so it cannot be "
+            f"compared: train one with {command}."
         ]
-    if last is baseline:
-        return [
-            f"The baseline ended at {loss(baseline.mean.held_out)} held-out loss. No later "
-            "stage has finished yet, so there is nothing to compare with it.",
-            *_not_finished(group),
-        ]
-    return [
-        _whole(baseline, last),
-        _largest(group),
-        *_not_significant(group),
-        *_worse(group),
-        *_not_finished(group),
-        _certainty(group),
-    ]
+    elif last is baseline:
+        first = [f"{held_out} No later stage has finished yet, so nothing is compared with it."]
+    else:
+        first = [_whole(baseline, last), _largest(group)]
+    return [*first, *_lists(group), certainty(group)]
 
 
 def _name(stage: Stage) -> str:
     return f"{stage.title} ({stage.name})"
-
-
-def _names(stages: Sequence[Stage]) -> str:
-    return together([_name(stage) for stage in stages])
 
 
 def _whole(baseline: Stage, last: Stage) -> str:
@@ -95,112 +80,77 @@ def _largest(group: Group) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _not_significant(group: Group) -> list[str]:
-    found = [
-        stage
-        for stage in group.ladder
-        if stage.aim is not Aim.speed
-        and (change := stage.vs_previous.loss)
-        and not change.significant
-        and not math.isnan(change.low)
-    ]
-    words = "made no significant difference in loss"
-    return [f"{_names(found)} {words}."] if found else []
+def _lists(group: Group) -> list[str]:
+    """The stages that gained nothing, and those that did not finish."""
+    changes = [(s, s.vs_previous.loss) for s in group.ladder if s.vs_previous.loss]
+    known = [(s, change) for s, change in changes if not math.isnan(change.low)]
+    unchanged = [s for s, change in known if not change.significant and s.aim is not Aim.speed]
+    found = {
+        "made no significant difference in loss": unchanged,
+        "made the loss worse": [s for s, change in known if change.higher],
+        "diverged": [s for s in group.stages if s.status is Status.diverged],
+        "failed": [s for s in group.stages if s.status is Status.failed],
+        "did not reach the end": [s for s in group.stages if s.status is Status.interrupted],
+        "had not ended when this was written": [
+            s for s in group.stages if s.status is Status.running
+        ],
+    }
+    return [f"{together(list(map(_name, s)))} {words}." for words, s in found.items() if s]
 
 
-def _worse(group: Group) -> list[str]:
-    found = [s for s in group.ladder if s.vs_previous.loss and s.vs_previous.loss.higher]
-    return [f"{_names(found)} made the loss worse."] if found else []
-
-
-def _not_finished(group: Group) -> list[str]:
-    sentences = []
-    for status, words in (
-        (Status.diverged, "diverged"),
-        (Status.failed, "failed"),
-        (Status.interrupted, "did not reach the end"),
-        (Status.running, "still running"),
-    ):
-        found = [stage for stage in group.stages if stage.status is status]
-        if found:
-            verb = ("are " if len(found) > 1 else "is ") if status is Status.running else ""
-            sentences.append(f"{_names(found)} {verb}{words}.")
-    return sentences
-
-
-def _compared(group: Group) -> list[Estimate]:
-    """The differences in loss, each to the stage before."""
-    return [stage.vs_previous.loss for stage in group.ladder if stage.vs_previous.loss]
-
-
-def _certainty(group: Group) -> str:
-    compared = _compared(group)
-    if compared and all(estimate.seeds > 1 for estimate in compared):
-        return (
-            "Differences are means over seeds, paired by seed, with 95% confidence intervals; "
-            "where an interval holds zero, the difference is not significant."
-        )
+def certainty(group: Group) -> str:
+    """What the ± of the differences is, and what it leaves open."""
+    compared = [stage.vs_previous.loss for stage in group.ladder if stage.vs_previous.loss]
     widths = [e.half_width for e in compared if e.seeds == 1 and not math.isnan(e.low)]
-    if not widths:
-        return "The runs are too short to estimate their noise, so no difference is significant."
+    said = []
+    if any(estimate.seeds > 1 for estimate in compared):
+        said.append(
+            "With several seeds, ± is the 95% confidence interval of the mean difference, paired "
+            "by seed; where it includes zero, the difference is not significant."
+        )
+    if widths:
+        said.append(
+            f"With one seed, ± is twice the run's own noise (here about {np.median(widths):.2f}): "
+            "a smaller difference is not distinguishable from zero, and a larger one may still be "
+            "particular to this seed."
+        )
     return (
-        f"With one seed, a difference smaller than the run's own noise (here about "
-        f"{np.median(widths):.2f}, {NOISE_WIDTHS:.0f} standard deviations of the step-to-step "
-        "scatter) is not distinguishable from zero, and a larger one may still be particular to "
-        "this seed."
+        " ".join(said) or "The runs are too short or too few to estimate how sure a difference is."
     )
-
-
-def plus_minus(group: Group) -> str:
-    """What the ± of the differences is."""
-    several = {estimate.seeds > 1 for estimate in _compared(group)}
-    confidence = "the 95% confidence interval of the mean over seeds"
-    noise = (
-        "twice the run's own noise, so a difference smaller than its ± is not distinguishable from "
-        "zero"
-    )
-    if several == {True, False}:
-        return f"{confidence}, or with one seed {noise}"
-    return confidence if several == {True} else noise
 
 
 def apart(group: Group, main: Group) -> str:
     """How many runs a group has, and in what they differ from the main one's."""
-    ours, theirs = group.conditions, main.conditions
-    said = []
-    if ours.data_sha256 != theirs.data_sha256:
-        a, b = (one.runs[0].data.name for one in (group, main))
-        said.append(f"data {a} instead of {b}" if a != b else f"another text as {a}")
+    ours, theirs = group.runs[0], main.runs[0]
+    new, usual = (
+        {
+            "data": run.data.name,
+            "device": run.environment.device_name or run.environment.device,
+            "torch": run.environment.torch,
+            "scale": run.settings.scale,
+        }
+        for run in (ours, theirs)
+    )
+    if new["scale"] == usual["scale"]:
+        new, usual = new | ours.conditions, usual | theirs.conditions
+    said = [
+        f"{key} {formats.setting(value)} instead of {formats.setting(usual[key])}"
+        for key, value in new.items()
+        if key in usual and value != usual[key]
+    ]
+    if ours.data.name == theirs.data.name and ours.data.sha256 != theirs.data.sha256:
+        said.append(f"another text as {ours.data.name}")
     if ours.code != theirs.code:
         said.append("other training code")
-    for what in ("device", "device_name", "torch"):
-        a, b = getattr(ours, what), getattr(theirs, what)
-        if a != b:
-            said.append(f"{what.split('_')[0]} {a or 'unknown'} instead of {b or 'unknown'}")
-    a, b = (one.runs[0].settings.scale for one in (group, main))
-    if a != b:
-        said.append(f"scale {a} instead of {b}")
-    elif ours.settings != theirs.settings:
-        new, usual = (one.runs[0].conditions for one in (group, main))
-        said += [
-            f"{key} {formats.setting(value)} instead of {formats.setting(usual.get(key))}"
-            for key, value in new.items()
-            if usual.get(key) != value
-        ]
     if group.variant:
         said.append(f"overrides {group.variant}")
     runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
-    return f"{runs} with {together(list(dict.fromkeys(said)) or ['fewer overrides'])}"
-
-
-def seeds(group: Group) -> str:
-    words = "seeds" if len(group.seeds) > 1 else "seed"
-    return f"{words} {together([str(seed) for seed in group.seeds])}"
+    return f"{runs} with {together(said or ['fewer overrides'])}"
 
 
 def headline(group: Group) -> str:
     """What was run, in a line."""
-    found = facts(group)
+    found, seeds = facts(group), "seeds" if len(group.seeds) > 1 else "seed"
     return " · ".join(
         [
             found["Model"],
@@ -208,7 +158,7 @@ def headline(group: Group) -> str:
             f"{found['Tokens a step']} tokens a step",
             found["Device"],
             f"scale {found['Scale']}",
-            seeds(group),
+            f"{seeds} {found['Seeds']}",
             found["Date"],
         ]
     )
@@ -264,17 +214,17 @@ def _device(run: Run) -> str:
 
 def speed_note(group: Group) -> str:
     """How speeds were measured, and the machine's own peak."""
-    results = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
+    measured = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
+    peaks = sorted((str(result.peak_flops_dtype), result.peak_flops) for result in measured)
     note = (
         "Tokens per second are the median over the warm steps. Compilation happens once a run "
         "and is counted in no other figure."
     )
-    if not results:
+    if not peaks:
         return f"{note} The machine's matrix-product peak was not measured."
     said = []
-    results.sort(key=lambda result: (str(result.peak_flops_dtype), result.peak_flops))
-    for dtype, found in groupby(results, lambda result: result.peak_flops_dtype):
-        rates = [f"{result.peak_flops / 1e12:.3g}" for result in found]
+    for dtype, found in groupby(peaks, itemgetter(0)):
+        rates = [f"{flops / 1e12:.3g}" for _, flops in found]
         spread = "" if rates[0] == rates[-1] else f" (runs measured {rates[0]} to {rates[-1]})"
         said.append(f"{rates[-1]} TFLOP/s in {dtype}{spread}")
     return f"{note} The machine's own matrix-product peak was measured as {together(said)}."
@@ -338,14 +288,13 @@ def method(group: Group) -> list[str]:
 def readout(stage: Stage) -> str:
     """One line on a stage, for whoever selects it."""
     versus = stage.vs_baseline
-    speed = f" ({formats.times(versus.speed)})" if versus.speed else ""
-    parts = {
-        f"interval {formats.interval(stage.mean)}": math.isfinite(stage.mean.best),
-        f"held-out {loss(stage.mean.held_out)}": math.isfinite(stage.mean.held_out),
-        f"{formats.change(versus.loss)} to the baseline": versus.loss is not None,
-        f"{count(stage.mean.tokens_per_second)} tokens/s{speed}": math.isfinite(
-            stage.mean.tokens_per_second
-        ),
-        verdict(stage).text: True,
-    }
-    return " · ".join([f"{stage.name} {stage.title}", *(p for p, known in parts.items() if known)])
+    return " · ".join(
+        [
+            f"{stage.name} {stage.title}",
+            f"interval {formats.interval(stage.mean)}",
+            f"held-out {loss(stage.mean.held_out)}",
+            f"{formats.change(versus.loss)} to the baseline",
+            f"{count(stage.mean.tokens_per_second)} tokens/s ({formats.times(versus.speed)})",
+            verdict(stage).text,
+        ]
+    )

@@ -1,8 +1,8 @@
 """The one schema of a run's record, `<experiment>/<stage>/<label>/{run.json,steps.csv}`.
 
-The runner writes what these types hold and reports read it back as the same types. A field's
-`doc` and, where it differs from the field's name, its `column` in a table of runs stand beside it.
-Every rule about a record (which steps are cold, which runs are comparable) is here, once.
+The runner writes what these types hold and reports read it back as the same types. Beside each
+field is what it means. Every rule about a record (which steps are cold, which runs are comparable)
+is here, once.
 """
 
 import json
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 3
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
-
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
 
@@ -75,7 +73,6 @@ class Step:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The fields in the order of the columns."""
         return (self.step, self.loss, self.grad_norm, self.lr, self.step_ms, self.tokens)
 
     @property
@@ -103,9 +100,7 @@ class StageInfo:
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")
-    changes: dict[str, tuple[Any, Any]] = described(
-        "what the stage changes: dotted key -> (before, after)"
-    )
+    changes: dict[str, tuple[Any, Any]] = described("dotted key -> values before and after")
 
 
 @dataclass
@@ -114,9 +109,7 @@ class DataInfo:
 
     name: str = described("name of the data", "data")
     sha256: str = described("hash of the text", "data_sha256")
-    fallback: str | None = optional(
-        "why this data was used instead of what was asked for, or empty", "data_fallback"
-    )
+    fallback: str | None = optional("why it replaces other data, or empty", "data_fallback")
     bytes: int | None = optional("size of the text in bytes", "data_bytes")
     tokens: int | None = optional("tokens of the text", "data_tokens")
     train_tokens: int | None = optional("tokens trained on")
@@ -198,7 +191,7 @@ class KeptWeights:
     """The weights in the run's folder: after how many steps, and their held-out loss."""
 
     steps: int
-    held_out: float | None
+    held_out: float | None  # null where it is not finite
 
 
 @dataclass
@@ -228,51 +221,41 @@ class Run:
     """run.json."""
 
     stage: StageInfo
-    experiment: str
+    experiment: str = described("name of the experiment's folder")
     label: str = described("name of the run's folder")
     fingerprint: str = described("hash of config, data and code")
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
     recipe: str = described("hash of the configuration without the seed")
-    conditions: dict[str, Any] = described(
-        "what decides losses and is the same for every stage: key -> value"
-    )
+    conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
     environment: Environment
     process: Process
     started: str = described("start, ISO 8601, UTC")
     ended: str | None = optional("end, ISO 8601, UTC, or empty")
-    format: int = FORMAT
+    format: int = described("version of this schema", default=FORMAT)
     status: Status = described(", ".join(s.value for s in Status), default=Status.running)
     message: str | None = optional("why it diverged, failed or was interrupted, or empty")
     diverged_at: int | None = optional("step at which the loss was no longer finite")
-    resumed_at: list[int] = field(default_factory=list)
+    resumed_at: list[int] = described("steps it was resumed at", default_factory=list)
     applied: list[str] = described("the techniques that acted", default_factory=list)
     not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
-    checks: list[Check] = described(
-        "the flow checks: name, passed, detail, seconds", default_factory=list
-    )
+    checks: list[Check] = described("the flow checks, see Check", default_factory=list)
     model: ModelInfo = field(default_factory=ModelInfo)
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
-    samples: list[Sample] = described(
-        "text drawn from the model: prompt, seed, text", default_factory=list
-    )
-    weights: KeptWeights | None = None
-    steps_sha256: str | None = None
+    samples: list[Sample] = described("text drawn from the model", default_factory=list)
+    weights: KeptWeights | None = optional("weights in the run's folder: steps, held_out, or empty")
+    steps_sha256: str | None = optional("checksum of steps.csv once the run has ended, or empty")
 
     @property
     def settings(self) -> Settings:
         """The settings that tables show."""
-        config, train = self.config, self.config["train"]
-        return Settings(
-            seed=config["seed"],
-            model=config["model"]["name"],
-            scale=config["scale"]["name"],
-            **{entry.name: train[entry.name] for entry in fields(Settings) if entry.name in train},
-        )
+        named = {group: self.config[group]["name"] for group in ("model", "scale")}
+        flat = {**self.config["train"], **named, "seed": self.config["seed"]}
+        return Settings(**{entry.name: flat[entry.name] for entry in fields(Settings)})
 
     @property
     def seed(self) -> int:
@@ -284,12 +267,40 @@ class UnreadableRecord(Exception):
 
 
 def read_run(folder: Path) -> Run:
-    """The record in a run's folder. Raises UnreadableRecord and OSError."""
+    """The record in a run's folder, of this format or format 2.
+
+    Raises UnreadableRecord and OSError.
+    """
+    from pydantic import ValidationError
+
     try:
-        content = unseal((folder / "run.json").read_bytes())
+        content = _printable(unseal((folder / "run.json").read_bytes()))
+        if content.get("format") == 2:
+            content = _from_format_2(content)
+        if content.get("format") != FORMAT:
+            found = content.get("format", "no format")
+            raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
+        for part in ("model", "results"):
+            numbers = content[part].items()
+            content[part] = {k: math.nan if value is None else value for k, value in numbers}
+        run: Run = _validator(Run).validate_python(content)
+        _validator(Settings).validate_python(vars(run.settings))
+        return run
     except DamagedFile as error:
         raise UnreadableRecord(f"run.json is damaged: {error}") from None
-    return parse_run(_printable(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UnreadableRecord(f"{key} in run.json: {first['msg']}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
+
+
+@cache
+def _validator(kind: type) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
+
+    return TypeAdapter(kind)
 
 
 def _printable(value: Any) -> Any:
@@ -304,48 +315,13 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def parse_run(content: dict[str, Any]) -> Run:
-    """A run from run.json's fields, of this format or an earlier one. Raises UnreadableRecord."""
-    from pydantic import ValidationError
-
-    if "format" not in content:
-        raise UnreadableRecord("run.json is not a run's record (it has no format)")
-    if content["format"] not in (2, FORMAT):
-        raise UnreadableRecord(f"its format is {content['format']!r}, and this reads {FORMAT}")
-    try:
-        current = _from_format_2(content) if content["format"] == 2 else content
-        numbers = {
-            key: {
-                name: math.nan if value is None else value for name, value in current[key].items()
-            }
-            for key in ("model", "results")
-        }
-        run: Run = _adapter(Run).validate_python({**current, **numbers})
-        _adapter(Settings).validate_python(vars(run.settings))
-        return run
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UnreadableRecord(f"{key} in run.json: {first['msg']}") from None
-
-
-@cache
-def _adapter(kind: type) -> "TypeAdapter[Any]":
-    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
-
-    return TypeAdapter(kind)
-
-
 def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 knew no conditions, only overrides; its results were empty until the run ended."""
+    """Format 2 knew no conditions, only overrides; its aims could be any word."""
     stage = {key: value for key, value in content["stage"].items() if key != "claim"}
-    if stage["aim"] not in {aim.value for aim in Aim}:  # it allowed a word of one's own
-        stage["aim"] = Aim.loss
-    scale = content["config"]["scale"]["name"]
-    conditions = {"scale.name": scale, "overrides": sorted(content["variant"])}
-    return {**content, "stage": stage, "conditions": conditions, "recipe": ""}
+    stage["aim"] = stage["aim"] if stage["aim"] in {aim.value for aim in Aim} else Aim.loss
+    scale, overrides = content["config"]["scale"]["name"], sorted(content["variant"])
+    conditions = {"scale.name": scale, "overrides": overrides}
+    return {**content, "format": FORMAT, "stage": stage, "conditions": conditions, "recipe": ""}
 
 
 def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:

@@ -123,13 +123,13 @@ def _last_loss(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fo
     ours = _finished(stage.name, groups[0])
     if ours is None:
         return None
-    last = guide_log().step[-1]
+    last = guide_log()["step"].iloc[-1]
     losses = [run.curve.loss[run.curve.step == last] for run in ours.finished]
     reached = np.concatenate(losses)
     if not len(reached):
         return (conditions(ours), "a run of fewer steps", "not measured")
     verdict = "held" if reached.mean() <= claim.values[0] + LOSS_DISTANCE else "did not hold"
-    return (conditions(ours), f"{reached.mean():.3f} at step {last:.0f}", verdict)
+    return (conditions(ours), f"{reached.mean():.3f} at step {last}", verdict)
 
 
 JUDGES: dict[Measure, Callable[[Claim, ladder.Stage, Sequence[Group]], Found | None]] = {

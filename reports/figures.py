@@ -330,11 +330,10 @@ class Painter:
     def against_guide(self, name: str, stage: Stage) -> Picture:
         """The guide's published losses or norms, over this stage's; a key of AGAINST_GUIDE."""
         title, y = AGAINST_GUIDE[name]
-        look, reference = self.look[stage.name], guide_log()
-        theirs = getattr(reference, y)
+        look, log = self.look[stage.name], guide_log()
         with _figure(3.4) as figure:
             axes = figure.add_axes((0.105, 0.15, 0.835, 0.74))
-            (published,) = axes.plot(reference.step, theirs, color=INK, linestyle=DASHED)
+            (published,) = axes.plot(log["step"], log[y], color=INK, linestyle=DASHED)
             published.set(linewidth=1.3, label="the guide's published run")
             band = self._draw(axes, stage, "step", y)
             axes.plot([], [], color=look.hex, label=f"{stage.name} here")
@@ -345,7 +344,7 @@ class Painter:
             axes.set(xlabel="optimizer step", ylabel=QUANTITIES[y])
             axes.set_title(title, color=INK, fontweight="bold")
             alt = (
-                f"{title} of the guide's published run, ending at {theirs[-1]:.3f}, and of "
+                f"{title} of the guide's published run, ending at {log[y].iloc[-1]:.3f}, and of "
                 f"{stage.name} here, ending at {self._final(stage, y)}."
             )
             return picture(figure, name, title, alt, axes, {look.index: (band.x, band.y)})

@@ -245,7 +245,7 @@ def clipping_note(group: Group) -> str:
 
 def guide_note(stage: Stage, conditions: str) -> str:
     """What is known of the guide's published run, and what of ours beside it."""
-    seconds = guide_log().step_ms.mean() / 1000
+    seconds = guide_log()["step_ms"].mean() / 1000
     return (
         "The guide's log is of GPT-2 on a smaller dataset, which it does not name; nor does it "
         "state the batch, the data's size or the machine, only that a step took about "

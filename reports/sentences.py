@@ -172,9 +172,10 @@ def facts(group: Group) -> dict[str, str]:
         return ", ".join(found) or formats.NONE
 
     ladder = [run.record for stage in group.ladder for run in stage.runs] or group.runs
+    models = dict.fromkeys(run.settings.model for run in group.runs)
     dates = sorted({run.started[:10] for run in group.runs})
     return {
-        "Model": each(lambda r: _model(group, r.settings.model)),
+        "Model": ", ".join(_model(group, name) for name in models),
         "Data": each(lambda r: f"{r.data.name}, {count(r.data.tokens)} tokens"),
         "Hash of the data": each(lambda r: r.data.sha256),
         "Instead of other data": each(lambda r: r.data.fallback),

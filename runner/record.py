@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -250,7 +250,7 @@ class Run:
     weights: KeptWeights | None = optional("weights in the run's folder: steps, held_out, or empty")
     steps_sha256: str | None = optional("checksum of steps.csv once the run has ended, or empty")
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """The settings that tables show."""
         named = {group: self.config[group]["name"] for group in ("model", "scale")}

@@ -141,9 +141,8 @@ class Painter:
             if baseline is not None:
                 worst, best = baseline.mean.worst, baseline.mean.best
                 alt += f"; the baseline's behind it in grey: {worst:.3f} to {best:.3f}"
-            name, title = f"stage-{slug(stage.name)}", f"{stage.name}: {stage.title}"
-            alt = "; ".join([alt, *marks])
-            return picture(figure, name, title, f"{alt}.", axes, {look.index: (band.x, band.y)})
+            name, alt = f"stage-{slug(stage.name)}", "; ".join([alt, *marks])
+            return picture(figure, name, f"{alt}.", axes, {look.index: (band.x, band.y)})
 
     def _draw(self, axes: Axes, stage: Stage, x: str, y: str) -> Band:
         look, band = self.look[stage.name], self.band(stage, x, y)
@@ -187,7 +186,7 @@ class Painter:
             ends = "; ".join(f"{stage.name} {self._final(stage, y)}" for stage in self.stages)
             alt = f"{title}, a curve a stage. At the end: {ends}."
             curves = {self.look[stage].index: (band.x, band.y) for stage, band in drawn.items()}
-            return picture(figure, name, title, alt, axes, curves)
+            return picture(figure, name, alt, axes, curves)
 
     def _final(self, stage: Stage, y: str) -> str:
         values = self.band(stage, "step", y).y
@@ -274,7 +273,7 @@ class Painter:
             axes.xaxis.set_major_locator(MaxNLocator(5))
             rows = zip(stages, cells, strict=True)
             said = "; ".join(f"{stage.name} {label}" for stage, (_, label) in rows)
-            return picture(figure, name, title, f"{title}: {said}.")
+            return picture(figure, name, f"{title}: {said}.")
 
     def norm_spread(self) -> Picture:
         """The gradient norms of each stage: median and spread."""
@@ -313,7 +312,7 @@ class Painter:
             if threshold is not None:
                 axes.axvline(threshold, color=BAD, linewidth=1, linestyle=DASHED)
             axes.set_xlabel(axis)
-            return picture(figure, name, title, f"{title}: {'; '.join(said)}.")
+            return picture(figure, name, f"{title}: {'; '.join(said)}.")
 
     def _rows(self, figure: Figure, title: str, stages: Sequence[Stage]) -> Axes:
         """Axes with one row a stage, the first on top, under a title."""
@@ -347,7 +346,7 @@ class Painter:
                 f"{title} of the guide's published run, ending at {log[y].iloc[-1]:.3f}, and of "
                 f"{stage.name} here, ending at {self._final(stage, y)}."
             )
-            return picture(figure, name, title, alt, axes, {look.index: (band.x, band.y)})
+            return picture(figure, name, alt, axes, {look.index: (band.x, band.y)})
 
 
 def slug(name: str) -> str:

@@ -31,7 +31,6 @@ class Picture:
     """
 
     name: str
-    title: str
     alt: str
     inline: str
     svg: str
@@ -42,7 +41,6 @@ class Picture:
 def picture(
     figure: Figure,
     name: str,
-    title: str,
     alt: str,
     axes: Axes | None = None,
     curves: Mapping[int, tuple[Floats, Floats]] | None = None,
@@ -64,7 +62,6 @@ def picture(
     box = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{html.escape(alt)}"'
     return Picture(
         name=name,
-        title=title,
         alt=alt,
         inline=f'<svg class="picture" {box}>{inline}</svg>',
         svg=(

@@ -93,12 +93,14 @@ def _speed_up(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fou
     estimate = pair and speed_up(*pair)
     if not pair or not estimate:
         return None
-    ours = f"{claim.change} alone, {_named(pair[0])} to {_named(pair[1])}; {_machine(pair[1])}"
+    before, after = (runs[0].record for runs in pair)
+    names = [" ".join((run.stage.name, *run.variant)) for run in (before, after)]
+    ours = f"{claim.change} alone, {' to '.join(names)}; {after.environment.machine}"
     measured = f"{formats.gain(estimate)} tokens/s"
     if claim.measure is Measure.speed_up:
         return (ours, measured, _held(estimate, claim.values[0]))
-    before, after = (np.mean([run.record.results.step_ms for run in runs]) for runs in pair)
-    measured = f"{before:,.0f} ms to {after:,.0f} ms a step; {measured}"
+    times = [np.mean([run.record.results.step_ms for run in runs]) for runs in pair]
+    measured = f"{times[0]:,.0f} ms to {times[1]:,.0f} ms a step; {measured}"
     return (ours, measured, _held(estimate, claim.values[0] / claim.values[1]))
 
 
@@ -113,7 +115,7 @@ def _accumulation(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) ->
     doubt = "" if loss.significant else ", which is not distinguishable from zero"
     return (
         f"{after.name} after {before.name}, as many steps of {more:.3g} times the tokens; "
-        f"{_machine(after.runs)}",
+        f"{after.newest.environment.machine}",
         f"a step takes {slower:.1f} times as long; held-out loss {formats.change(loss)}{doubt}",
         verdict,
     )
@@ -124,8 +126,7 @@ def _last_loss(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fo
     if ours is None:
         return None
     last = guide_log()["step"].iloc[-1]
-    losses = [run.curve.loss[run.curve.step == last] for run in ours.finished]
-    reached = np.concatenate(losses)
+    reached = np.concatenate([run.curve.loss[run.curve.step == last] for run in ours.finished])
     if not len(reached):
         return (conditions(ours), "a run of fewer steps", "not measured")
     verdict = "held" if reached.mean() <= claim.values[0] + LOSS_DISTANCE else "did not hold"
@@ -143,25 +144,15 @@ JUDGES: dict[Measure, Callable[[Claim, ladder.Stage, Sequence[Group]], Found | N
 
 def conditions(stage: Stage) -> str:
     """A stage's own conditions in a line."""
-    run = stage.newest
+    run, tokens = stage.newest, formats.count(stage.mean.tokens_per_step)
     return (
-        f"{run.config['model']['name']}, {run.data.name}, "
-        f"{formats.count(stage.mean.tokens_per_step)} tokens a step, {run.results.steps:.0f} "
-        f"steps, {_machine(stage.runs)}"
+        f"{run.settings.model}, {run.data.name}, {tokens} tokens a step, "
+        f"{run.results.steps:.0f} steps, {run.environment.machine}"
     )
 
 
 def _finished(name: str, group: Group) -> Stage | None:
     return next((stage for stage in group.ladder if stage.name == name and stage.finished), None)
-
-
-def _machine(runs: Sequence[ReadRun]) -> str:
-    environment = runs[0].record.environment
-    return str(environment.device_name or environment.device)
-
-
-def _named(runs: Sequence[ReadRun]) -> str:
-    return " ".join((runs[0].record.stage.name, *runs[0].record.variant))
 
 
 def _held(estimate: Estimate, claimed: float) -> str:
@@ -184,16 +175,13 @@ def _pair(
                 alike[rest][value == after].append(run)
     pairs = [(chosen(runs[False]), chosen(runs[True])) for runs in alike.values() if len(runs) == 2]
     # A pair of the claim's own stage before any other; then the one with most seeds.
-    return max(
-        pairs,
-        key=lambda pair: (pair[1][0].record.stage.name == stage.name, len(pair[1])),
-        default=None,
-    )
+    pairs.sort(key=lambda pair: (pair[1][0].record.stage.name == stage.name, len(pair[1])))
+    return pairs[-1] if pairs else None
 
 
 def _apart(run: ReadRun, key: str) -> tuple[Any, str]:
     """The value of a dotted key, and everything else that shapes the training but the seed."""
-    config: dict[str, Any] = {**run.record.config}
+    config = run.record.config
     shaping = ladder.flatten({section: config[section] for section in ("model", "train")})
     value = shaping.pop(key, None)
     return value, json.dumps([shaping, sorted(run.record.not_applied)], sort_keys=True, default=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from reports.statistics import Estimate
@@ -17,12 +18,8 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     return f"{value:{form}}{unit}" if value is not None and math.isfinite(value) else NONE
 
 
-def loss(value: float) -> str:
-    return number(value, ".3f")
-
-
-def count(value: float | None) -> str:
-    return number(value, ",.0f")
+loss = partial(number, form=".3f")
+count = partial(number, form=",.0f")
 
 
 def memory(value: float) -> str:
@@ -100,8 +97,7 @@ def together(values: Sequence[str]) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function
-    for function in (
-        loss, count, memory, interval, signed, plus_minus, change, times, setting, markdown
-    )
+    "loss": loss, "count": count, "memory": memory, "interval": interval, "signed": signed,
+    "plus_minus": plus_minus, "change": change, "times": times, "setting": setting,
+    "markdown": markdown,
 }  # fmt: skip

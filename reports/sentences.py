@@ -125,7 +125,7 @@ def apart(group: Group, main: Group) -> str:
     new, usual = (
         {
             "data": run.data.name,
-            "device": run.environment.device_name or run.environment.device,
+            "device": run.environment.machine,
             "torch": run.environment.torch,
             "scale": run.settings.scale,
         }
@@ -181,20 +181,14 @@ def facts(group: Group) -> dict[str, str]:
         "Instead of other data": each(lambda r: r.data.fallback),
         "Tokens a step": each(lambda r: count(r.results.tokens_per_step), ladder),
         "Steps": each(lambda r: count(r.settings.steps), ladder),
-        "Device": each(_device),
+        "Device": each(lambda r: f"{r.environment.machine}, {r.environment.threads} CPU threads"),
         "Scale": each(lambda r: r.settings.scale),
         "Seeds": ", ".join(map(str, group.seeds)),
-        "Versions": each(
-            lambda r: (
-                f"Python {r.environment.python}, torch {r.environment.torch}, "
-                f"{r.environment.platform}"
-            )
-        ),
-        "Commit": each(
-            lambda r: (
-                (r.environment.commit or "") + (" with changes" if r.environment.dirty else "")
-            )
-        ),
+        "Python": each(lambda r: r.environment.python),
+        "PyTorch": each(lambda r: r.environment.torch),
+        "System": each(lambda r: r.environment.platform),
+        "Commit": each(lambda r: r.environment.commit),
+        "Uncommitted changes": each(lambda r: "yes" if r.environment.dirty else "no"),
         "Overrides": each(lambda r: " ".join(r.variant)),
         "Date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
     }
@@ -205,12 +199,6 @@ def _model(group: Group, name: str) -> str:
     named = [run for run in group.runs if run.settings.model == name]
     sizes = [count(bound([run.model.parameters for run in named])) for bound in (min, max)]
     return f"{name}, {' to '.join(dict.fromkeys(sizes))} parameters"
-
-
-def _device(run: Run) -> str:
-    machine = run.environment
-    threads = f", {machine.threads} threads" if machine.threads and machine.device == "cpu" else ""
-    return f"{machine.device_name or machine.device or 'unknown'}{threads}"
 
 
 def speed_note(group: Group) -> str:

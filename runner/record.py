@@ -129,6 +129,11 @@ class Environment:
     device_name: str | None = optional("the device's own name")
     threads: int | None = optional("CPU threads torch used")
 
+    @property
+    def machine(self) -> str:
+        """The device for people."""
+        return self.device_name or self.device or "unknown"
+
 
 @dataclass
 class ModelInfo:

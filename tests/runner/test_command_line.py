@@ -202,7 +202,7 @@ def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: 
     (tmp_path / "mine" / "stage").mkdir(parents=True)
     (tmp_path / "mine" / "stage" / "step07b.yaml").write_text(
         "# @package _global_\ndefaults: [step07, _self_]\n"
-        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claim: null}\n"
+        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claims: []}\n"
         "model: {norm: rms}\n"
     )
     flag = f"--config-dir={tmp_path / 'mine'}"

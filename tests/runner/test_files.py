@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2 import files
+from runner import files
 from runner.files import DamagedFile, file_sha256, known_sha256, replacing, seal, unseal
 
 FIELDS = {"name": "naïve – 数据", "loss": 10.962733268737793, "steps": [1, 2], "none": None}

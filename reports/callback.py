@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - pandas needs it, and it cannot be imported at exit
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -71,7 +71,7 @@ def test_every_bound_is_checked_and_its_key_is_named(
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "expected"),
     [
         ("train.steps=0", "train.steps=0"),
         ("train.micro_batch_size=-1", "train.micro_batch_size=-1"),
@@ -90,8 +90,8 @@ def test_every_bound_is_checked_and_its_key_is_named(
         ("train.total_batch_tokens=10", "the nearest that are: 64"),
     ],
 )
-def test_a_value_out_of_range_is_named(settings: Settings, override: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_a_value_out_of_range_is_named(settings: Settings, override: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         settings("+stage=step02", override)
 
 

@@ -1,10 +1,10 @@
-"""python -m runner: trains a stage, or with -m several, and shows the ladder when given none."""
+"""python -m runner: trains a stage, or several with -m; without a stage it shows the ladder."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -13,73 +13,56 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import register
-from runner.identity import conditions, resolved
-from runner.messages import error, fail, mistakes_in_a_sentence, say
+from runner.identity import conditions, override_key, resolved
+from runner.messages import error, errors_in_a_sentence, fail, say
 from runner.record import StageInfo, Status
 from runner.run import Command, run
 from runner.settings import read_settings
 from stages.ladder import changes_between, read_ladder
 
-HYDRA_FLAGS = (
-    "--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc",
-)  # fmt: skip
-
 
 def main() -> None:
-    """Runs what the command line asks for and exits: 0 done, 1 a stage failed, 2 a mistake."""
-    console = Console()
-    arguments = sys.argv[1:]
-    with mistakes_in_a_sentence():
-        if "--help" in arguments or "-h" in arguments:
-            show_ladder(console, config_dirs(arguments))
-            return
-        names = [a.lstrip("+~").split("=")[0] for a in arguments]
-        if "stage" not in names and not set(names) & set(HYDRA_FLAGS):
-            show_ladder(console, config_dirs(arguments))
-            if arguments:
+    """Run the command and exit: 0 success, 1 a stage failed, 2 a user's error, 128 + a signal."""
+    flags = get_args_parser().parse_args()
+    for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
+    names_stage = "stage" in map(override_key, flags.overrides)
+    with errors_in_a_sentence():
+        if flags.help or not (names_stage or for_hydra):
+            show_ladder(Console(), [Path(flags.config_dir)] if flags.config_dir else [])
+            if not flags.help and (flags.overrides or flags.multirun):
                 fail("No stage was named: add one of the above, such as +stage=step07.")
             return
-        for argument in arguments:
-            if argument.startswith("stage="):
-                fail(f"{argument}: a stage is added to the configuration, so write +{argument}.")
+        for override in flags.overrides:
+            if override.startswith("stage="):
+                fail(f"{override}: a stage is added to the configuration, so write +{override}.")
         register()
-        statuses.clear()
         task()
-    if Status.failed in statuses:
-        sys.exit(1)
-
-
-# How the run of this process ended; a sweep's exit status comes from its records, see runner.sweep.
-statuses: list[Status] = []
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def task(cfg: DictConfig) -> None:
-    """One run of the command, or of each combination that a sweep goes through."""
+def task(cfg: DictConfig) -> Status:
+    """The single run of the command, or one run of its sweep."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        status = run(read_settings(cfg), read_command(cfg), Console(), isolate=sweeping)
+        return run(read_settings(cfg), read_command(cfg), Console(), isolate=sweeping)
     except UsageError as mistake:
         if not sweeping:
             fail(str(mistake))
         error(str(mistake))
         raise
-    if not sweeping:
-        statuses.append(status)
 
 
 def read_command(cfg: DictConfig) -> Command:
-    """What was typed, and the stage with its delta, as they go into the record."""
+    """The stage, its changes and all overrides, for the record of a run."""
     overrides = list(HydraConfig.get().overrides.task)
-    choice = str(HydraConfig.get().runtime.choices["stage"])
-    sources = HydraConfig.get().runtime.config_sources
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    ladder = {stage.name: stage for stage in read_ladder(folders)}
-    if choice not in ladder:
+    runtime = HydraConfig.get().runtime
+    choice = str(runtime.choices["stage"])
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    stage = next((stage for stage in read_ladder(folders) if stage.name == choice), None)
+    if stage is None:
         raise UsageError(
             f"+stage={choice}: this stage is in a subfolder of stage/; move its file into stage/."
         )
-    stage = ladder[choice]
     without_stage = [o for o in overrides if not o.startswith("+stage=")]
     plain = hydra.compose("config", without_stage)
     parent = [f"+stage={stage.parent}"] if stage.parent else []
@@ -95,13 +78,13 @@ def read_command(cfg: DictConfig) -> Command:
     return Command(about, overrides, conditions(resolved(plain)))
 
 
-def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
-    """The ladder as a table, and the three commands to type next."""
+def show_ladder(console: Console, folders: Sequence[Path]) -> None:
+    """Print the stages, those in `folders` included, and the commands to type next."""
     table = Table(title="The ladder: each stage trains with its own change and all before it")
     for column in ("#", "stage", "title", "changes", "aim"):
         table.add_column(column, overflow="fold")
     for stage in read_ladder(folders):
-        changes = ", ".join(f"{key}={_shown(value)}" for key, value in stage.changes.items())
+        changes = ", ".join(f"{key}={_as_typed(value)}" for key, value in stage.changes.items())
         about = stage.about
         table.add_row(str(stage.number), stage.name, about.title, changes, about.aim.name)
     console.print(table, highlight=False)
@@ -119,18 +102,7 @@ def show_ladder(console: Console, folders: Sequence[Path] = ()) -> None:
     )
 
 
-def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """The folders given with --config-dir, from the raw command line."""
-    folders = []
-    for flag, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(following))
-        elif flag.startswith("--config-dir="):
-            folders.append(Path(flag.removeprefix("--config-dir=")))
-    return folders
-
-
-def _shown(value: object) -> str:
+def _as_typed(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

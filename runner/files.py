@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and whose damage is noticed."""
+"""Files that are written whole or not at all, and whose damage is detected."""
 
 import contextlib
 import glob
@@ -11,28 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# A file changed this recently might change again without its times showing it.
+# A file changed so recently might change again within the resolution of its times.
 CLOCK_GRAIN_NS = 2_000_000_000
 
 
 class DamagedFile(Exception):
-    """A file is not what was written into it; the message says how that shows."""
+    """A file differs from what was written into it; the message says how."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends well.
+    """A temporary path to write to, which replaces `path` when the block ends without an error.
 
-    A reader finds the old file or the new one and never half of it. What a killed writer left
-    behind is removed by the next one.
+    A reader finds the old file or the new one, never half of it. The temporary file of a killed
+    writer is removed by the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    host = platform.node()
     for left in path.parent.glob(f".{glob.escape(path.name)}.~*~*.part"):
-        *_, writer_host, writer = left.stem.split("~")
-        if writer.isdigit() and process_is_gone(writer_host, int(writer)):
+        *_, host, pid = left.stem.split("~")
+        if pid.isdigit() and process_is_gone(host, int(pid)):
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.~{host}~{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.~{platform.node()}~{os.getpid()}.part")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -44,42 +43,38 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write by rename; raises OSError and leaves what was there."""
+    """Write by rename. Raises OSError and then leaves the old file."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def process_is_gone(host: str, pid: int) -> bool:
-    """True where a process is known to have ended; one of another host may still live."""
-    if host != platform.node():
-        return False
+    """Whether a process is known to have ended; one on another host may still run."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
+    except (OSError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError) and host == platform.node()
     return False
 
 
 def seal(fields: dict[str, Any]) -> bytes:
-    """JSON that carries its own checksum; NaN and infinities, which JSON has not, become null."""
+    """JSON with its own checksum; NaN and infinities, which JSON lacks, become null."""
     plain = json.loads(json.dumps(fields, default=str), parse_constant=lambda _: None)
     checksum = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     return json.dumps({**plain, "checksum": checksum}, indent=1).encode()
 
 
 def unseal(content: bytes) -> dict[str, Any]:
-    """What `seal` was given. Raises DamagedFile."""
+    """The fields that were given to `seal`. Raises DamagedFile."""
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError):
         raise DamagedFile("it is not whole JSON in UTF-8") from None
     if not isinstance(fields, dict) or "checksum" not in fields:
-        raise DamagedFile("it carries no checksum")
+        raise DamagedFile("it has no checksum")
     del fields["checksum"]
     if seal(fields) != content:
-        raise DamagedFile("its checksum does not hold")
+        raise DamagedFile("its checksum does not match")
     return fields
 
 
@@ -93,9 +88,9 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(path: Path, cache_dir: Path) -> str:
-    """The SHA-256 of a file, read again only where its size, times or inode have changed.
+    """The SHA-256 of a file, computed again only if its size, times or inode have changed.
 
-    So a file of any size is known in microseconds the second time. Raises OSError.
+    Raises OSError.
     """
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
@@ -113,12 +108,12 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
 
 
 def note_sha256(path: Path) -> None:
-    """Note a cached file's checksum beside it, for `is_intact`."""
+    """Write a cached file's checksum beside it, for `is_intact`."""
     write_atomically(_note(path), seal({"sha256": file_sha256(path)}))
 
 
 def is_intact(path: Path, cache_dir: Path) -> bool:
-    """Whether a cached file is there as it was when `note_sha256` was called."""
+    """Whether a cached file is unchanged since `note_sha256`."""
     try:
         return bool(unseal(_note(path).read_bytes())["sha256"] == known_sha256(path, cache_dir))
     except (OSError, DamagedFile):

@@ -1,4 +1,4 @@
-"""The folder of a run while it is trained: its lock, run.json, steps.csv and log.txt."""
+"""The folder of a run: its lock, run.json, steps.csv and log.txt."""
 
 import contextlib
 import os
@@ -22,7 +22,6 @@ from runner.record import (
     Run,
     Status,
     Step,
-    Timings,
     UnreadableRecord,
     read_run,
 )
@@ -31,10 +30,10 @@ HEADER = ",".join(STEP_COLUMNS) + "\n"
 
 
 class RunFolder:
-    """A run's folder. `run` is what run.json holds; `save` writes it by rename, never half.
+    """A run's folder. `run` is the content of run.json, and `steps` are the steps done so far.
 
-    `run` is None where nothing was started, or run.json cannot be read; `damage` then names the
-    reason. `steps` are the steps done so far. Who writes holds the folder's lock, see `locked`.
+    `damage` says why run.json or steps.csv cannot be used, if so. Only the process that holds the
+    folder's lock may write, see `locked`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,51 +43,48 @@ class RunFolder:
         self.reload()
 
     def reload(self) -> None:
-        """Read run.json; `damage` says what is wrong with it or with steps.csv, if anything is."""
+        """Read run.json and check steps.csv."""
         self._run: Run | None = None
         self.damage: str | None = None
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            try:
-                self._run = read_run(self.path)
-            except UnreadableRecord as error:
-                self.damage = f"{self.path / 'run.json'} cannot be used: {error}"
-        if self._run is not None and self._run.status.is_final:
-            steps = self.path / "steps.csv"
-            if not steps.is_file() or file_sha256(steps) != self._run.steps_sha256:
-                self.damage = f"{steps} is damaged: it is not what the run wrote"
+        steps = self.path / "steps.csv"
+        try:
+            self._run = read_run(self.path)
+            if self._run.status.is_final and _sha256(steps) != self._run.steps_sha256:
+                self.damage = f"{steps} is damaged: it differs from what the run wrote"
+        except UnreadableRecord as error:
+            self.damage = f"{self.path / 'run.json'} cannot be used: {error}"
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # nothing was started here
 
     @property
     def run(self) -> Run:
-        """The record; there is one as soon as the run has started."""
+        """The record of a run that has started."""
         assert self._run is not None, f"{self.path}: no run was started here"
         return self._run
 
     @property
     def status(self) -> Status | None:
-        """How the run stands; None where nothing was started."""
+        """The run's status; None where nothing was started or run.json cannot be read."""
         return self._run.status if self._run else None
 
     @contextlib.contextmanager
     def locked(self, console: Console) -> Iterator[bool]:
-        """Hold the folder against other processes; the lock of one that died is free.
+        """Hold the folder's lock, after waiting for another process that trains in the folder.
 
-        Waits for a process that trains in it, and says so; gives whether it had to.
+        Gives whether it had to wait. The lock of a process that died is free.
         """
-        waited = False
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
+        waited = False
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(blocking=False)
         except Timeout:
-            self.reload()
-            holder = (
-                f"process {self.run.process.pid} on {self.run.process.host}"
-                if (self._run)
-                else "another process"
-            )
-            say(console, f"{self.path}: waiting for {holder}, which is training it.")
-            lock.acquire()
             waited = True
+            self.reload()
+            trainer = self._run.process if self._run else None
+            who = f"process {trainer.pid} on {trainer.host}" if trainer else "another process"
+            say(console, f"{self.path}: waiting for {who}, which is training it.")
+            lock.acquire()
         try:
             self.reload()
             yield waited
@@ -96,13 +92,13 @@ class RunFolder:
             lock.release()
 
     def start(self, run: Run, afresh: bool) -> None:
-        """Begin a record with nothing measured yet; `afresh` deletes a checkpoint too."""
+        """Begin the record of a run; `afresh` deletes a checkpoint too."""
         stale = ["steps.csv", "log.txt", "traceback.txt"]
         if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS]
         for name in stale:
             (self.path / name).unlink(missing_ok=True)
-        for left in self.path.glob(".tmp*"):  # by safetensors, killed while it wrote
+        for left in self.path.glob(".tmp*"):  # by safetensors, when killed
             left.unlink(missing_ok=True)
         if self.damage and (self.path / "run.json").exists():
             os.replace(self.path / "run.json", self.path / "run.json.damaged")
@@ -113,16 +109,14 @@ class RunFolder:
         self._open_files(())
 
     def resume(self, steps: Sequence[Step]) -> None:
-        """Continue after the steps that a checkpoint holds."""
+        """Continue after the steps of a checkpoint."""
         self.run.resumed_at.append(len(steps))
         self.save()
-        for file in self._files:
-            file.close()
         self._open_files(steps)
 
     def add_time(self, name: str, seconds: float) -> None:
         """Add to one of the run's `Timings`."""
-        timings: Timings = self.run.timings
+        timings = self.run.timings
         setattr(timings, name, getattr(timings, name) + seconds)
 
     def save(self) -> None:
@@ -142,25 +136,26 @@ class RunFolder:
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
-        for file in self._files:
-            with contextlib.suppress(OSError):
-                file.close()
-        steps = self.path / "steps.csv"
+        self._close_files()
         self.run.status, self.run.message, self.run.ended = status, message, now()
-        self.run.steps_sha256 = file_sha256(steps) if steps.exists() else None
+        self.run.steps_sha256 = _sha256(self.path / "steps.csv")
         self.save()
 
     def _open_files(self, steps: Sequence[Step]) -> None:
+        self._close_files()
         self.steps = list(steps)
-        self._files = []
-        for name, lines in (
-            ("steps.csv", [HEADER, *map(_row, steps)]),
-            ("log.txt", [step.line() for step in steps]),
-        ):
+        rows, lines = [HEADER, *map(_row, steps)], [step.line() for step in steps]
+        for name, content in (("steps.csv", rows), ("log.txt", lines)):
             path = self.path / name
-            write_atomically(path, "".join(lines).encode())
-            # Line by line: what was written is on its way to the disk before the next step.
+            write_atomically(path, "".join(content).encode())
+            # Buffered by line: a line is handed to the system before the next step.
             self._files.append(path.open("a", buffering=1, encoding="utf-8"))
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
+        self._files = []
 
 
 def now() -> str:
@@ -170,3 +165,7 @@ def now() -> str:
 
 def _row(step: Step) -> str:
     return ",".join(map(str, step.values)) + "\n"
+
+
+def _sha256(file: Path) -> str | None:
+    return file_sha256(file) if file.is_file() else None

@@ -1,4 +1,4 @@
-"""What a run is known by: the hash of what its numbers depend on, and the code's commit."""
+"""What identifies a run: hashes of everything its numbers depend on, and the code's commit."""
 
 import hashlib
 import importlib.metadata
@@ -20,26 +20,26 @@ ROOT = Path(__file__).parent.parent
 # progress and records are outside it, so that a corrected word trains nothing again.
 NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 
-# Keys, with all below them, that no measured number depends on: names, folders, and where the text
-# comes from, which counts by its hash.
+# Keys, with all below them, on which no measured number depends: names, folders, and the source of
+# the text, which counts by its hash.
 NOT_MEASURED = (
     "experiment", "checkpoint", "force", "stage", "output_dir", "cache_dir", "model.name",
     "scale.name", "data.name", "data.path", "data.url", "data.sha256", "train.checkpoint_every",
 )  # fmt: skip
-# Of the rest, what decides no loss, or is compared on its own.
+# Of the other keys, those that decide no loss, or that runs are matched by separately.
 NOT_CONDITIONS = ("seed", "device", "sample", "evaluation.peak_seconds")
-# Groups whose choice a record names by itself.
+# Groups whose choice has a field of its own in the record.
 NAMED_GROUPS = ("data", "model", "scale")
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """A configuration as JSON has it: enums as their names, this machine's folders left out."""
+    """A configuration as JSON types, enums as their names, without this machine's folders."""
     plain = resolved(OmegaConf.structured(config))
     return {key: plain[key] for key in plain if key not in ("output_dir", "cache_dir")}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """A composed configuration as JSON has it."""
+    """A composed configuration as JSON types, enums as their names."""
     plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -51,24 +51,29 @@ def measured(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def conditions(plain: dict[str, Any]) -> dict[str, Any]:
-    """What decides the losses of every stage, from a configuration composed without a stage."""
+    """The keys that decide losses, from a configuration composed without a stage."""
     return _without(measured(plain), NOT_CONDITIONS)
 
 
 def variant(overrides: Iterable[str]) -> list[str]:
-    """The typed overrides that change what is measured, without the stage and the seed."""
-    keyed = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    """The overrides that change what is measured, without the stage and the seed."""
+    keyed = {override_key(override): override for override in overrides}
     changing = _without(keyed, (*NOT_MEASURED, "seed", "device", "hydra"))
     return sorted(override for key, override in changing.items() if key not in NAMED_GROUPS)
 
 
+def override_key(override: str) -> str:
+    """The key of an override, without Hydra's + and ~."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def recipe(plain: dict[str, Any]) -> str:
-    """What all seeds of a run share of its configuration, as one hash."""
+    """One hash of a configuration, the same for all seeds."""
     return _sha256(_without(measured(plain), ("seed",)))
 
 
 def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:
-    """What a run's outcome depends on, as one hash: configuration, text and code."""
+    """One hash of what a run's outcome depends on: configuration, text and code."""
     return _sha256([measured(plain), data_sha256, code_hash()])
 
 
@@ -78,7 +83,7 @@ def _sha256(content: Any) -> str:
 
 @cache
 def code_hash() -> str:
-    """The code that decides a run's numbers, and torch's version, as one hash."""
+    """One hash of the code that decides a run's numbers, and of torch's version."""
     digest = hashlib.sha256(importlib.metadata.version("torch").encode())
     for room in NUMERIC_CODE:
         for source in sorted((ROOT / room).rglob("*.py")):
@@ -89,17 +94,15 @@ def code_hash() -> str:
 @cache
 def commit() -> tuple[str | None, bool]:
     """The commit of this checkout and whether files differ from it; (None, False) outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
+        described = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None, False
-
-
-def _git(*arguments: str) -> str:
-    command = ("git", "-C", str(ROOT), *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
+    head, dirty, _ = described.stdout.strip().partition("-dirty")
+    return head, bool(dirty)
 
 
 def _without(flat: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

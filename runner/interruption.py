@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: the current step ends first, a second signal ends it at once."""
+"""Signals that ask a run to end: the first lets the current step finish, the second does not."""
 
 import multiprocessing
 import os
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# A closed terminal, Ctrl-C, what a scheduler sends, and what a sweep sends to its stage.
+# A closed terminal, Ctrl-C, a scheduler's request, and a sweep's request to its stage.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the command to end; its exit status is 128 + `signum`.
+    """A signal ends the command with status 128 + `signum`.
 
-    `at_once` says that a second signal came, so that nothing more is to be written.
+    `at_once` means that a second signal came, so that nothing more may be written.
     """
 
     def __init__(self, signum: int, at_once: bool = False) -> None:
@@ -26,22 +26,25 @@ class Interrupted(KeyboardInterrupt):
         self.at_once = at_once
 
 
-def install_handlers(handler: Handler = None) -> dict[signal.Signals, Handler]:
-    """Have a signal that asks to end raise Interrupted, or call `handler`.
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
 
-    Returns the handlers that were there before. A signal that is ignored, as under nohup, stays
-    ignored.
+
+def install_handlers(handler: Handler = _interrupt) -> dict[signal.Signals, Handler]:
+    """Have every ending signal raise Interrupted, or call `handler`; returns the handlers before.
+
+    A signal that is ignored, as under nohup, stays ignored.
     """
     before: dict[signal.Signals, Handler] = {s: signal.getsignal(s) for s in ENDING}
     for signum, current in before.items():
         if current is not signal.SIG_IGN:
-            signal.signal(signum, handler or _interrupt)
+            signal.signal(signum, handler)
     return before
 
 
 @contextmanager
 def handled_by(handler: Handler) -> Iterator[None]:
-    """While this context is open, signals that ask to end call `handler`."""
+    """Call `handler` for ending signals inside this context."""
     before = install_handlers(handler)
     try:
         yield
@@ -52,17 +55,17 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 @contextmanager
 def after_step() -> Iterator[Callable[[], Interrupted | None]]:
-    """While this context is open, the first signal is kept for the loop to ask for.
+    """Hold the first ending signal back; gives a function that returns it, as an exception.
 
-    Gives a function that returns what to raise now that a step has ended, or None.
+    The loop calls the function after each step. A second signal ends the process at once.
     """
     received: list[int] = []
 
-    def keep(signum: int, frame: FrameType | None) -> None:
+    def hold(signum: int, frame: FrameType | None) -> None:
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        os.write(2, b"\nThis step ends first; the same again ends the run at once.\n")
+        os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
 
     def interruption() -> Interrupted | None:
         sweep = multiprocessing.parent_process()
@@ -70,11 +73,7 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
             received.append(signal.SIGHUP)
         return Interrupted(received[0]) if received else None
 
-    with handled_by(keep):
+    with handled_by(hold):
         yield interruption
     if received:
-        raise Interrupted(received[0])  # it came after the last step had asked
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+        raise Interrupted(received[0])  # it came after the last call of `interruption`

@@ -1,4 +1,4 @@
-"""What a command says: lines for a person, and a mistake as one sentence on standard error."""
+"""What a command prints: lines on standard output, and errors as one sentence."""
 
 import errno
 import logging
@@ -23,27 +23,27 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a line that asks for attention."""
+    """Print a warning."""
     say(console, text, "yellow")
 
 
 def error(message: str) -> None:
-    """Print what is wrong on standard error."""
+    """Print an error on standard error."""
     say(Console(stderr=True), message, "red")
 
 
 def fail(message: str) -> NoReturn:
-    """Print what is wrong on standard error and exit with status 2."""
+    """Print an error on standard error and exit with status 2."""
     error(message)
     sys.exit(2)
 
 
 @contextmanager
-def mistakes_in_a_sentence() -> Iterator[None]:
-    """Run a Hydra command so that a user's mistake ends in one sentence and status 2.
+def errors_in_a_sentence() -> Iterator[None]:
+    """Run a Hydra command so that a user's error ends in one sentence and status 2.
 
-    A signal that asks the command to end gives status 128 plus the signal's number: 130 for
-    Ctrl-C. With HYDRA_FULL_ERROR set by hand, mistakes end in their traceback.
+    A signal that ends the command gives 128 + its number: 130 for Ctrl-C. Where the user has set
+    HYDRA_FULL_ERROR, errors end in their traceback.
     """
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
@@ -52,18 +52,21 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except Interrupted as interrupted:
+        status = 128 + interrupted.signum
         if interrupted.at_once:
             sys.stdout.flush()
-            os._exit(128 + interrupted.signum)
-        sys.exit(128 + interrupted.signum)
-    except (UsageError, HydraException, OmegaConfBaseException, OSError) as mistake:
-        if keep_traceback:
-            raise
-        fail(sentence(mistake))
+            os._exit(status)
+        # A sweep's report is still written at exit; another signal ends this too.
+        install_handlers(lambda signum, frame: os._exit(status))
+        sys.exit(status)
     except Exception as mistake:
-        if keep_traceback or not _is_from_composing(mistake):
+        expected = isinstance(
+            mistake, (UsageError, HydraException, OmegaConfBaseException, OSError)
+        )
+        if keep_traceback or not (expected or _is_from_composing(mistake)):
             raise
-        fail(f"{' '.join(sys.argv[1:])}: Hydra cannot use this ({sentence(mistake)})")
+        typed = "" if expected else f"{' '.join(sys.argv[1:])}: Hydra cannot compose this: "
+        fail(typed + sentence(mistake))
 
 
 def _is_from_composing(mistake: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""A process of its own for each stage of a sweep, so that nothing that ends it ends the sweep."""
+"""A process of its own for each stage of a sweep: a stage that crashes does not end the sweep."""
 
 import multiprocessing
 import os
@@ -12,25 +12,25 @@ from conf.errors import UsageError
 from runner.interruption import ENDING, Interrupted, handled_by, install_handlers
 from runner.messages import error, sentence
 
-# Exit status of a process that could not begin, and has printed the reason.
+# Exit status of a process that could not start its work, and has printed the reason.
 NOT_STARTED = 2
 
 
 def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     """Call `work` in a new process; returns its exit status, negative for a signal that ended it.
 
-    A signal that asks this process to end is passed on; the second kills the new process. Raises
-    Interrupted when that one has ended.
+    The first signal that asks this process to end is passed on, the second kills the new process.
+    Raises Interrupted when it has ended.
     """
+    method = "spawn"
     if sys.platform == "linux":
-        # Forked after torch and its compiler are imported, a stage does not import them again.
+        # A stage forked after these imports does not repeat them.
         import torch._inductor.compile_fx  # noqa: F401
 
         import runner.training.loop  # noqa: F401
 
-        context: Any = multiprocessing.get_context("fork")
-    else:
-        context = multiprocessing.get_context("spawn")
+        method = "fork"
+    context: Any = multiprocessing.get_context(method)
     process = context.Process(target=_child, args=(work, *arguments))
     received: list[int] = []
 
@@ -41,25 +41,24 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         else:
             process.kill()
 
-    # A signal that arrives while the process is created waits until it can be passed on.
+    # A signal that arrives before the process has started waits until it can be passed on.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
         try:
             process.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-            process.join()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        process.join()
     if received:
         raise Interrupted(received[0], at_once=len(received) > 1)
     return int(process.exitcode)
 
 
 def _child(work: Callable[..., None], *arguments: Any) -> None:
-    install_handlers()
-    # A terminal signals every process of the sweep; this one listens to the sweep alone.
+    # A terminal signals every process of the sweep; this one only obeys the sweep.
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+    install_handlers()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         work(*arguments)

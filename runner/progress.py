@@ -1,4 +1,4 @@
-"""What a person sees of a long job: a live bar on a terminal, plain lines when piped."""
+"""The progress of a long job: a live bar on a terminal, plain lines when piped."""
 
 import os
 import time
@@ -19,16 +19,13 @@ from rich.progress import (
 from runner.messages import say
 from runner.record import Step
 
-# Piped, a long job prints a line this often.
+# How often a long job prints a line when piped.
 QUIET_SECONDS = 10.0
 
 
 @contextmanager
 def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that shows how many bytes of a text are tokenized, of how many.
-
-    A short text shows nothing.
-    """
+    """Gives a function to call with the bytes tokenized so far and the bytes of the whole text."""
     with _bar(console, TextColumn("Tokenizing"), DownloadColumn(), transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
         shown = time.monotonic()
@@ -47,7 +44,7 @@ def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 def step_progress(
     console: Console, title: str, steps: int, done: int
 ) -> Iterator[Callable[[Step], None]]:
-    """Gives a function that shows one more optimizer step."""
+    """Gives a function to call after each optimizer step; `done` steps are already complete."""
     columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
     with _bar(console, TextColumn("{task.description}"), *columns) as bar:
         task = bar.add_task(title, total=steps, completed=done, figures="")
@@ -61,7 +58,7 @@ def step_progress(
             try:
                 print(step.line(), end="", file=console.file, flush=True)
             except BrokenPipeError:
-                # The reader of the output has gone; the run is worth more than its lines.
+                # The reader of the output has ended; the run continues without output.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())
 
         yield show

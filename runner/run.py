@@ -4,9 +4,11 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import signal
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,7 @@ from runner.record import (
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed: the stage, all overrides, and what they set that decides losses.
-
-    `conditions` are composed without the stage, see `runner.identity.conditions`.
-    """
+    """The stage that was asked for, all overrides, and their `runner.identity.conditions`."""
 
     stage: StageInfo
     overrides: list[str]
@@ -49,43 +48,30 @@ class Command:
 
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Status:
-    """Train a stage unless its record is already finished; returns how the run stands.
+    """Train a stage unless its record is already finished; returns the run's status.
 
-    `isolate` gives the run a process of its own, so that its peak memory is its own and nothing
-    that ends it ends the sweep. Raises UsageError for what the user can put right, and
-    Interrupted.
+    `isolate` gives the run a process of its own, so that its peak memory is its own and a crash
+    does not end the sweep. Raises UsageError for what the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     data = config.data
     name, files, fallback = find_text(data.name, data.path, data.url, data.sha256, cache_dir)
     if fallback:
         warn(console, f"{fallback}.")
-    sha256 = text_sha256(files, cache_dir)
-    planned = _planned(config, command, DataInfo(name, sha256, fallback))
+    planned = _planned(config, command, DataInfo(name, text_sha256(files, cache_dir), fallback))
     experiment = Path(config.output_dir).expanduser() / config.experiment
     folder = RunFolder(experiment / command.stage.name / planned.label)
     if is_done(folder, config, planned.fingerprint, console):
-        if folder.status is Status.finished:  # and killed before it could clear up
+        if folder.run.status is Status.finished:  # its process may have been killed before this
             (folder.path / CHECKPOINT).unlink(missing_ok=True)
         return folder.run.status
-    # Where they are not set by hand: compiled kernels outlive a run, and the C++ compiler is
-    # assumed to know this processor's vector units; trying each of them takes four seconds. The
-    # compiler reads both when it is imported.
+    # Compiled kernels are kept for later runs, and the C++ compiler is assumed to support this
+    # processor's vector units, because testing each of them takes four seconds. Torch's compiler
+    # reads both variables when it is imported.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if isolate:
-        try:
-            status = in_own_process(train_recorded, config, files, folder.path, planned)
-        except Interrupted as interrupted:
-            folder.reload()
-            if folder.status is Status.running:
-                _close(folder, Status.interrupted, str(interrupted), console)
-            raise
-        if status == NOT_STARTED:
-            raise UsageError(f"{command.stage.name} could not be started; see above.")
-        folder.reload()
-        if status != 0 and folder.status is Status.running:
-            _close(folder, Status.failed, _how_it_died(status, config), console)
+        _train_isolated(config, files, folder, planned, console)
     else:
         train_recorded(config, files, folder.path, planned)
         folder.reload()
@@ -106,7 +92,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         label=f"seed{config.seed}-{identity[:8]}",
         fingerprint=identity,
         code=code_hash(),
-        command="python -m runner " + " ".join(command.overrides),
+        command=f"python -m runner {shlex.join(command.overrides)}",
         variant=variant(command.overrides),
         recipe=recipe(plain),
         conditions=command.conditions,
@@ -125,7 +111,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
 
 
 def is_done(folder: RunFolder, config: Config, identity: str, console: Console) -> bool:
-    """Whether there is nothing to train; says so, and names what is damaged."""
+    """Whether there is nothing to train; prints this, or what is damaged."""
     if folder.damage:
         warn(console, f"{folder.damage}; the run is trained again.")
         return False
@@ -142,16 +128,32 @@ def is_done(folder: RunFolder, config: Config, identity: str, console: Console) 
     return True
 
 
-def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:
-    """Load the tokens and train; whatever goes wrong is written into the record first.
+def _train_isolated(
+    config: Config, files: list[Path], folder: RunFolder, planned: Run, console: Console
+) -> None:
+    """`train_recorded` in a process of its own, whose record is closed here if it crashes."""
+    try:
+        status = in_own_process(train_recorded, config, files, folder.path, planned)
+    except Interrupted as interrupted:
+        folder.reload()
+        if folder.status is Status.running:
+            _close(folder, Status.interrupted, str(interrupted), console)
+        raise
+    if status == NOT_STARTED:
+        raise UsageError(f"{planned.stage.name} could not be started; see above.")
+    folder.reload()
+    if status != 0 and folder.status is Status.running:
+        _close(folder, Status.failed, _cause_of_death(status, config), console)
 
-    Waits while another process trains in the folder `path`, and trains nothing that one has
+
+def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:
+    """Load the tokens and train; every failure is written into the record.
+
+    Waits while another process trains in the folder `path`, and trains nothing that it has
     finished. Raises OSError where the record cannot be opened, and Interrupted.
     """
     console = Console()
     from runner.data.corpus import load_corpus
-    from runner.training.device import is_out_of_memory
-    from runner.training.flow_checks import FlowCheckFailed
     from runner.training.loop import train
 
     folder = RunFolder(path)
@@ -160,36 +162,59 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
             return
         folder.start(planned, afresh=config.force)
         try:
+            cache_dir = Path(config.cache_dir).expanduser()
+            held_out = config.data.held_out_fraction
             with text_progress(console) as show:
-                corpus = load_corpus(
-                    files,
-                    Path(config.cache_dir).expanduser(),
-                    config.data.held_out_fraction,
-                    lambda text: warn(console, text),
-                    show,
-                )
+                corpus = load_corpus(files, cache_dir, held_out, partial(warn, console), show)
             data = folder.run.data
             data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
             data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
             train(config, corpus, folder, console)
-            return
         except Interrupted as interrupted:
             _close(folder, Status.interrupted, str(interrupted), console)
             raise
-        except (UsageError, FlowCheckFailed) as error:
-            failure = str(error)
         except Exception as error:
-            if is_out_of_memory(error):
-                failure = _out_of_memory(folder, config)
-            elif isinstance(error, OSError):
-                failure = sentence(error)
-            else:
-                trace = folder.path / "traceback.txt"
-                with contextlib.suppress(OSError):
-                    write_atomically(trace, traceback.format_exc().encode())
-                first_line = next(iter(str(error).splitlines()), "")
-                failure = f"{type(error).__name__}: {first_line} (traceback in {trace})"
-        _close(folder, Status.failed, failure, console)
+            _close(folder, Status.failed, _failure(error, folder, config), console)
+
+
+def _failure(error: Exception, folder: RunFolder, config: Config) -> str:
+    """Why training failed; a traceback of an unexpected error goes into the run's folder."""
+    from runner.training.device import is_out_of_memory
+    from runner.training.flow_checks import FlowCheckFailed
+
+    if isinstance(error, UsageError | FlowCheckFailed):
+        return str(error)
+    if is_out_of_memory(error):
+        train = config.train
+        return (
+            f"Out of memory at step {len(folder.steps)}: a micro batch of "
+            f"{train.micro_batch_size} x {train.context} tokens does not fit; "
+            f"{_advice_on_memory(config)}."
+        )
+    if isinstance(error, OSError):
+        return sentence(error)
+    trace = folder.path / "traceback.txt"
+    with contextlib.suppress(OSError):
+        write_atomically(trace, traceback.format_exc().encode())
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line} (traceback in {trace})"
+
+
+def _cause_of_death(status: int, config: Config) -> str:
+    """Why a stage's process ended with a status that is not 0."""
+    if status == -signal.SIGKILL:
+        return (
+            "The stage's process was killed by SIGKILL, as a system out of memory does; if it was, "
+            f"{_advice_on_memory(config)}."
+        )
+    if status < 0:
+        return f"The stage's process was killed by {signal.Signals(-status).name}."
+    return f"The stage's process ended with status {status}."
+
+
+def _advice_on_memory(config: Config) -> str:
+    size, context = config.train.micro_batch_size, config.train.context
+    return f"halve train.micro_batch_size={size} or train.context={context}"
 
 
 def _close(folder: RunFolder, status: Status, message: str, console: Console) -> None:
@@ -198,27 +223,6 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
     except OSError as error:
         reason = f"{message} Its record could not be closed either: {sentence(error)}"
         say(console, reason, "red")
-
-
-def _out_of_memory(folder: RunFolder, config: Config) -> str:
-    train = config.train
-    return (
-        f"Out of memory at step {len(folder.steps)}: a micro batch of {train.micro_batch_size} x "
-        f"{train.context} tokens does not fit; halve train.micro_batch_size="
-        f"{train.micro_batch_size} or train.context={train.context}."
-    )
-
-
-def _how_it_died(status: int, config: Config) -> str:
-    if status == -signal.SIGKILL:
-        return (
-            "The stage's process was killed by SIGKILL, as a system out of memory does; if it was, "
-            f"halve train.micro_batch_size={config.train.micro_batch_size} or "
-            f"train.context={config.train.context}."
-        )
-    if status < 0:
-        return f"The stage's process was killed by {signal.Signals(-status).name}."
-    return f"The stage's process ended with status {status}."
 
 
 def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:
@@ -239,7 +243,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
             "bold",
         )
     if run.timings.compile_s:
-        say(console, f"  compiled in {run.timings.compile_s:.1f} s, apart from the steps")
+        say(console, f"  compiled in {run.timings.compile_s:.1f} s, not counted in the steps")
     if run.applied:
         say(console, f"  applied: {', '.join(run.applied)}")
     for technique, reason in run.not_applied.items():
@@ -250,8 +254,8 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     say(console, f"  record: {folder.path}")
 
 
-def _compared(ours: Results, theirs: Results) -> str:
-    """The differences of two finished runs."""
-    best, held_out = (getattr(ours, k) - getattr(theirs, k) for k in ("best", "held_out"))
-    speed_up = ours.tokens_per_second / theirs.tokens_per_second
+def _compared(ours: Results, baseline: Results) -> str:
+    """The differences of a finished run from its baseline."""
+    best, held_out = ours.best - baseline.best, ours.held_out - baseline.held_out
+    speed_up = ours.tokens_per_second / baseline.tokens_per_second
     return f"best {best:+.3f}, held-out {held_out:+.3f}, {speed_up:.2f} times the tokens/s"

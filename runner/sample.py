@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.schema import SamplerConfig, register
-from runner.messages import mistakes_in_a_sentence
+from runner.messages import errors_in_a_sentence
 from runner.settings import typed
 
 
@@ -24,9 +24,9 @@ def task(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Prints the text and exits: 0 done, 2 a mistake."""
+    """Print the text and exit: 0 success, 2 a user's error."""
     register()
-    with mistakes_in_a_sentence():
+    with errors_in_a_sentence():
         task()
 
 

@@ -1,17 +1,14 @@
-"""A composed configuration, typed and checked: every mistake in it is found before torch loads."""
+"""A composed configuration, typed and checked: every error in it is found before torch loads."""
 
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
 from conf.schema import Config
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 Typed = TypeVar("Typed")
 
@@ -19,12 +16,12 @@ Typed = TypeVar("Typed")
 def read_settings(cfg: DictConfig) -> Config:
     """The typed configuration. Raises UsageError that names the key, its value and what to do."""
     config = typed(cfg, Config)
-    _check_ranges(type(config.model), OmegaConf.to_container(cfg.model, resolve=True), "model.")
-    model, train = config.model, config.train
-    if not config.experiment.isprintable() or Path(config.experiment).name != config.experiment:
+    _check_ranges(type(config.model), cfg.model, "model.")
+    experiment, model, train = config.experiment, config.model, config.train
+    if not experiment.isprintable() or Path(experiment).name != experiment:
         raise UsageError(
-            f"experiment={config.experiment!r}: give a plain name; output_dir is the folder that "
-            "it is created in."
+            f"experiment={experiment!r}: give a plain name; output_dir is the folder that it is "
+            "created in."
         )
     n_embd, n_head = getattr(model, "n_embd", 0), getattr(model, "n_head", 1)
     if n_embd % n_head:
@@ -37,12 +34,12 @@ def read_settings(cfg: DictConfig) -> Config:
             f"train.context={train.context} is longer than the model's "
             f"model.context_length={model.context_length}; lower the one or raise the other."
         )
-    if train.total_batch_tokens is not None and train.total_batch_tokens % train.micro_batch_tokens:
-        micro = train.micro_batch_tokens
-        below = train.total_batch_tokens // micro
-        nearest = [n * micro for n in (below, below + 1) if n > 0]
+    total, micro = train.total_batch_tokens, train.micro_batch_tokens
+    if total is not None and total % micro:
+        below = total - total % micro
+        nearest = [below, below + micro] if below else [micro]
         raise UsageError(
-            f"train.total_batch_tokens={train.total_batch_tokens} is not divisible by "
+            f"train.total_batch_tokens={total} is not divisible by "
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
@@ -58,16 +55,16 @@ def typed(cfg: DictConfig, kind: type[Typed]) -> Typed:
     """A composed configuration as its dataclass, each value within the range beside its type."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
-    _check_ranges(kind, OmegaConf.to_container(cfg, resolve=True))
+    _check_ranges(kind, cfg)
     return config
 
 
-def _check_ranges(kind: type, values: Any, prefix: str = "") -> None:
+def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:
     """Raises UsageError for the first value outside its range."""
     from pydantic import ValidationError
 
     try:
-        _validator(kind).validate_python(values)
+        _validator(kind).validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
@@ -77,7 +74,7 @@ def _check_ranges(kind: type, values: Any, prefix: str = "") -> None:
 
 
 @cache
-def _validator(kind: type) -> "TypeAdapter[Any]":
+def _validator(kind: type) -> Any:
     from pydantic import TypeAdapter  # its import takes as long as showing the ladder
 
     return TypeAdapter(kind)

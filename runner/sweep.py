@@ -1,56 +1,67 @@
-"""What belongs to a sweep as a whole: its experiments, and the exit status of the command."""
+"""The experiments of a command, and its exit status."""
 
+import contextlib
 import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.folder import now
+from runner.files import process_is_gone
 from runner.record import Status, UnreadableRecord, read_run
 
 
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Ends a sweep with status 1 where one of its runs failed, whatever launched them."""
+    """Ends the command with status 1 where a run failed.
+
+    A sweep's failures are read from the records, which every launcher leaves.
+    """
+
+    def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.COMPLETED and job_return.return_value is Status.failed:
+            sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.started = now()
+        self.earlier = _failures(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        for experiment in experiments(config):
-            for file in experiment.glob("*/*/run.json"):
-                try:
-                    run = read_run(file.parent)
-                except (UnreadableRecord, OSError):
-                    continue
-                # A running record here is one that could not be closed.
-                lost = run.status in (Status.failed, Status.running)
-                if lost and (run.ended or run.started) >= self.started:
-                    sys.exit(1)
+        if _failures(config) - self.earlier:
+            sys.exit(1)
+
+
+def _failures(config: DictConfig) -> set[tuple[Path, int]]:
+    """The records of runs that failed or died, each with the time at which it was written."""
+    failures = set()
+    for experiment in experiments(config):
+        for file in experiment.glob("*/*/run.json"):
+            with contextlib.suppress(UnreadableRecord, OSError):
+                run = read_run(file.parent)
+                gone = process_is_gone(run.process.host, run.process.pid)
+                died = run.status is Status.running and gone
+                if died or run.status is Status.failed:
+                    failures.add((file, file.stat().st_mtime_ns))
+    return failures
 
 
 def experiments(config: DictConfig) -> list[Path]:
     """The experiment folders of a command, from its composed configuration and its overrides.
 
-    A sweep's configuration holds one `experiment` only, where the overrides may name several.
+    The configuration of a sweep holds one `experiment` only; the overrides may name several.
     """
-    swept = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
-    params = (swept.get("params") or {}) if isinstance(swept, dict) else {}
-    texts = [f"{key}={value}" for key, value in params.items()]
+    params = config.hydra.sweeper.get("params") or {}
+    typed = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parser = OverridesParser.create()
     values = {"output_dir": [str(config.output_dir)], "experiment": [str(config.experiment)]}
-    for override in parser.parse_overrides([*texts, *config.hydra.overrides.task]):
-        if override.key_or_group in values:
-            values[override.key_or_group] = _values(override)
+    for override in parser.parse_overrides(typed):
+        key = override.key_or_group
+        if key in values and override.is_sweep_override():
+            each = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values[key] = [str(one.value()) for one in parser.parse_overrides(each)]
+        elif key in values:
+            values[key] = [str(override.value())]
     pairs = itertools.product(*values.values())
     return list(dict.fromkeys(Path(output).expanduser() / name for output, name in pairs))
-
-
-def _values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()]
-    return [str(override.value())]

@@ -1,4 +1,4 @@
-"""What every room's tests share: a small text, a cache of their own, and the real command line."""
+"""What the tests of all rooms share: a small text, a cache of their own, and the command line."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from runner.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
 
-# As it is before the tests are collected: importing transformers sets a compiler's variable.
+# Saved before the tests are collected: importing transformers sets a variable of the compiler.
 ENVIRONMENT = dict(os.environ)
 
 
@@ -47,15 +47,15 @@ def cache_dir(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def process_as_it_was() -> Iterator[None]:
-    """A stage trained inside this process sets the compiler's variables and flushes denormals."""
+def process_restored() -> Iterator[None]:
+    """Undo what a stage trained inside this process sets: variables, and flushing of denormals."""
     with patch.dict(os.environ, ENVIRONMENT, clear=True):
         yield
     torch.set_flush_denormal(False)
 
 
 def load_quietly(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:
-    """A corpus, with nobody told of the progress."""
+    """A corpus, without showing progress."""
     return load_corpus(files, cache_dir, held_out_fraction, print, lambda done, total: None)
 
 
@@ -94,6 +94,7 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         module: str = "runner",
         smoke: bool = True,
         report: bool = False,
+        root: Path = ROOT,
         **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         smoke_arguments = (
@@ -103,20 +104,20 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
             f"data.path={text_file}",
             f"output_dir={tmp_path}/outputs",
         )
-        # Flags come first; what the test sets comes last, and so wins.
+        # Flags come first, and the test's overrides last, because the last one counts.
         flags = [a for a in arguments if a.startswith("-")]
         overrides = [a for a in arguments if not a.startswith("-")]
         command = [sys.executable, "-m", module, *flags, *(smoke_arguments if smoke else ())]
         command += overrides
         if smoke and "-m" not in flags and not report:
-            command.append("~hydra.callbacks.report")  # drawing it takes longer than such a run
+            command.append("~hydra.callbacks.report")  # it takes longer than such a run
         variables = {
             **os.environ,
             "GPT2_LADDER_CACHE": str(cache_dir),
             **environment,
         }
         return subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280
+            command, cwd=root, env=variables, capture_output=True, text=True, timeout=280
         )
 
     return run

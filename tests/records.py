@@ -1,4 +1,4 @@
-"""A record that no run wrote, for tests that need one."""
+"""A record for tests that need one without training."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""What a run must survive. Each fault is really injected, so many times, and its outcome asserted.
+"""Faults that a run must survive. Each one is injected several times, and its outcome asserted.
 
-The tests inject each a time or two; `python -m tests.benchmarks reliability` does it many times
+The tests inject each once or twice; `python -m tests.benchmarks reliability` does it many times
 and writes docs/reliability.md.
 """
 
@@ -18,7 +18,15 @@ from pathlib import Path
 import pytest
 
 from runner.files import unseal
-from tests.faults.lab import Lab, children, finished_records, outcome, steps_done, told, wait_until
+from tests.faults.lab import (
+    Lab,
+    children,
+    finished_records,
+    messages,
+    outcome,
+    steps_done,
+    wait_until,
+)
 
 ASSASSIN = str(Path(__file__).parent / "assassin")
 STAGE = "+stage=step09"
@@ -27,7 +35,7 @@ SWEEP = ("-m", "+stage=step02,step09")
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, what must be so afterwards, how often the benchmark injects it, and how."""
+    """A fault, what must hold afterwards, how often the benchmark injects it, and how."""
 
     name: str
     afterwards: str
@@ -41,7 +49,7 @@ FAULTS: list[Fault] = []
 def fault(
     name: str, afterwards: str, times: int
 ) -> Callable[[Callable[[Lab, int], None]], Callable[[Lab, int], None]]:
-    """Registers a function that injects a fault so many times and asserts what comes of it."""
+    """Registers a function that injects a fault a number of times and asserts the outcome."""
 
     def register(inject: Callable[[Lab, int], None]) -> Callable[[Lab, int], None]:
         FAULTS.append(Fault(name, afterwards, times, inject))
@@ -142,31 +150,32 @@ def killed_writing_the_report(lab: Lab, times: int) -> None:
 
 @fault(
     "Ctrl-C and SIGTERM, to a run and to a sweep",
-    "the step under way ends, a checkpoint is written, status interrupted, exit 130 or 143 within "
-    "ten seconds; resumed, bit by bit",
+    "the current step ends, a checkpoint is written, status interrupted, exit 130 or 143 within "
+    "ten seconds; a sweep writes its report; resumed, bit by bit",
     8,
 )
 def asked_to_end(lab: Lab, times: int) -> None:
     for i in range(times):
-        signum = (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)[i % 4]
+        signum = (signal.SIGTERM, signal.SIGINT, signal.SIGINT, signal.SIGTERM)[i % 4]
         command = (*(SWEEP if i % 2 else (STAGE,)), "train.steps=25")
         experiment = lab.new_experiment()
         process = lab.start(experiment, *command)
         steps = lab.chance.randint(1, 9)
         assert wait_until(lambda e=experiment, n=steps: steps_done(e) >= n, process)
-        # As a terminal does: to every process of the group.
+        # A terminal signals every process of the group.
         os.killpg(process.pid, signum)
         assert process.wait(timeout=10) == 128 + signum, (lab.folder / "log.txt").read_text()
         (record,) = experiment.glob("*/*/run.json")
         assert unseal(record.read_bytes())["status"] == "interrupted"
         assert (record.parent / "checkpoint.safetensors").exists()
+        assert (experiment / "report" / "index.html").exists() == (command[0] == "-m")
         done = lab.check_resumed(experiment, *command)
         assert "Resuming from step" in done.stdout
 
 
 @fault(
     "a run of 19,073 steps on several files, stopped again and again by SIGTERM or kill -9",
-    "it goes on every time, and comes to what it would have come to in one go, bit by bit",
+    "resumed every time, with the outcome of an uninterrupted run, bit by bit",
     20,
 )
 def stopped_again_and_again(lab: Lab, times: int) -> None:
@@ -192,8 +201,8 @@ def stopped_again_and_again(lab: Lab, times: int) -> None:
 
 
 @fault(
-    "a second Ctrl-C while the first is heeded",
-    "ended within two seconds, nothing corrupt; resumed, bit by bit",
+    "a second Ctrl-C before the first has ended the run",
+    "ended within two seconds, no file corrupt; resumed, bit by bit",
     6,
 )
 def asked_twice(lab: Lab, times: int) -> None:
@@ -203,7 +212,7 @@ def asked_twice(lab: Lab, times: int) -> None:
         process = lab.start(experiment, *command)
         assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(lab.chance.uniform(0.02, 0.1))  # two at the same instant are one to a process
+        time.sleep(lab.chance.uniform(0.02, 0.1))  # two at the same instant count as one
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=2) == 130
         assert not finished_records(experiment)
@@ -212,7 +221,8 @@ def asked_twice(lab: Lab, times: int) -> None:
 
 @fault(
     "a stage of a sweep ended by SIGKILL (as by the out-of-memory killer) or by SIGSEGV",
-    "the sweep goes on, the stage's row says how it died, exit 1; the same command makes it good",
+    "the sweep continues, the stage's row says how it died, exit 1; the same command trains it "
+    "again",
     6,
 )
 def stage_ended(lab: Lab, times: int) -> None:
@@ -223,7 +233,7 @@ def stage_ended(lab: Lab, times: int) -> None:
         assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
         os.kill(children(process.pid)[0], signum)
         assert process.wait() == 1
-        assert any(signum.name in message for message in told(experiment))
+        assert any(signum.name in message for message in messages(experiment))
         statuses = {stage: found[0] for stage, found in outcome(experiment).items()}
         assert statuses == {"step02": "failed", "step09": "finished"}
         assert signum.name in (experiment / "report" / "index.html").read_text()
@@ -232,7 +242,8 @@ def stage_ended(lab: Lab, times: int) -> None:
 
 @fault(
     "out of memory inside a step",
-    "status failed, the sentence names micro batch and context and what to halve; a sweep goes on",
+    "status failed, the sentence names micro batch and context and what to halve; a sweep "
+    "continues",
     3,
 )
 def out_of_memory(lab: Lab, times: int) -> None:
@@ -247,7 +258,7 @@ def out_of_memory(lab: Lab, times: int) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         assert done.returncode == 1, done.stderr
-        (message,) = (m for m in told(experiment) if m != "None")
+        (message,) = (m for m in messages(experiment) if m != "None")
         assert "Out of memory at step 0: a micro batch of 1200 x 16 tokens" in message
         assert "halve train.micro_batch_size=1200 or train.context=16" in message
         assert len(finished_records(experiment)) == 1
@@ -255,7 +266,7 @@ def out_of_memory(lab: Lab, times: int) -> None:
 
 @fault(
     "a loss that is not finite",
-    "status diverged with the step, the checkpoint before it is kept; a sweep goes on",
+    "status diverged with the step, the checkpoint before it is kept; a sweep continues",
     3,
 )
 def diverged(lab: Lab, times: int) -> None:
@@ -282,8 +293,8 @@ def _small_disk(folder: Path, size: str) -> None:
 
 @fault(
     "a disk that is full: of records, of a checkpoint, of the cache",
-    "one sentence, exit not 0, what was finished unharmed; what has no room for a checkpoint says "
-    "so before it trains",
+    "one sentence, exit not 0, finished runs unchanged; a run without room for a checkpoint warns "
+    "before it trains",
     6,
 )
 def disk_full(lab: Lab, times: int) -> None:
@@ -357,7 +368,8 @@ def folder_gone(lab: Lab, times: int) -> None:
 
 @fault(
     "a truncated or bit-flipped token cache, checkpoint, run.json or steps.csv",
-    "noticed, named, made again or set apart; the outcome is the undisturbed one, bit by bit",
+    "detected, named, and written again or set apart; the outcome is that of an undisturbed run, "
+    "bit by bit",
     12,
 )
 def damaged(lab: Lab, times: int) -> None:
@@ -386,7 +398,7 @@ def damaged(lab: Lab, times: int) -> None:
 
 
 def damage(path: Path, lab: Lab) -> None:
-    """Cut a file short, or turn one bit of it."""
+    """Truncate a file, or flip one bit of it."""
     content = bytearray(path.read_bytes())
     if lab.chance.random() < 0.5:
         content = content[: lab.chance.randrange(len(content))]
@@ -397,7 +409,7 @@ def damage(path: Path, lab: Lab) -> None:
 
 @fault(
     "two sweeps started on one output folder at once",
-    "the second waits and says for whom, both end well, nothing is trained twice or torn",
+    "the second waits and names the process, both exit 0, nothing is trained twice or mixed up",
     3,
 )
 def two_sweeps(lab: Lab, times: int) -> None:
@@ -405,14 +417,14 @@ def two_sweeps(lab: Lab, times: int) -> None:
         experiment = lab.new_experiment()
         with ThreadPoolExecutor(2) as pool:
             finished = list(pool.map(lambda e: lab.run(e, *SWEEP), [experiment] * 2))
-        said = "".join(done.stdout + done.stderr for done in finished)
-        assert [done.returncode for done in finished] == [0, 0], said
-        assert "waiting for process" in said
-        assert said.count("step 11,") == 2, said
+        output = "".join(done.stdout + done.stderr for done in finished)
+        assert [done.returncode for done in finished] == [0, 0], output
+        assert "waiting for process" in output
+        assert output.count("step 11,") == 2, output
         assert outcome(experiment) == lab.undisturbed(*SWEEP)
 
 
-@fault("ten runs that need the token cache at once", "one tokenizes, all end well", 1)
+@fault("ten runs that need the token cache at once", "one tokenizes, all exit 0", 1)
 def ten_runs(lab: Lab, times: int) -> None:
     for _ in range(times):
         shutil.rmtree(lab.cache_dir / "tokens", ignore_errors=True)
@@ -453,7 +465,7 @@ def odd_surroundings(lab: Lab, times: int) -> None:
 
 
 def _last_year() -> dict[str, str]:
-    """An environment in which the clock says last year, where libfaketime is installed."""
+    """An environment whose clock is a year behind, where libfaketime is installed."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     if not found:
         return {}

@@ -1,4 +1,4 @@
-"""Random input, as hypothesis finds it: overrides, texts and damaged records.
+"""Random input from hypothesis: overrides, texts and damaged records.
 
 Every case must end in a valid run or in one sentence and a status that is not 0; never in a
 traceback, and with no file outside the output and cache folders. The command runs inside this
@@ -87,7 +87,7 @@ JSON = st.recursive(
 
 @dataclass(frozen=True)
 class Damage:
-    """What becomes of one file of a record: bytes at a place, or a sealed field of nonsense."""
+    """Damage to one file of a record: random bytes at a place, or a random value in a field."""
 
     file: str
     place: float
@@ -127,7 +127,7 @@ DAMAGE = st.builds(
 
 @dataclass
 class Sandbox:
-    """A folder that is the current one while cases run; only outputs/ and cache/ may fill it."""
+    """The current folder while cases run; only outputs/ and cache/ may be written in it."""
 
     folder: Path
     text: Path
@@ -136,7 +136,7 @@ class Sandbox:
     composed: int = 0
 
     def runner(self, *arguments: str) -> int:
-        """`python -m runner` on these overrides, inside this process; asserts how it ends."""
+        """`python -m runner` with these overrides, inside this process; asserts how it ends."""
         overrides = [
             "+stage=step02", "scale=smoke", "device=cpu", "data=text", f"data.path={self.text}",
             "train.steps=1", "evaluation.tokens=32", "sample.tokens=2", "train.compile=false",
@@ -157,21 +157,21 @@ class Sandbox:
             status = ended.code if isinstance(ended.code, int) else 1
         finally:
             torch.set_flush_denormal(False)  # hypothesis draws denormal floats too
-        told = self.last = output.getvalue() + errors.getvalue()
-        assert "Traceback" not in told, told
-        assert status in (0, 1, 2), (status, told)
+        printed = self.last = output.getvalue() + errors.getvalue()
+        assert "Traceback" not in printed, printed
+        assert status in (0, 1, 2), (status, printed)
         if status == 0:
             self.trained += 1
         else:
             self.refused += 1
-            assert told.strip(), "it ended without a word"
+            assert printed.strip(), "it ended without a message"
         self.check_nothing_outside()
         return status
 
     def damaged(self, damage: Damage, whole: bool) -> None:
         """Damage one of two records, and read them; `whole` writes the report too.
 
-        What cannot be read must be named, or refused in a sentence.
+        A record that cannot be read must be named, or refused in a sentence.
         """
         kept, experiment = self.folder / "outputs" / "kept", self.folder / "outputs" / "damaged"
         if not kept.exists():
@@ -184,16 +184,16 @@ class Sandbox:
             records = reports.load(experiment)
         except UsageError as error:
             self.refused += 1
-            said = str(error)
+            sentences = str(error)
         else:
             self.trained += 1
-            said = f"{len(records.runs)} runs. {' '.join(records.problems)}"
+            sentences = f"{len(records.runs)} runs. {' '.join(records.problems)}"
             if whole:
                 reports.write_report([experiment])
-        assert "." in said
+        assert "." in sentences
 
     def check_nothing_outside(self) -> None:
-        """Asserts that nothing but outputs/ and cache/ is in the folder."""
+        """Assert that nothing but outputs/ and cache/ is in the folder."""
         outside = {path.name for path in self.folder.iterdir()} - {"outputs", "cache"}
         assert outside == {self.text.name}, outside
 
@@ -218,7 +218,7 @@ def sandbox(folder: Path, text: bytes) -> Iterator[Sandbox]:
         )
         if large:
             box.composed += 1
-            raise UsageError("It is valid, and too large to be trained here.")
+            raise UsageError("It is valid but too large to be trained here.")
         train_recorded(config, *rest)
 
     here = Path.cwd()

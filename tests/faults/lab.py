@@ -1,4 +1,4 @@
-"""Where faults are injected: the real command line at the smoke scale, and what must come of it."""
+"""Where faults are injected: the real command line at the smoke scale, and its outcome."""
 
 import hashlib
 import os
@@ -18,10 +18,10 @@ from runner.files import unseal
 
 ROOT = Path(__file__).parent.parent.parent
 
-# What a clock or the machine decides; everything else of an outcome is the same every time.
+# Results that depend on a clock or the machine; the others are the same every time.
 MEASURED = ("tokens_per_second", "step_ms", "mfu", "peak_flops", "peak_memory_bytes")
 
-# Labs lie side by side: threads of one would wait for cores that another has.
+# Labs run in parallel: threads of one would wait for cores that another uses.
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 Outcome = dict[str, Any]
@@ -30,7 +30,7 @@ Done = subprocess.CompletedProcess[str]
 
 @dataclass
 class Lab:
-    """A folder below which everything happens, a text to train on, and a source of chance.
+    """A folder for everything that is written, a text to train on, and a random generator.
 
     `shared` holds undisturbed runs, for other labs too.
     """
@@ -43,7 +43,7 @@ class Lab:
     experiments: int = 0
 
     def new_experiment(self) -> Path:
-        """A folder of an experiment that nothing was trained in."""
+        """The folder of an experiment without runs."""
         self.experiments += 1
         return self.folder / "outputs" / f"e{self.experiments}"
 
@@ -74,12 +74,12 @@ class Lab:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-                # What a shell starts in the background ignores Ctrl-C, and would here too.
+                # A process that a shell starts in the background ignores Ctrl-C, and so would this.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def run(self, experiment: Path, *arguments: str, **environment: str) -> Done:
-        """The command, to its end. Raises TimeoutExpired where it hangs."""
+        """Run the command to its end. Raises TimeoutExpired if it hangs."""
         return subprocess.run(
             self.command(experiment, *arguments),
             cwd=ROOT,
@@ -90,7 +90,7 @@ class Lab:
         )
 
     def undisturbed(self, *arguments: str) -> Outcome:
-        """What the command comes to when it is left alone; run once for all that share it."""
+        """The outcome of the command without a fault; run once for all labs that share it."""
         experiment = self.shared / hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]
         with FileLock(f"{experiment}.lock"):
             if not (experiment / "undisturbed").exists():
@@ -100,19 +100,19 @@ class Lab:
         return outcome(experiment)
 
     def check_resumed(self, experiment: Path, *arguments: str) -> Done:
-        """The same command again ends well, with what it comes to undisturbed, bit by bit."""
+        """Assert that the same command exits 0 with the undisturbed outcome, bit by bit."""
         finished = {file: file.stat().st_mtime_ns for file in finished_records(experiment)}
         done = self.run(experiment, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         assert outcome(experiment) == self.undisturbed(*arguments)
         again = [file for file, changed in finished.items() if file.stat().st_mtime_ns != changed]
         assert not again, f"trained again although finished: {again}"
-        assert not list(experiment.glob("*/*/.*part")), "a killed writer's file was left"
+        assert not list(experiment.glob("*/*/.*part")), "a killed writer's file is left"
         return done
 
 
 def outcome(experiment: Path) -> Outcome:
-    """Per stage the status, the steps and the results, without what a clock decides."""
+    """Per stage the status, the steps and the results, without those in MEASURED."""
     found = {}
     for file in sorted(experiment.glob("*/*/run.json")):
         record = unseal(file.read_bytes())
@@ -130,7 +130,7 @@ def finished_records(experiment: Path) -> list[Path]:
 
 
 def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> bool:
-    """Poll until something holds; False where the process ended before."""
+    """Poll until `condition` holds; False if the process ended before."""
     while process.poll() is None:
         if condition():
             return True
@@ -151,7 +151,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.read_text().split()] if listed.exists() else []
 
 
-def told(experiment: Path) -> Iterator[str]:
+def messages(experiment: Path) -> Iterator[str]:
     """The messages in an experiment's records."""
     for file in experiment.glob("*/*/run.json"):
         yield str(unseal(file.read_bytes())["message"])

@@ -90,9 +90,7 @@ def test_a_run_prints_the_guides_lines_and_leaves_its_record(
     assert "step 0" not in again.stdout
 
 
-def test_step01_ticks_its_checks_and_compares_with_nothing(
-    command_line: CommandLine, tmp_path: Path
-) -> None:
+def test_step01_passes_its_five_checks(command_line: CommandLine, tmp_path: Path) -> None:
     done = command_line("+stage=step01")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 5
@@ -110,7 +108,9 @@ def test_a_failing_flow_check_fails_the_run_and_names_the_reason(
     assert "batch norm" in record["message"]
 
 
-def test_a_run_is_compared_with_the_baseline_of_its_own_kind(command_line: CommandLine) -> None:
+def test_a_run_is_compared_with_the_baseline_under_the_same_conditions(
+    command_line: CommandLine,
+) -> None:
     assert command_line("+stage=step02", *QUICK).returncode == 0
     assert "against the baseline" in command_line("+stage=step03", *QUICK).stdout
     assert "against the baseline" not in command_line("+stage=step03", *QUICK, "seed=2").stdout
@@ -127,7 +127,7 @@ def test_force_trains_again_and_changes_nothing_on_a_cpu(
     assert first["results"]["held_out"] == again["results"]["held_out"]
 
 
-def test_without_a_compiler_the_run_goes_on_and_says_so(
+def test_without_a_compiler_the_run_continues_and_warns_once(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
     done = command_line(
@@ -173,7 +173,7 @@ def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     assert (report / "index.html").exists()
 
 
-def test_a_sweep_goes_on_after_a_stage_that_fails_or_diverges(
+def test_a_sweep_continues_after_a_stage_that_fails_or_diverges(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
     done = command_line(
@@ -198,11 +198,11 @@ def test_seeds_are_swept_beside_stages(command_line: CommandLine, tmp_path: Path
     assert len(list((tmp_path / "outputs/ladder").glob("*/seed?-*/run.json"))) == 4
 
 
-def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: Path) -> None:
+def test_a_users_own_stage_needs_no_code(command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "mine" / "stage").mkdir(parents=True)
     (tmp_path / "mine" / "stage" / "step07b.yaml").write_text(
         "# @package _global_\ndefaults: [step07, _self_]\n"
-        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claim: null}\n"
+        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claims: []}\n"
         "model: {norm: rms}\n"
     )
     flag = f"--config-dir={tmp_path / 'mine'}"
@@ -213,7 +213,7 @@ def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["+stage=step99"], "step99"),
         (["stage=step07"], "+stage=step07"),
@@ -232,14 +232,14 @@ def test_a_stage_of_ones_own_needs_no_code(command_line: CommandLine, tmp_path: 
         (["+stage='"], "'"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_nothing_is_written(
-    command_line: CommandLine, tmp_path: Path, arguments: list[str], says: str
+def test_a_users_error_is_one_sentence_and_nothing_is_written(
+    command_line: CommandLine, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     done = command_line(*arguments)
     assert done.returncode in (1, 2)
-    told = done.stderr + done.stdout
-    assert says in told
-    assert "Traceback" not in told
+    printed = done.stderr + done.stdout
+    assert expected in printed
+    assert "Traceback" not in printed
     assert all(record["status"] == "failed" for record in records(tmp_path).values())
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and whose damage is noticed."""
+"""Files that are written whole or not at all, and whose damage is detected."""
 
 import json
 import math
@@ -12,28 +12,28 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2 import files
+from runner import files
 from runner.files import DamagedFile, file_sha256, known_sha256, replacing, seal, unseal
 
 FIELDS = {"name": "naïve – 数据", "loss": 10.962733268737793, "steps": [1, 2], "none": None}
 
 
-def test_what_is_sealed_comes_back_and_is_plain_json() -> None:
+def test_sealed_fields_are_read_back_and_are_plain_json() -> None:
     assert unseal(seal(FIELDS)) == FIELDS
     assert json.loads(seal(FIELDS))["loss"] == FIELDS["loss"]
     assert unseal(seal({"nan": math.nan, "inf": -math.inf})) == {"nan": None, "inf": None}
 
 
 @given(st.integers(0, len(seal(FIELDS)) * 8 - 1))
-@example(149)  # \u00ef to \u00Ef, which says the same
-def test_every_flipped_bit_of_a_sealed_file_is_noticed(bit: int) -> None:
+@example(149)  # \u00ef to \u00Ef, which is the same letter
+def test_every_flipped_bit_of_a_sealed_file_is_detected(bit: int) -> None:
     content = bytearray(seal(FIELDS))
     content[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedFile):
         unseal(bytes(content))
 
 
-def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -48,19 +48,21 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_writer_is_removed_and_that_of_a_running_one_is_not(
+    tmp_path: Path,
+) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host, writers = platform.node(), (gone.pid, os.getppid())
-    left, living = (tmp_path / f".file.~{host}~{pid}.part" for pid in writers)
+    left, kept = (tmp_path / f".file.~{host}~{pid}.part" for pid in writers)
     left.touch()
-    living.touch()
+    kept.touch()
     files.write_atomically(tmp_path / "file", b"new")
     assert not left.exists()
-    assert living.exists()
+    assert kept.exists()
 
 
-def test_a_known_hash_is_not_computed_again_until_the_file_changes(
+def test_a_hash_is_not_computed_again_until_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = tmp_path / "file", tmp_path / "cache"
@@ -80,7 +82,7 @@ def test_a_known_hash_is_not_computed_again_until_the_file_changes(
     assert known_sha256(path, cache) == file_sha256(path)
 
 
-def test_a_file_just_written_is_not_trusted_to_show_the_next_change(tmp_path: Path) -> None:
+def test_the_hash_of_a_file_just_written_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("one")
     known_sha256(tmp_path / "file", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

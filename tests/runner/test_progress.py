@@ -15,7 +15,7 @@ STEPS = (
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_steps_are_shown_as_the_output_can_show_them(terminal: bool) -> None:
+def test_steps_are_a_bar_on_a_terminal_and_lines_when_piped(terminal: bool) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120)
     with step_progress(console, "step07", steps=2, done=0) as show:

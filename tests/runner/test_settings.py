@@ -1,14 +1,77 @@
-"""Every mistake in a configuration is one sentence that names the key."""
+"""Every error in a configuration is one sentence that names the key."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
+from conf.schema import Config
+from gpt2.config import GPTConfig, ModelConfig
 from tests.conftest import Settings
 
 
+def value_outside(bound: Any) -> Any:
+    """A value that breaks a bound; a kind of bound that is not known here fails."""
+    match bound:
+        case Gt(limit) | Lt(limit):
+            return limit
+        case Ge(limit):
+            return limit - 1
+        case Le(limit):
+            return limit + 1
+        case MinLen(1):
+            return "''"
+    raise NotImplementedError(f"add a value that breaks {bound}")
+
+
+def broken_bounds(kind: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """For every bound in a type of the configuration, its key and a value outside it."""
+    if kind is ModelConfig:
+        kind = GPTConfig
+    if is_dataclass(kind):
+        for name, inner in get_type_hints(kind, include_extras=True).items():
+            yield from broken_bounds(inner, f"{key}.{name}".lstrip("."))
+    elif get_origin(kind) is Annotated:
+        for bound in kind.__metadata__:
+            yield key, value_outside(bound)
+    elif get_origin(kind) is tuple:
+        for i, inner in enumerate(get_args(kind)):
+            yield from broken_bounds(inner, f"{key}[{i}]")
+    else:  # an optional value's type is one of a union's
+        for inner in get_args(kind):
+            yield from broken_bounds(inner, key)
+
+
+BROKEN = list(broken_bounds(Config, ""))
+
+
+def test_the_bounds_are_found_in_nested_optional_and_tuple_types() -> None:
+    keys = {key for key, _ in BROKEN}
+    assert {"seed", "model.n_layer", "train.checkpoint_every.minutes", "train.betas[1]"} <= keys
+    assert len(BROKEN) >= 40
+
+
+@pytest.mark.parametrize(("key", "value"), BROKEN, ids=lambda part: str(part))
+def test_every_bound_is_checked_and_its_key_is_named(
+    settings: Settings, key: str, value: Any
+) -> None:
+    name, _, index = key.rstrip("]").partition("[")
+    given: Any = value
+    if index:  # one entry of a pair, beside a valid one
+        pair = [0.5, 0.5]
+        pair[int(index)] = value
+        given = str(pair).replace(" ", "")
+    with pytest.raises(UsageError, match=f"^{re.escape(key)}=.*: .+\\.$"):
+        settings(f"{name}={given}")
+
+
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "expected"),
     [
         ("train.steps=0", "train.steps=0"),
         ("train.micro_batch_size=-1", "train.micro_batch_size=-1"),
@@ -27,8 +90,8 @@ from tests.conftest import Settings
         ("train.total_batch_tokens=10", "the nearest that are: 64"),
     ],
 )
-def test_a_value_out_of_range_is_named(settings: Settings, override: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_a_value_out_of_range_is_named(settings: Settings, override: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         settings("+stage=step02", override)
 
 

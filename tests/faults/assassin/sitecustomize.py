@@ -1,7 +1,7 @@
 """Imported by Python at its start where this folder is on PYTHONPATH.
 
-Ends a process with SIGKILL as it does what KILL_AT names, `EVENT PATTERN SECONDS`: so long after
-an audit event whose first argument fits the pattern, such as `os.rename run\\.json 0`.
+Ends a process with SIGKILL, as KILL_AT says in `EVENT PATTERN SECONDS`: that many seconds after an
+audit event whose first argument matches the pattern, such as `os.rename run\\.json 0`.
 """
 
 import os

@@ -74,14 +74,10 @@ class DataConf:
 
 @dataclass
 class ScaleConf:
-    """Sizes that only some stages use; a scale's YAML sets the others in their own groups.
-
-    `accumulate_to_tokens` is the batch of a step that accumulates gradients; `flow_*` are the
-    sizes of the flow check.
-    """
+    """Sizes that only some stages use; a scale's YAML sets the others in their own groups."""
 
     name: str
-    accumulate_to_tokens: PositiveInt
+    accumulate_to_tokens: PositiveInt  # the batch of a step that accumulates gradients
     flow_micro_batch_size: PositiveInt
     flow_context: PositiveInt
 
@@ -97,34 +93,24 @@ class Aim(str, Enum):
 
 
 class Measure(Enum):
-    """How a claim is judged, and the meaning of its `values`.
+    """How a claim is judged, and the meaning of its `values`."""
 
-    interval      [worst, best] training loss
-    speed_up      [ratio of the tokens/s] due to `change` alone
-    step_ms       [before, after] milliseconds per step, due to `change` alone
-    accumulation  no values: the step is slower and the loss is lower
-    last_loss     [training loss of the last step]
-    """
-
-    interval = "interval"
-    speed_up = "speed_up"
-    step_ms = "step_ms"
-    accumulation = "accumulation"
-    last_loss = "last_loss"
+    interval = "interval"  # [worst, best] training loss
+    speed_up = "speed_up"  # [ratio of the tokens/s] due to `change` alone
+    step_ms = "step_ms"  # [before, after] milliseconds per step, due to `change` alone
+    accumulation = "accumulation"  # no values: the step is slower and the loss is lower
+    last_loss = "last_loss"  # [training loss of the last step]
 
 
 @dataclass
 class Claim:
-    """A claim of the guide, the conditions that it states, and how it is judged, see Measure.
-
-    `change` is the configuration key that it is about.
-    """
+    """A claim of the guide, the conditions that it states, and how it is judged."""
 
     text: str
     conditions: str
     measure: Measure
     values: list[float]
-    change: str | None
+    change: str | None  # the configuration key that it is about
 
 
 @dataclass
@@ -148,15 +134,12 @@ class CheckpointEvery:
 
 @dataclass
 class TrainConf:
-    """The training loop. `micro_batch_size` is in sequences of `context` tokens.
-
-    `total_batch_tokens: null` means one micro batch per step.
-    """
+    """The training loop and its optimizer."""
 
     steps: PositiveInt
-    micro_batch_size: PositiveInt
-    context: PositiveInt
-    total_batch_tokens: PositiveInt | None
+    micro_batch_size: PositiveInt  # in sequences
+    context: PositiveInt  # tokens of a sequence
+    total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
     learning_rate: PositiveFloat
     schedule: Schedule
     warmup_steps: Annotated[int, Ge(0)]

@@ -42,23 +42,18 @@ PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 
 @dataclass
 class ModelConfig:
-    """What every model has: a name, and the choices that the stages switch.
-
-    `context_length` is the longest input in tokens. `pad_vocab` rounds the number of embedding
-    rows up to a multiple of 128. In training, logits are computed for `loss_chunk_tokens` tokens
-    at a time; None means all at once.
-    """
+    """What every model has: a name, and the choices that the stages switch."""
 
     name: str
-    context_length: PositiveInt
+    context_length: PositiveInt  # the longest input, in tokens
     vocab_size: Annotated[int, Ge(GPT2_TOKENS)]
-    pad_vocab: bool
+    pad_vocab: bool  # the number of embedding rows up to a multiple of 128
     norm: Norm
     residual: bool
     attention: Attention
     init: Init
     gain: PositiveFloat
-    loss_chunk_tokens: PositiveInt | None
+    loss_chunk_tokens: PositiveInt | None  # logits computed at a time in training; None: all
 
     @property
     def padded_vocab_size(self) -> int:

@@ -52,12 +52,10 @@ def _linear(linear: nn.Linear, prefix: str, config: GPTConfig, seed: int) -> Non
         linear.bias.uniform_(-bound, bound, generator=generator_for(seed, f"{prefix}.bias"))
         return
     linear.bias.zero_()
-    if config.init is Init.xavier:
-        gain = config.gain * nn.init.calculate_gain("linear")
-        nn.init.xavier_normal_(linear.weight, gain=gain, generator=weights)
-        return
     std = 0.02
-    if config.init is Init.kaiming:
+    if config.init is Init.xavier:
+        std = math.sqrt(2 / (linear.in_features + linear.out_features))
+    elif config.init is Init.kaiming:
         std = nn.init.calculate_gain("relu") / math.sqrt(linear.in_features)
     elif config.residual and prefix.endswith("c_proj"):
         std /= math.sqrt(2 * config.n_layer)

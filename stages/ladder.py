@@ -16,17 +16,13 @@ CONF = Path(__file__).parent.parent / "conf"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what it is about, its parent, and what it changes.
-
-    `changes` maps dotted configuration keys to the values that the overlay sets. `number` is the
-    place on the ladder: 1 for a flow check, from 2 for the stages of the chain.
-    """
+    """A stage: what it is about, its parent, and what it changes."""
 
     name: str
     about: StageConf
     parent: str | None
-    number: int
-    changes: dict[str, Any]
+    number: int  # its place on the ladder: 1 for a flow check, from 2 in the chain
+    changes: dict[str, Any]  # dotted configuration key -> the value that the overlay sets
 
 
 def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:

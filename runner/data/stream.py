@@ -26,12 +26,12 @@ class TokenStream:
         self.context = context
         self.seed = seed
         self.windows = (len(tokens) - 1) // context
-        if self.windows < micro_batch_size:
+        needed = micro_batch_size * context + 1
+        if len(tokens) < needed:
             raise UsageError(
-                f"The text is too short: its training part has {len(tokens):,} tokens, and one "
-                f"micro batch of {micro_batch_size} x {context} needs "
-                f"{micro_batch_size * context + 1:,}. Give more text, or lower "
-                "train.micro_batch_size or train.context."
+                f"The text is too short: its training part has {len(tokens):,} tokens, but a micro "
+                f"batch of {micro_batch_size} x {context} needs {needed:,}; "
+                "give more text, or lower train.micro_batch_size or train.context."
             )
 
     def micro_batch(self, index: int) -> tuple[Tensor, Tensor]:
@@ -57,8 +57,8 @@ def held_out_batches(
     windows = (len(tokens) - 1) // context
     if windows < 1:
         raise UsageError(
-            f"The text is too short: its held-out part has {len(tokens):,} tokens, and one window "
-            f"needs {context + 1:,}. Give more text, or raise data.held_out_fraction."
+            f"The text is too short: its held-out part has {len(tokens):,} tokens, but a window "
+            f"needs {context + 1:,}; give more text, or raise data.held_out_fraction."
         )
     wanted = min(windows, max(1, total_tokens // context))
     starts = [int(i) * context for i in np.linspace(0, windows - 1, wanted).round()]

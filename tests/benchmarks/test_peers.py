@@ -1,4 +1,4 @@
-"""The peers train what we train: a speed measured against something else would say nothing."""
+"""The peers train the same model on the same tokens, so that speeds can be compared."""
 
 import math
 from pathlib import Path

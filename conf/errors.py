@@ -1,5 +1,5 @@
-"""The one kind of error that is shown to a person as a sentence and nothing else."""
+"""The error that is shown to the user as one sentence, without a traceback."""
 
 
 class UsageError(Exception):
-    """Something only the user can put right; the message says what is wrong, where, what to do."""
+    """An error that the user can correct; its message says what is wrong, where, and what to do."""

@@ -3,7 +3,9 @@
 Nothing here imports torch: a wrong key, type or value is refused before training starts.
 """
 
+import contextlib
 import ctypes
+import functools
 import math
 import platform
 import sys
@@ -19,6 +21,7 @@ from platformdirs import user_cache_dir
 from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
 class Autocast(Enum):
@@ -51,11 +54,7 @@ class Schedule(Enum):
 
 
 class Checkpoint(Enum):
-    """Which weights stay in the run's folder when it ends.
-
-    `best` are those with the lowest held-out loss of all that were judged: at every checkpoint,
-    and at the end.
-    """
+    """Which weights a run keeps; `best`: the lowest held-out loss at a checkpoint or at the end."""
 
     none = "none"
     last = "last"
@@ -70,25 +69,21 @@ class DataConf:
     path: str | None
     url: str | None
     sha256: str | None
-    held_out_fraction: Annotated[float, Gt(0), Lt(1)]
+    held_out_fraction: Fraction
 
 
 @dataclass
 class ScaleConf:
-    """What a device can carry, where only some stages ask for it; the rest a scale sets itself.
-
-    `accumulate_to_tokens` is what the accumulating stages sum up to a step; `flow_*` are the
-    small sizes of step 1.
-    """
+    """Sizes that only some stages use; a scale's YAML sets the others in their own groups."""
 
     name: str
-    accumulate_to_tokens: int
-    flow_micro_batch_size: int
-    flow_context: int
+    accumulate_to_tokens: PositiveInt  # the batch of a step that accumulates gradients
+    flow_micro_batch_size: PositiveInt
+    flow_context: PositiveInt
 
 
 class Aim(str, Enum):
-    """What a stage is for, which is what a report judges it by."""
+    """What a stage is for, and so what a report judges it by."""
 
     flow = "flow"
     baseline = "baseline"
@@ -98,39 +93,29 @@ class Aim(str, Enum):
 
 
 class Measure(Enum):
-    """How a claim is judged; the meaning of its `values`.
+    """How a claim is judged, and the meaning of its `values`."""
 
-    interval      [worst, best] training loss
-    speed_up      [times the tokens/s], brought by `change` alone
-    step_ms       [before, after] milliseconds a step, brought by `change` alone
-    accumulation  none: the step slows down and the loss falls
-    last_loss     [training loss of the last step]
-    """
-
-    interval = "interval"
-    speed_up = "speed_up"
-    step_ms = "step_ms"
-    accumulation = "accumulation"
-    last_loss = "last_loss"
+    interval = "interval"  # [worst, best] training loss
+    speed_up = "speed_up"  # [ratio of the tokens/s] due to `change` alone
+    step_ms = "step_ms"  # [before, after] milliseconds per step, due to `change` alone
+    accumulation = "accumulation"  # no values: the step is slower and the loss is lower
+    last_loss = "last_loss"  # [training loss of the last step]
 
 
 @dataclass
 class Claim:
-    """A claim of the guide: its words, the conditions it states, and how it is judged.
-
-    `values` are its numbers and `change` is the key it is about, see Measure.
-    """
+    """A claim of the guide, the conditions that it states, and how it is judged."""
 
     text: str
     conditions: str
     measure: Measure
     values: list[float]
-    change: str | None
+    change: str | None  # the configuration key that it is about
 
 
 @dataclass
 class StageConf:
-    """What the guide says about a step; what the step changes is the rest of its overlay."""
+    """What the guide says about a step; the rest of its overlay is what the step changes."""
 
     name: str
     title: str
@@ -141,7 +126,7 @@ class StageConf:
 
 @dataclass
 class CheckpointEvery:
-    """How often a run writes down all it needs to go on: by steps, by minutes, by both or never."""
+    """How often a run writes a checkpoint: by steps, by minutes, by both, or never."""
 
     steps: PositiveInt | None
     minutes: PositiveFloat | None
@@ -149,20 +134,17 @@ class CheckpointEvery:
 
 @dataclass
 class TrainConf:
-    """One run of the training loop. `total_batch_tokens: null` is one micro batch a step.
-
-    `micro_batch_size` is in sequences, `context` is the tokens of a sequence.
-    """
+    """The training loop and its optimizer."""
 
     steps: PositiveInt
-    micro_batch_size: PositiveInt
-    context: PositiveInt
-    total_batch_tokens: PositiveInt | None
+    micro_batch_size: PositiveInt  # in sequences
+    context: PositiveInt  # tokens of a sequence
+    total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
     learning_rate: PositiveFloat
     schedule: Schedule
     warmup_steps: Annotated[int, Ge(0)]
     min_lr_ratio: Annotated[float, Ge(0), Le(1)]
-    betas: tuple[Annotated[float, Gt(0), Lt(1)], Annotated[float, Gt(0), Lt(1)]]
+    betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: Annotated[float, Ge(0), Lt(math.inf)]
     decay_matrices_only: bool
@@ -187,10 +169,7 @@ class TrainConf:
 
 @dataclass
 class EvaluationConf:
-    """Held-out tokens that the finished model is evaluated on, the same for every stage.
-
-    Its speed is compared with the fastest matrix product found in `peak_seconds`.
-    """
+    """The evaluation: on how many held-out tokens, and how long the peak FLOP/s is measured."""
 
     tokens: PositiveInt
     peak_seconds: PositiveFloat
@@ -198,7 +177,7 @@ class EvaluationConf:
 
 @dataclass
 class SampleConf:
-    """Text drawn from a model: `tokens` after `prompt`, from the `top_k` likeliest."""
+    """Text drawn from a model: `tokens` after `prompt`, each from the `top_k` most likely."""
 
     prompt: Annotated[str, MinLen(1)]
     tokens: PositiveInt
@@ -209,9 +188,9 @@ class SampleConf:
 
 @dataclass
 class Config:
-    """A run, whole."""
+    """The whole configuration of a run."""
 
-    experiment: str
+    experiment: Annotated[str, MinLen(1)]
     seed: Seed
     device: str
     checkpoint: Checkpoint
@@ -241,18 +220,16 @@ def device_scale() -> str:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
+    count = ctypes.c_int(0)
+    with contextlib.suppress(OSError):
         driver = ctypes.CDLL(library)
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return "cuda" if count.value > 0 else "cpu"
-    except OSError:
-        pass
-    return "cpu"
+        if driver.cuInit(0) == 0:
+            driver.cuDeviceGetCount(ctypes.byref(count))
+    return "cuda" if count.value > 0 else "cpu"
 
 
 def scale_model(scale: str | None) -> str:
-    """The model that a scale is meant for; `model=` on the command line has precedence."""
+    """The default model of a scale; `model=` on the command line has precedence."""
     return "nano" if scale == "smoke" else "gpt2"
 
 
@@ -264,6 +241,5 @@ def register() -> None:
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)
-    OmegaConf.register_new_resolver(
-        "user_cache", lambda: user_cache_dir("gpt2-ladder"), replace=True
-    )
+    user_cache = functools.partial(user_cache_dir, "gpt2-ladder")
+    OmegaConf.register_new_resolver("user_cache", user_cache, replace=True)

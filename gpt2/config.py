@@ -1,4 +1,4 @@
-"""What a GPT-2 is made of: its sizes and the choices that the ladder switches."""
+"""The configuration of a GPT-2: its sizes, and the choices that the stages switch."""
 
 import math
 from dataclasses import dataclass
@@ -42,23 +42,18 @@ PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 
 @dataclass
 class ModelConfig:
-    """What every model has: a name for people, and the choices that the ladder switches.
-
-    `context_length` is the longest input in tokens; `pad_vocab` rounds the rows of the embedding
-    up to the next multiple of 128. In training the logits of `loss_chunk_tokens` tokens exist at
-    once, of all tokens where it is None.
-    """
+    """What every model has: a name, and the choices that the stages switch."""
 
     name: str
-    context_length: PositiveInt
+    context_length: PositiveInt  # the longest input, in tokens
     vocab_size: Annotated[int, Ge(GPT2_TOKENS)]
-    pad_vocab: bool
+    pad_vocab: bool  # the number of embedding rows up to a multiple of 128
     norm: Norm
     residual: bool
     attention: Attention
     init: Init
     gain: PositiveFloat
-    loss_chunk_tokens: PositiveInt | None
+    loss_chunk_tokens: PositiveInt | None  # logits computed at a time in training; None: all
 
     @property
     def padded_vocab_size(self) -> int:
@@ -68,10 +63,7 @@ class ModelConfig:
 
 @dataclass
 class GPTConfig(ModelConfig):
-    """A GPT-2. Sizes follow Radford et al. (2019), table 2.
-
-    `context_length` is the number of position embeddings.
-    """
+    """A GPT-2, with the sizes of Radford et al. (2019), table 2."""
 
     n_layer: PositiveInt
     n_head: PositiveInt

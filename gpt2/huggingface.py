@@ -1,4 +1,4 @@
-"""The same weights under the names that Hugging Face gives them."""
+"""Conversion of weights to and from the names and layout of Hugging Face's GPT-2."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from gpt2.config import Norm
 from gpt2.model import GPT
 
-# Hugging Face keeps OpenAI's Conv1D layout, (inputs, outputs), where nn.Linear has it transposed.
+# OpenAI's Conv1D layout is (inputs, outputs); nn.Linear has the transpose.
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
@@ -18,16 +18,13 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
     """
     if model.config.norm is not Norm.layer or not model.config.residual:
         raise ValueError(
-            "Hugging Face's GPT-2 has layer norm and a residual stream (from step 5 on)."
+            "Hugging Face's GPT-2 needs layer norm and a residual stream (step 5 and later)."
         )
     state = {}
     for name, tensor in model.state_dict().items():
-        tensor = tensor.detach().cpu()
-        if name == "wte.weight":
-            tensor = tensor[: model.config.vocab_size]
-        state[f"transformer.{name}"] = (
-            tensor.t() if name.endswith(TRANSPOSED) else tensor
-        ).contiguous()
+        tensor = tensor[: model.config.vocab_size] if name == "wte.weight" else tensor
+        tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
+        state[f"transformer.{name}"] = tensor.detach().cpu().contiguous()
     state["lm_head.weight"] = state["transformer.wte.weight"]
     return state
 

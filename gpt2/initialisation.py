@@ -1,7 +1,7 @@
-"""The first values of every parameter, each drawn from its own name.
+"""The initial values of every parameter.
 
-A generator seeded by the run's seed and the parameter's name makes runs paired: a stage that adds
-layers or 47 padded rows shifts no other parameter's draw.
+Each parameter has a generator seeded by the run's seed and its own name. So runs are paired: a
+stage that adds layers, or 47 rows of padding, changes no other parameter's values.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from gpt2.config import GPTConfig, Init
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
-    """A CPU generator that depends on the seed and the name alone."""
+    """A CPU generator that depends only on the seed and the name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
@@ -23,12 +23,12 @@ def generator_for(seed: int, name: str) -> torch.Generator:
 def initialise(model: nn.Module, config: GPTConfig, seed: int) -> None:
     """Fill every parameter and buffer in place, by `config.init` scaled by `config.gain`.
 
-    torch    what nn.Linear and nn.Embedding do when left alone: uniform within 1/sqrt(fan_in)
-             for weights and biases, unit normal embeddings
+    torch    as nn.Linear and nn.Embedding do by default: uniform within 1/sqrt(fan_in) for
+             weights and biases, unit normal embeddings
     gpt2     normal with std 0.02, zero biases; with a residual stream the projections that write
              to it are scaled by 1/sqrt(2 n_layer) (Radford et al. 2019, section 2.3)
     xavier   Glorot and Bengio (2010), normal; zero biases, embeddings as for gpt2
-    kaiming  He et al. (2015), normal, the gain of ReLU standing in for GELU's; likewise
+    kaiming  He et al. (2015), normal, with the gain of ReLU in place of GELU's; the rest as xavier
     """
     for prefix, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -37,10 +37,9 @@ def initialise(model: nn.Module, config: GPTConfig, seed: int) -> None:
             std = (1.0 if config.init is Init.torch else 0.02) * config.gain
             rows = config.vocab_size if prefix == "wte" else module.num_embeddings
             module.weight[:rows].normal_(0.0, std, generator=generator_for(seed, prefix))
-            # Rows beyond the vocabulary have a generator of their own, so the real ones stay put.
-            module.weight[rows:].normal_(
-                0.0, std, generator=generator_for(seed, f"{prefix}.padding")
-            )
+            # Padding has its own generator, so that it does not change the vocabulary's values.
+            padding = generator_for(seed, f"{prefix}.padding")
+            module.weight[rows:].normal_(0.0, std, generator=padding)
         elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
@@ -53,12 +52,10 @@ def _linear(linear: nn.Linear, prefix: str, config: GPTConfig, seed: int) -> Non
         linear.bias.uniform_(-bound, bound, generator=generator_for(seed, f"{prefix}.bias"))
         return
     linear.bias.zero_()
-    if config.init is Init.xavier:
-        gain = config.gain * nn.init.calculate_gain("linear")
-        nn.init.xavier_normal_(linear.weight, gain=gain, generator=weights)
-        return
     std = 0.02
-    if config.init is Init.kaiming:
+    if config.init is Init.xavier:
+        std = math.sqrt(2 / (linear.in_features + linear.out_features))
+    elif config.init is Init.kaiming:
         std = nn.init.calculate_gain("relu") / math.sqrt(linear.in_features)
     elif config.residual and prefix.endswith("c_proj"):
         std /= math.sqrt(2 * config.n_layer)

@@ -15,7 +15,7 @@ from gpt2.initialisation import initialise
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a token sees itself and what came before it."""
+    """Multi-head attention in which a token sees itself and earlier tokens."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide in between, with GPT-2's tanh form of GELU."""
+    """Two linear layers, four times as wide between them, with GPT-2's tanh form of GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class MLP(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over channels, as the guide's step 4 puts it.
+    """Batch norm over channels, which the guide's step 4 suggests.
 
-    Its mean and variance are taken over the batch and over all positions, so while training a
-    token's output depends on later tokens: the training loss leaks. Layer norm does not.
+    Its mean and variance are over the batch and all positions, so in training a token's output
+    depends on later tokens and the training loss is too low. Layer norm has no such leak.
     """
 
     def forward(self, x_BTC: Tensor) -> Tensor:
@@ -109,31 +109,31 @@ class GPT(nn.Module):
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Logits in the head's dtype; with targets, the mean cross entropy in nats per token too.
+        """Logits in the head's dtype and, with targets, the mean cross entropy in nats per token.
 
         `idx_BT` and `targets_BT` are int64 token ids below `vocab_size`. In training the logits
-        are (B, T, padded_vocab_size): the padded rows are never a target and take part in the
-        softmax only. In evaluation they are left out, (B, T, vocab_size), and have no probability.
-        Where `loss_chunk_tokens` is set, targets give a loss and no logits (None).
+        are (B, T, padded_vocab_size): padded rows are never a target, but are in the softmax. In
+        evaluation they are (B, T, vocab_size), so padded rows have no probability. With targets
+        and `loss_chunk_tokens`, the logits are None.
         """
         positions_T = torch.arange(idx_BT.shape[1], device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
         for block in self.h:
             x_BTC = block(x_BTC)
         x_BTC = self.ln_f(x_BTC)
-        # Even a slice of all rows would cost a copy of the whole gradient.
+        # Not in training: even a slice of all rows would copy the whole gradient.
         head_VC = self.wte.weight
         if not self.training:
             head_VC = head_VC[: self.config.vocab_size]
         chunk = self.config.loss_chunk_tokens
-        # Autocast does not reach into the chunked loss, which would leave it in fp32.
+        # Not under autocast, which does not apply inside the chunked loss: that would stay in fp32.
         if targets_BT is None or chunk is None or torch.is_autocast_enabled(x_BTC.device.type):
             logits_BTV = F.linear(x_BTC, head_VC)
             if targets_BT is None:
                 return logits_BTV, None
             loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
             return logits_BTV, loss
-        # The head's logits are most of a step's memory: piece by piece they stay in the cache.
+        # The logits are most of a step's memory; in chunks they fit into the processor's cache.
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
         loss = F.linear_cross_entropy(
             x_BTC.flatten(0, 1), head_VC, targets_BT.flatten(), options=options
@@ -147,8 +147,8 @@ class GPT(nn.Module):
     def flops_per_token(self, context: int) -> float:
         """Floating-point operations of forward and backward for one token.
 
-        6 N + 12 n_layer n_embd T, with N the parameters that take part in matrix products
-        (PaLM, Chowdhery et al. 2022, appendix B): all but the position embeddings.
+        6 N + 12 n_layer n_embd T, with N the parameters used in matrix products, all but the
+        position embeddings (PaLM, Chowdhery et al. 2022, appendix B).
         """
         matrix_parameters = self.num_parameters() - self.wpe.weight.numel()
         return 6 * matrix_parameters + 12 * self.config.n_layer * self.config.n_embd * context

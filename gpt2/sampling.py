@@ -8,9 +8,9 @@ from gpt2.tokenizer import tokenizer
 
 @torch.inference_mode()
 def sample(model: GPT, prompt: str, tokens: int, temperature: float, top_k: int, seed: int) -> str:
-    """`prompt` and `tokens` more, each from the `top_k` likeliest at that temperature.
+    """`prompt` followed by `tokens` tokens, each drawn from the `top_k` most likely.
 
-    The draw depends on the seed alone. Rows that only pad the vocabulary are never drawn.
+    The draws depend only on the seed. Padding of the vocabulary is never drawn.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

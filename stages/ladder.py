@@ -16,24 +16,20 @@ CONF = Path(__file__).parent.parent / "conf"
 
 @dataclass(frozen=True)
 class Stage:
-    """A rung: what it is about and what it changes of the rung it stands on.
-
-    `changes` maps dotted configuration keys to the values that the overlay sets. `number` is the
-    place on the ladder: a flow check has 1, and the chain of stages begins at 2.
-    """
+    """A stage: what it is about, its parent, and what it changes."""
 
     name: str
     about: StageConf
     parent: str | None
-    number: int
-    changes: dict[str, Any]
+    number: int  # its place on the ladder: 1 for a flow check, from 2 in the chain
+    changes: dict[str, Any]  # dotted configuration key -> the value that the overlay sets
 
 
 def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
-    """Every stage in the order in which they build on each other, then by name.
+    """Every stage, sorted by number and then by name.
 
     `config_dirs` are searched before the project's own, as Hydra's --config-dir is. Raises
-    UsageError for an overlay that describes its stage in a way that cannot be read.
+    UsageError for an overlay whose description of its stage is not valid.
     """
     overlays: dict[str, DictConfig] = {}
     abouts: dict[str, StageConf] = {}
@@ -45,14 +41,8 @@ def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
                 abouts[file.stem] = _about(file, overlay)
     parents = {name: _parent(overlay) for name, overlay in overlays.items()}
     stages = [
-        Stage(
-            name=name,
-            about=abouts[name],
-            parent=parents[name],
-            number=1 if abouts[name].aim is Aim.flow else 1 + _depth(name, parents),
-            changes=_leaves(overlay),
-        )
-        for name, overlay in overlays.items()
+        Stage(name, about, parents[name], _number(name, about, parents), _leaves(overlays[name]))
+        for name, about in abouts.items()
     ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
 
@@ -75,14 +65,14 @@ def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, enums as names; not its stage or defaults."""
+    """The settings of a configuration by dotted key, enums as names, without stage and defaults."""
     plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     return flatten({key: plain[key] for key in plain if key not in ("defaults", "stage")})
 
 
 def _about(file: Path, overlay: DictConfig) -> StageConf:
-    """What an overlay says of its stage; what it leaves out is not inherited from its parent."""
+    """An overlay's description of its stage; missing fields are not inherited from its parent."""
     plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims=[])
     try:
         about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
@@ -93,13 +83,13 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
 
 
 def _parent(overlay: DictConfig) -> str | None:
-    named = [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
-    return str(named[0]) if named else None
+    return next((str(entry) for entry in overlay.get("defaults", []) if entry != "_self_"), None)
 
 
-def _depth(name: str, parents: dict[str, str | None]) -> int:
-    depth, seen = 1, {name}
-    while (parent := parents.get(name)) is not None and parent not in seen:
-        seen.add(parent)
-        name, depth = parent, depth + 1
-    return depth
+def _number(name: str, about: StageConf, parents: Mapping[str, str | None]) -> int:
+    if about.aim is Aim.flow:
+        return 1
+    chain = [name]
+    while (parent := parents.get(chain[-1])) is not None and parent not in chain:
+        chain.append(parent)
+    return 1 + len(chain)

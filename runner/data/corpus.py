@@ -1,6 +1,7 @@
 """The cache of a text's tokens: made once, memory-mapped, shared by every run."""
 
 import codecs
+import functools
 import itertools
 import os
 import re
@@ -30,7 +31,7 @@ WORD_END = re.compile(r"\S(?=[ \n])")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized text, split in two: what is trained on, and the last part that is held out."""
+    """A tokenized text, split in two: the part to train on, and the last part, held out."""
 
     sha256: str
     bytes: int
@@ -42,15 +43,15 @@ def load_corpus(
     files: list[Path],
     cache_dir: Path,
     held_out_fraction: float,
-    tell: Callable[[str], None],
+    warn: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Corpus:
     """Tokenize a text, or map its tokens from the cache.
 
-    Several files are joined by <|endoftext|>. Tokens lie in the cache as uint16 under the text's
-    hash; one process tokenizes, others wait for it. `progress` hears the bytes done and to do,
-    `tell` a sentence where a damaged cache is made again. Raises UsageError for text that is
-    empty or not UTF-8.
+    Several files are joined by <|endoftext|>. The cache holds tokens as uint16 under the text's
+    hash; one process tokenizes, others wait for it. `progress` is called with the bytes done and
+    the bytes in all, `warn` with a sentence if a damaged cache is replaced. Raises UsageError for
+    text that is empty or not UTF-8.
     """
     sha256 = text_sha256(files, cache_dir)
     size = sum(file.stat().st_size for file in files)
@@ -60,7 +61,7 @@ def load_corpus(
         with FileLock(cached.with_suffix(".lock")):
             if not is_intact(cached, cache_dir):
                 if cached.exists():
-                    tell(f"{cached} is damaged or was never completed; it is made again.")
+                    warn(f"{cached} is damaged or incomplete; the text is tokenized again.")
                 with replacing(cached) as temporary, temporary.open("wb") as file:
                     done = 0
                     for piece_bytes, tokens in _encoded(files):
@@ -74,14 +75,14 @@ def load_corpus(
 
 
 def _encoded(files: list[Path]) -> Iterator[tuple[int, Tokens]]:
-    """The tokens of a text piece by piece, each with the bytes it came from.
+    """The tokens of each piece of a text, with the piece's number of bytes.
 
     Only a few pieces are in memory at once, whatever the size of the text.
     """
     threads = os.cpu_count() or 1
     pieces = _pieces(files)
     with ThreadPoolExecutor(threads) as pool:
-        # tiktoken lets go of Python's lock, so that threads tokenize side by side.
+        # tiktoken releases Python's lock, so threads tokenize in parallel.
         begun = deque(pool.submit(_encode, p) for p in itertools.islice(pieces, threads + 1))
         while begun:
             yield begun.popleft().result()
@@ -96,32 +97,28 @@ def _encode(piece: str | None) -> tuple[int, Tokens]:
 
 
 def _pieces(files: list[Path]) -> Iterator[str | None]:
-    """The files' text, cut where tokens end in any case; None stands between two files."""
+    """The files' text, cut only where a token always ends, with None between two files."""
     for i, path in enumerate(files):
         if i:
             yield None
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        text, done, blank = "", 0, True
+        text, blank = "", True
         with path.open("rb") as file:
-            while True:
-                chunk = file.read(PIECE_BYTES)
-                undecoded = len(decoder.getstate()[0])
-                try:
-                    text += decoder.decode(chunk, final=not chunk)
-                except UnicodeDecodeError as error:
-                    raise UsageError(
-                        f"{path}: not UTF-8 text (byte {done - undecoded + error.start}); convert "
-                        "it, or leave it out of data.path."
-                    ) from error
-                done += len(chunk)
-                blank = blank and not text.strip()
-                if not chunk:
-                    break
-                ends = [m.end() for m in WORD_END.finditer(text, max(0, len(text) - PIECE_TAIL))]
-                if ends:
-                    yield text[: ends[-1]]
-                    text = text[ends[-1] :]
+            chunks = iter(functools.partial(file.read, PIECE_BYTES), b"")
+            try:
+                for chunk in codecs.iterdecode(chunks, "utf-8"):
+                    text += chunk
+                    blank = blank and not text.strip()
+                    tail = max(0, len(text) - PIECE_TAIL)
+                    if ends := [match.end() for match in WORD_END.finditer(text, tail)]:
+                        yield text[: ends[-1]]
+                        text = text[ends[-1] :]
+            except UnicodeDecodeError as error:
+                byte = file.tell() - len(error.object) + error.start
+                raise UsageError(
+                    f"{path}: not UTF-8 text (byte {byte}); convert it, or leave it out of "
+                    "data.path."
+                ) from error
         if blank:
-            raise UsageError(f"{path}: there is no text in it; give a file that has some.")
+            raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")
         if text:
             yield text

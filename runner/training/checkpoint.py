@@ -1,9 +1,10 @@
-"""Checkpoints: all that a run needs to continue exactly where it was, in one file."""
+"""Checkpoints: everything that a run needs to resume with the same numbers, in one file."""
 
 import json
 import shutil
 import time
-from dataclasses import asdict
+from collections import defaultdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,152 +12,131 @@ from rich.console import Console
 from torch import Tensor
 
 from conf.errors import UsageError
-from conf.schema import Config
+from conf.schema import Checkpoint, Config
 from gpt2.model import GPT
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
-from runner.record import CHECKPOINT, WEIGHTS, Check, KeptWeights, Run, Step, Timings
+from runner.record import CHECKPOINT, WEIGHTS, KeptWeights, Step, UnreadableRecord, parse_run
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
+# The fields of a record that a resumed run takes from its checkpoint.
+CARRIED = ("started", "resumed_at", "checks", "timings", "weights")
 
+
+@dataclass
 class Checkpoints:
-    """Writes a run's checkpoints when they are due, resumes from the last, and keeps weights."""
+    """Writes a run's checkpoints when they are due, resumes from the last, and keeps weights.
 
-    def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        model: GPT,
-        optimizer: torch.optim.Optimizer,
-        console: Console,
-    ) -> None:
-        self.every = config.train.checkpoint_every
-        self.path = folder.path / CHECKPOINT
-        self.folder = folder
-        self.model = model
-        self.optimizer = optimizer
-        self.console = console
+    Raises UsageError where the disk has no space for the weights that the run is to keep.
+    """
+
+    config: Config
+    folder: RunFolder
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.path = self.folder.path / CHECKPOINT
         self.written = time.monotonic()
-        free = shutil.disk_usage(folder.path).free
-        weights = 4 * model.num_parameters()
-        if config.checkpoint.name != "none" and free < weights:
+        place, kept = self.folder.path, self.config.checkpoint
+        free = shutil.disk_usage(place).free
+        weights = 4 * self.model.num_parameters()
+        if kept is not Checkpoint.none and free < weights:
             raise UsageError(
-                f"{folder.path}: {_gib(free)} are free, and the weights that "
-                f"checkpoint={config.checkpoint.name} keeps need {_gib(weights)}; free some space, "
-                "or give another output_dir."
+                f"{place}: {_gib(free)} are free, but the weights that checkpoint={kept.name} "
+                f"keeps need {_gib(weights)}; free some space, or give another output_dir."
             )
-        # The weights and AdamW's two moments; the one before is kept until the next is whole.
+        # The weights and AdamW's two moments; the old file is kept until the new one is complete.
         if free < 3 * weights:
             warn(
-                console,
-                f"{folder.path}: {_gib(free)} are free, and a checkpoint needs "
-                f"{_gib(3 * weights)}; should this run be interrupted, it may have to start over.",
+                self.console,
+                f"{place}: {_gib(free)} are free, but a checkpoint needs {_gib(3 * weights)}; "
+                "if this run is interrupted, it may have to start over.",
             )
 
     def resume(self) -> bool:
-        """Continue from the checkpoint in the run's folder; False where none can be used."""
+        """Resume from the checkpoint in the run's folder; False if there is none to use."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
-                raise DamagedFile("it is another run's")
+                raise DamagedFile("it belongs to another run")
+            record = parse_run(json.loads(metadata["record"]))
         except FileNotFoundError:
             return False
-        except (DamagedFile, OSError) as error:
-            self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
-            warn(
-                self.console,
-                f"{self.path} is damaged: {error}; it is set apart, and the run starts over.",
-            )
+        except (DamagedFile, UnreadableRecord, OSError) as error:
+            damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
+            reason = f"{self.path} cannot be used: {error}"
+            warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
             return False
         self.model.load_state_dict(_named("model.", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in _named("optimizer.", tensors).items():
             index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
+            state[int(index)][key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        for device, generator in _named("random.", tensors).items():
-            _set_random_state(device, generator)
+        self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+        for name, generator in _generators().items():
+            if name in tensors:
+                generator.set_rng_state(tensors[name])
         rows = tensors["steps"].tolist()
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in rows]
-        _restore(self.folder.run, json.loads(metadata["record"]))
+        for field in CARRIED:
+            setattr(self.folder.run, field, getattr(record, field))
         self.folder.resume(steps)
         warn(self.console, f"Resuming from step {len(steps)}.")
         return True
 
     def due(self) -> bool:
-        """Whether so many steps or minutes have passed as `train.checkpoint_every` says."""
-        steps, minutes = self.every.steps, self.every.minutes
-        by_steps = steps is not None and len(self.folder.steps) % steps == 0
-        by_time = minutes is not None and time.monotonic() - self.written >= minutes * 60
+        """Whether `train.checkpoint_every` asks for a checkpoint after this step."""
+        every = self.config.train.checkpoint_every
+        by_steps = every.steps is not None and len(self.folder.steps) % every.steps == 0
+        passed_s = time.monotonic() - self.written
+        by_time = every.minutes is not None and passed_s >= every.minutes * 60
         return by_steps or by_time
 
     def write(self) -> None:
-        """Replace the checkpoint. A run that cannot write one says so and continues."""
-        state = self.optimizer.state_dict()["state"]
-        tensors = {
-            **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
-            **{
-                f"optimizer.{index}.{key}": tensor
-                for index, entries in state.items()
-                for key, tensor in entries.items()
-            },
-            **{f"random.{device}": state for device, state in _random_states().items()},
-            "steps": torch.tensor([s.values for s in self.folder.steps], dtype=torch.float64),
-        }
-        run = self.folder.run
-        metadata = {"fingerprint": run.fingerprint, "record": json.dumps(_carried(run))}
+        """Replace the checkpoint; if that fails, warn and continue."""
+        run, steps = self.folder.run, self.folder.steps
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in entries.items()}
+        tensors |= {name: generator.get_rng_state() for name, generator in _generators().items()}
+        tensors["steps"] = torch.tensor([step.values for step in steps], dtype=torch.float64)
+        record = json.dumps(asdict(run), default=str)
         try:
-            save_tensors(self.path, tensors, metadata)
+            save_tensors(self.path, tensors, {"fingerprint": run.fingerprint, "record": record})
         except OSError as error:
-            warn(self.console, f"No checkpoint at step {len(self.folder.steps)}: {error}.")
+            warn(self.console, f"No checkpoint at step {len(steps)}: {error}.")
         self.written = time.monotonic()
 
     def discard(self) -> None:
-        """Remove the checkpoint of a run that is finished."""
+        """Remove the checkpoint of a finished run."""
         self.path.unlink(missing_ok=True)
 
     def keep(self, held_out: float) -> None:
-        """Keep the weights in the run's folder, and note after how many steps they were taken."""
-        save_weights(self.model, self.folder.path / WEIGHTS)
-        self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
-        self.folder.save()
-
-    def keep_if_best(self, held_out: float) -> None:
-        """Keep the weights unless earlier ones had a lower held-out loss."""
-        best = self.folder.run.weights
-        if best is None or best.held_out is None or held_out < best.held_out:
-            self.keep(held_out)
-
-
-def _carried(run: Run) -> dict[str, Any]:
-    """What a resumed run keeps of its record."""
-    whole = asdict(run)
-    return {key: whole[key] for key in ("started", "resumed_at", "checks", "timings", "weights")}
-
-
-def _restore(run: Run, carried: dict[str, Any]) -> None:
-    run.started, run.resumed_at = carried["started"], carried["resumed_at"]
-    run.checks = [Check(**check) for check in carried["checks"]]
-    run.timings = Timings(**carried["timings"])
-    run.weights = KeptWeights(**carried["weights"]) if carried["weights"] else None
+        """Keep the weights as `checkpoint` says: none, the last, or those of the lowest loss."""
+        earlier = self.folder.run.weights
+        lowest = earlier.held_out if earlier else None
+        is_best = lowest is None or held_out < lowest
+        kept = self.config.checkpoint
+        if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
+            save_weights(self.model, self.folder.path / WEIGHTS)
+            self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
+            self.folder.save()
 
 
 def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _random_states() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    accelerator = torch.accelerator.current_accelerator()
-    if torch.accelerator.is_available() and accelerator is not None:
-        states[accelerator.type] = torch.get_device_module(accelerator).get_rng_state()
-    return states
-
-
-def _set_random_state(device: str, state: Tensor) -> None:
-    (torch if device == "cpu" else torch.get_device_module(device)).set_rng_state(state)
+def _generators() -> dict[str, Any]:
+    """The modules that hold the state of random numbers: of the CPU and of the accelerator."""
+    found: dict[str, Any] = {"random.cpu": torch}
+    if accelerator := torch.accelerator.current_accelerator(check_available=True):
+        found[f"random.{accelerator.type}"] = torch.get_device_module(accelerator)
+    return found
 
 
 def _gib(size: float) -> str:

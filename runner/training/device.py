@@ -1,12 +1,14 @@
-"""The machine: its device, what it can do of what a stage asks for, and how fast and full it is.
+"""The device: which techniques it supports, how fast it is, and how much memory a run uses.
 
-Every branch on the kind of device is in this file.
+Every branch on the type of the device is in this file.
 """
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -22,98 +24,80 @@ from conf.errors import UsageError
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
-    """The device to train on. Raises UsageError if it is not there, or not what `scale` is for."""
-    available = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
+    """The device to train on. Raises UsageError if it is missing, or not the one of `scale`."""
+    available = torch.accelerator.current_accelerator(check_available=True)
+    kind = available.type if available else "cpu"
     if requested == "auto":
-        if scale in ("cuda", "mps") and (available is None or available.type != scale):
+        if scale in ("cuda", "mps") and kind != scale:
             raise UsageError(
                 f"scale={scale} is for a {scale} device, and this PyTorch "
                 f"({torch.__version__}) finds none; install a PyTorch build with {scale} support, "
                 "or add scale=cpu."
             )
-        return available or torch.device("cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError as error:
+        return torch.device(kind)
+    numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
+    choices = dict.fromkeys(("cpu", kind, *numbered))
+    if requested not in choices:
         raise UsageError(
-            f"device={requested}: no such device; give auto, cpu, cuda or mps."
-        ) from error
-    if device.type == "cpu":
-        return device
-    if available is None or device.type != available.type:
-        raise UsageError(
-            f"device={requested}: this machine offers PyTorch no {device.type} device; "
-            f"give device={available.type if available else 'cpu'}."
+            f"device={requested}: PyTorch finds no such device; use auto, {', '.join(choices)}."
         )
-    if device.index is not None and device.index >= torch.accelerator.device_count():
-        count = torch.accelerator.device_count()
-        raise UsageError(
-            f"device={requested}: there are {count} {device.type} devices, numbered from 0."
-        )
-    return device
+    return torch.device(requested)
 
 
 def device_name(device: torch.device) -> str:
-    """The device's name, as its maker gives it."""
+    """The device's name, as its manufacturer gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    with contextlib.suppress(OSError):
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+        if found := re.search(r"^model name.*?:(.*)", cpuinfo, re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
 def prepare(device: torch.device) -> None:
-    """Apply the settings that every stage shares, so that no stage's speed depends on them."""
-    # A CPU is slow at denormal floats, and a plain network's activations shrink to them: without
-    # this a norm layer would seem to bring speed. Values of such a size move no loss.
+    """Set the process up for training, in the same way for every stage."""
+    # A CPU is slow with denormal floats, and a plain network's activations shrink to them: without
+    # this a norm layer would seem to increase the speed. Values so small change no loss.
     torch.set_flush_denormal(True)
     if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        # glibc gives large blocks back to the kernel when freed, and a step frees gigabytes:
-        # keep them (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).
+        # glibc returns large freed blocks to the kernel, and a step frees gigabytes: keep them
+        # (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)
         mallopt(-1, (1 << 31) - 1)
     if device.type == "cuda":
-        # Blocks that grow in place leave fewer holes; read when the first tensor is made there.
+        # Less fragmentation; it is read when the first tensor is created on the device.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """A batch on the device; to a CUDA device from pinned memory, so that no one waits for it."""
+    """A batch on the device; a CUDA device gets it from pinned memory, without waiting."""
     if device.type == "cuda":
         batch = tuple(part.pin_memory() for part in batch)
     return tuple(part.to(device, non_blocking=True) for part in batch)
 
 
 def why_not_tf32(device: torch.device) -> str | None:
-    """None where fp32 matrix products can use TF32, else the reason they cannot."""
+    """None where fp32 matrix products can use TF32, else the reason why not."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return None
     return "it needs an NVIDIA GPU of the Ampere generation or later"
 
 
 def why_not_bf16(device: torch.device) -> str | None:
-    """None where bfloat16 matrix products run in hardware made for them, else the reason."""
+    """None where the hardware has matrix products in bfloat16, else the reason why not."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return None if native else "this GPU has no bfloat16 arithmetic"
-    if device.type == "cpu":
-        if torch.cpu.get_capabilities().get("amx_tile"):
-            return None
-        return (
-            "this processor has no matrix units for bfloat16 (AMX), and without them it is slower"
-        )
+    if device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_tile"):
+        return "this processor has no matrix units for bfloat16 (AMX), so bfloat16 would be slower"
     return None
 
 
 def why_not_compile(device: torch.device) -> str | None:
-    """None where torch.compile is worth trying, else the reason it is not."""
-    return "torch.compile is not ready for MPS" if device.type == "mps" else None
+    """None where torch.compile supports the device, else the reason why not."""
+    return "torch.compile does not support MPS yet" if device.type == "mps" else None
 
 
 def why_not_flash(
@@ -121,25 +105,24 @@ def why_not_flash(
 ) -> str | None:
     """None where scaled_dot_product_attention has a flash kernel for such heads, else the reason.
 
-    Tried on the device itself, with every other kernel forbidden.
+    Tested by one call on the device with all other kernels disabled.
     """
     if device.type == "mps":
         return "MPS has no flash kernel; its own fused attention is used"
-    q_BHTD = torch.zeros(1, n_head, context, n_embd // n_head, device=device, dtype=dtype)
+    width = n_embd // n_head
+    q_BHTD = torch.zeros(1, n_head, context, width, device=device, dtype=dtype)
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             warnings.simplefilter("ignore")
             F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True)
     except RuntimeError:
-        return (
-            f"no flash kernel takes {str(dtype).removeprefix('torch.')} heads of "
-            f"{n_embd // n_head} here; another kernel is used"
-        )
+        precision = str(dtype).removeprefix("torch.")
+        return f"no flash kernel here for {precision} heads of {width}; another kernel is used"
     return None
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP/s of the fastest square matrix product within so many seconds: the ceiling of MFU."""
+    """FLOP/s of the fastest square matrix product within `seconds`, which corresponds to MFU 1."""
     size = 1536 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
@@ -154,7 +137,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> floa
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left for a tensor."""
+    """Whether an allocation failed, on the device or in the machine's memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     known = ("can't allocate memory", "out of memory", "bad_alloc")
@@ -168,7 +151,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The peak memory so far: a CUDA device's own, elsewhere the process's resident set."""
+    """The peak memory so far: of tensors on a CUDA device, else the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

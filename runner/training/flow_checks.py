@@ -6,28 +6,48 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from gpt2.config import Norm
 from gpt2.model import GPT
+from runner.folder import RunFolder
+from runner.messages import say
 from runner.record import Check
 
 FIRST_LOSS_DISTANCE = 1.0
 OVERFIT_TOKENS = 8
 OVERFIT_STEPS = 40
-# A deep plain network explodes at the rate that a small one needs.
+# A deep plain network diverges at the rate that a small one needs.
 OVERFIT_RATES = (3e-4, 3e-3)
+
+Outcome = tuple[bool, str]
 
 
 class FlowCheckFailed(Exception):
-    """A flow check failed; the message names it and what was measured."""
+    """At least one flow check failed; the message names each and what was measured."""
+
+
+def run_flow_checks(
+    model: GPT, batch: tuple[Tensor, ...], folder: RunFolder, console: Console
+) -> None:
+    """Check a model on a batch; prints and records each check. Raises FlowCheckFailed."""
+    failed = []
+    for check in check_flow(model, *batch):
+        mark, colour = ("✓", "green") if check.passed else ("✗", "red")
+        say(console, f"{mark} {check.name}: {check.detail}", colour)
+        folder.run.checks.append(check)
+        failed += [] if check.passed else [f"{check.name}: {check.detail}"]
+    folder.save()
+    if failed:
+        raise FlowCheckFailed(f"Flow check failed: {'; '.join(failed)}.")
 
 
 def check_flow(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Check]:
-    """Check shapes, first loss, causality, gradients and learning, yielding each as it is done.
+    """Check shapes, first loss, causality, gradients and learning, yielding each when it is done.
 
-    The model is left unchanged, except for its gradients, which are cleared. `idx_BT` and
-    `targets_BT` are int64 (B, T) with T of at least 2, on the model's device.
+    The model is not changed, except that its gradients are cleared. `idx_BT` and `targets_BT` are
+    int64 (B, T) with T of at least 2, on the model's device.
     """
     for name, check in CHECKS.items():
         started = time.perf_counter()
@@ -36,96 +56,81 @@ def check_flow(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Check
         yield Check(name, passed, detail, time.perf_counter() - started)
 
 
-def _shapes(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
-    with torch.no_grad():
-        logits_BTV = model(idx_BT)[0]
-        loss = model(idx_BT, targets_BT)[1]
+@torch.no_grad()
+def _shapes(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
+    shape = tuple(model(idx_BT)[0].shape)
+    loss = model(idx_BT, targets_BT)[1]
     expected = (*idx_BT.shape, model.config.padded_vocab_size)
-    passed = tuple(logits_BTV.shape) == expected and loss is not None and loss.dim() == 0
-    return (
-        passed,
-        f"logits {tuple(logits_BTV.shape)}, loss {'a scalar' if passed else 'is not right'}",
-    )
+    if shape == expected and loss is not None and loss.dim() == 0:
+        return True, f"logits {shape}, loss a scalar"
+    return False, f"logits {shape}, loss {loss}; expected logits {expected} and a scalar loss"
 
 
-def _first_loss(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
-    with torch.no_grad():
-        loss = float(model(idx_BT, targets_BT)[1])
+@torch.no_grad()
+def _first_loss(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
+    loss = float(model(idx_BT, targets_BT)[1])
     uniform = math.log(model.config.vocab_size)
     measured = f"{loss:.3f}, and ln({model.config.vocab_size:,}) = {uniform:.3f}"
     if abs(loss - uniform) <= FIRST_LOSS_DISTANCE:
         return True, f"{measured}: within {FIRST_LOSS_DISTANCE}"
     if loss > uniform:
-        return False, f"{measured}: too high, so the first logits are too wide; look at the init"
-    return False, f"{measured}: too low for an untrained model; look for targets in the input"
+        return False, f"{measured}: too high, the first logits vary too much; check the init"
+    return False, f"{measured}: too low for an untrained model; check for targets in the input"
 
 
-def _causality(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
+def _causality(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
     """The gradient of a middle position's logits with respect to later embeddings must be zero.
 
-    Runs on a deep copy, since a batch norm updates its statistics at every forward pass.
+    Uses a deep copy, since a batch norm updates its statistics at every forward pass.
     """
     probe = copy.deepcopy(model)
-    embedded: list[Tensor] = []
-
-    def keep(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[0]
-
-    probe.wte.register_forward_hook(keep)
+    embedded_BTC = probe.wte(idx_BT).detach().requires_grad_()
+    probe.wte.register_forward_hook(lambda *_: embedded_BTC)
     middle = idx_BT.shape[1] // 2
-    # Every other logit, weighted unevenly: a plain sum would hide what a normalisation cancels.
+    # All logits with different weights: in a plain sum a normalisation could cancel a leak.
     logits_V = probe(idx_BT)[0][0, middle - 1].float()
-    (logits_V * torch.linspace(-1, 1, len(logits_V), device=logits_V.device)).sum().backward()
-    assert embedded[0].grad is not None
-    grad_T = embedded[0].grad[0].abs().amax(dim=-1)
-    past, future = float(grad_T[:middle].max()), float(grad_T[middle:].max())
-    if future > 0:
-        blame = (
-            ": batch norm takes its statistics over positions"
-            if model.config.norm is Norm.batch
-            else ""
-        )
-        return False, f"a later token changes an earlier position's logits{blame}"
-    if past == 0:
+    weighted = logits_V @ torch.linspace(-1, 1, len(logits_V), device=logits_V.device)
+    grad_T = torch.autograd.grad(weighted, embedded_BTC)[0][0].abs().amax(dim=-1)
+    if grad_T[middle:].any():
+        batch_norm = model.config.norm is Norm.batch
+        reason = ": batch norm takes its statistics over positions" if batch_norm else ""
+        return False, f"a later token changes an earlier position's logits{reason}"
+    if not grad_T[:middle].any():
         return False, "no token changes the logits at all"
     return True, "the gradient of a position with respect to every later token is exactly zero"
 
 
-def _gradients(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
+def _gradients(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
     probe = copy.deepcopy(model)
     probe(idx_BT, targets_BT)[1].backward()
     parameters = dict(probe.named_parameters())
     without = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
     if without:
-        return (
-            False,
-            f"{len(without)} of {len(parameters)} parameters get none: {', '.join(without[:3])}",
-        )
-    return True, f"all {len(parameters)} parameters get one"
+        names = ", ".join(without[:3])
+        return False, f"{len(without)} of {len(parameters)} parameters have none: {names}"
+    return True, f"all {len(parameters)} parameters have one"
 
 
-def _overfit(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> tuple[bool, str]:
-    """Plain AdamW on a few tokens until the loss is under half of where it began."""
+def _overfit(model: GPT, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
+    """Plain AdamW on a few tokens must halve the loss."""
     batch = idx_BT[:1, :OVERFIT_TOKENS], targets_BT[:1, :OVERFIT_TOKENS]
-    best = math.inf
     for rate in OVERFIT_RATES:
         probe = copy.deepcopy(model).train()
         optimizer = torch.optim.AdamW(probe.parameters(), lr=rate)
+        losses = []
         for step in range(OVERFIT_STEPS):
             loss = probe(*batch)[1]
-            if step == 0:
-                first = loss.item()
-            best = min(best, loss.item())
-            if best < first / 2:
-                return True, f"loss {first:.2f} to {best:.2f} in {step} steps at a rate of {rate:g}"
+            losses.append(loss.item())
+            fell = f"loss {losses[0]:.2f} to {min(losses):.2f}"
+            if losses[-1] < losses[0] / 2:
+                return True, f"{fell} in {step} steps at a rate of {rate:g}"
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return False, f"loss {first:.2f} fell only to {best:.2f} in {OVERFIT_STEPS} steps"
+    return False, f"only {fell} in {OVERFIT_STEPS} steps"
 
 
-CHECKS: dict[str, Callable[[GPT, Tensor, Tensor], tuple[bool, str]]] = {
+CHECKS: dict[str, Callable[[GPT, Tensor, Tensor], Outcome]] = {
     "logits and loss have the right shapes": _shapes,
     "the first loss is near ln(vocabulary)": _first_loss,
     "no token sees the future": _causality,

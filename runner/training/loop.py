@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from rich.console import Console
@@ -16,21 +16,21 @@ from runner.data.corpus import Corpus
 from runner.data.stream import TokenStream, held_out_batches
 from runner.folder import RunFolder
 from runner.interruption import after_step
-from runner.messages import say, warn
+from runner.messages import warn
 from runner.progress import step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import compile_blocks
 from runner.training.evaluation import held_out_loss
-from runner.training.flow_checks import FlowCheckFailed, check_flow
+from runner.training.flow_checks import run_flow_checks
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.techniques import Techniques
 
 
 @dataclass
 class Training:
-    """Everything that the loop works with."""
+    """What the loop and the evaluation after it use."""
 
     device: torch.device
     model: GPT
@@ -39,16 +39,13 @@ class Training:
     stream: TokenStream
     held_out: list[tuple[Tensor, Tensor]]
     checkpoints: Checkpoints
-    peak_dtype: torch.dtype
-    peak_flops: float
 
 
 def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> None:
-    """Train, evaluate and sample one model, writing everything measured into `folder`.
+    """Train, evaluate and sample one model; `folder` gets the results and the final status.
 
-    Continues from a checkpoint in the folder. Ends the record as finished or diverged. Raises
-    Interrupted with a checkpoint written, FlowCheckFailed, UsageError for text that is too short,
-    and whatever PyTorch raises.
+    Resumes from a checkpoint in the folder. Raises Interrupted after a checkpoint is written,
+    FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
     training = set_up(config, corpus, folder, console)
     run_steps(training, config, folder, console)
@@ -56,7 +53,7 @@ def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -
 
 
 def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> Training:
-    """The device, the model and all that a run has before its first step, checked and compiled."""
+    """Everything that a run needs before its first step; the model is checked and compiled."""
     started = time.perf_counter()
     train, run = config.train, folder.run
     assert isinstance(config.model, GPTConfig)
@@ -73,44 +70,37 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)
     if config.model.norm is Norm.batch:
-        warn(
-            console,
-            "Batch norm takes its statistics over positions, so the training loss sees the future; "
-            "only held-out loss can be compared.",
-        )
+        warn(console, "Batch norm leaks later tokens in training; compare only the held-out loss.")
     run.environment.device = device.type
     run.environment.device_name = machine.device_name(device)
     run.environment.threads = torch.get_num_threads()
     run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
-    peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
+    run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
+    peak_seconds = config.evaluation.peak_seconds
+    run.results.peak_flops = machine.peak_flops(device, peak_dtype, peak_seconds)
     checkpoints = Checkpoints(config, folder, model, optimizer, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
 
     if train.flow_checks and not resumed:
-        run_flow_checks(model, stream, folder, console)
+        batch = machine.upload(stream.micro_batch(0), device)
+        run_flow_checks(model, batch, folder, console)
     if techniques.compile:
-        block_BTC = (*sizes, config.model.n_embd)
-        mode = train.compile_mode
-        seconds = compile_blocks(model, block_BTC, autocast, mode, techniques, console)
-        folder.add_time("compile_s", seconds)
+        started = time.perf_counter()
+        if why_not := compile_blocks(model, sizes, autocast, train.compile_mode):
+            techniques.withdraw("torch.compile", why_not)
+            warn(console, f"torch.compile is not applied: {why_not}.")
+        folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
-    return Training(
-        device, model, optimizer, autocast, stream, held_out, checkpoints, peak_dtype, peak_flops
-    )
+    return Training(device, model, optimizer, autocast, stream, held_out, checkpoints)
 
 
 def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
-    """The loop: every optimizer step that is still to be done, each written into `folder`."""
-    train, device, model, optimizer = (
-        config.train,
-        training.device,
-        training.model,
-        training.optimizer,
-    )
-    autocast, checkpoints = training.autocast, training.checkpoints
+    """The loop over the remaining optimizer steps, each written into `folder`."""
+    train, device, autocast = config.train, training.device, training.autocast
+    model, optimizer, checkpoints = training.model, training.optimizer, training.checkpoints
     begin, title, accumulation = len(folder.steps), folder.run.stage.name, train.grad_accum_steps
     with (
         step_progress(console, title, train.steps, begin) as show,
@@ -130,7 +120,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
-            # The norm is measured at every stage; without a bound nothing is clipped.
+            # Every stage measures the norm; only some clip it.
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             grad_norm = torch.nn.utils.get_total_norm(gradients)
             if train.clip_grad_norm is not None:
@@ -140,7 +130,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            # Reading the two numbers waits for the device, so the step's time is complete.
+            # Reading the two numbers waits for the device, so the time is that of the whole step.
             loss_value, norm_value = loss_sum.item() / accumulation, grad_norm.item()
             step_ms = round((time.perf_counter() - started) * 1e3, 3)
             tokens = train.micro_batch_tokens * accumulation
@@ -153,20 +143,18 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             interruption = interruption_received()
             if interruption or checkpoints.due():
                 if config.checkpoint is Checkpoint.best and not interruption:
-                    checkpoints.keep_if_best(held_out_loss(model, training.held_out, autocast))
+                    checkpoints.keep(held_out_loss(model, training.held_out, autocast))
                 checkpoints.write()
             if interruption:
                 raise interruption
 
 
 def conclude(training: Training, config: Config, folder: RunFolder) -> None:
-    """The results of the steps, the held-out loss, a sample and the weights; closes the record."""
+    """Close the record with the results of the steps, the held-out loss, a sample and weights."""
     run, model, checkpoints = folder.run, training.model, training.checkpoints
-    run.results = results = summarise(folder.steps, run.resumed_at)
-    flops = model.flops_per_token(config.train.context) * (results.tokens_per_second or math.nan)
-    results.mfu = flops / training.peak_flops
-    results.peak_flops = training.peak_flops
-    results.peak_flops_dtype = str(training.peak_dtype).removeprefix("torch.")
+    peak = {key: getattr(run.results, key) for key in ("peak_flops", "peak_flops_dtype")}
+    run.results = results = replace(summarise(folder.steps, run.resumed_at), **peak)
+    results.mfu = run.model.flops_per_token * results.tokens_per_second / results.peak_flops
     results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
     last = folder.steps[-1]
     if not last.is_finite:
@@ -178,31 +166,9 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
     started = time.perf_counter()
     results.held_out = held_out_loss(model, training.held_out, training.autocast)
     folder.add_time("evaluation_s", time.perf_counter() - started)
-    wanted = config.sample
     with torch.compiler.set_stance("force_eager"):
-        text = sample(model, **asdict(wanted))
-    run.samples = [Sample(wanted.prompt, wanted.seed, text)]
-    if config.checkpoint is Checkpoint.last:
-        checkpoints.keep(results.held_out)
-    elif config.checkpoint is Checkpoint.best:
-        checkpoints.keep_if_best(results.held_out)
+        text = sample(model, **asdict(config.sample))
+    run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]
+    checkpoints.keep(results.held_out)
     folder.end(Status.finished)
     checkpoints.discard()
-
-
-def run_flow_checks(model: GPT, stream: TokenStream, folder: RunFolder, console: Console) -> None:
-    """Check the model on the first micro batch, showing each check as it is done."""
-    device = next(model.parameters()).device
-    failed = []
-    for check in check_flow(model, *machine.upload(stream.micro_batch(0), device)):
-        say(
-            console,
-            f"{'✓' if check.passed else '✗'} {check.name}: {check.detail}",
-            "green" if check.passed else "red",
-        )
-        folder.run.checks.append(check)
-        failed += [] if check.passed else [check]
-    folder.save()
-    if failed:
-        facts = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-        raise FlowCheckFailed(f"Flow check failed: {facts}.")

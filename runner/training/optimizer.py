@@ -22,7 +22,7 @@ def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
         lr=train.learning_rate,
         betas=train.betas,
         eps=train.eps,
-        # None leaves torch its own choice of implementation.
+        # None lets torch choose the implementation.
         fused=True if train.fused else None,
     )
 
@@ -31,7 +31,7 @@ def learning_rate(step: int, train: TrainConf) -> float:
     """The rate of a step counted from 0: linear warmup, then half a cosine down to the floor.
 
     Loshchilov and Hutter (2017), equation 5, without restarts. The warmup's first step has
-    1/warmup_steps of the peak, and the last step of the run comes to rest at the floor.
+    1/warmup_steps of the peak, and the last step of the run has the floor.
     """
     if train.schedule is Schedule.constant:
         return train.learning_rate

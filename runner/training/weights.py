@@ -1,24 +1,26 @@
-"""Tensors on disk with a checksum, and a model's weights that carry its configuration."""
+"""Tensors on disk with a checksum, and a model's weights together with its configuration."""
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from conf.errors import UsageError
-from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from runner.files import DamagedFile, replacing
 
+MODEL_CONFIG = TypeAdapter(GPTConfig)
+
 
 def save_weights(model: GPT, path: Path) -> None:
-    """Write a model to one safetensors file that carries its own configuration."""
-    config = json.dumps(asdict(model.config), default=lambda choice: choice.value)
+    """Write a model and its configuration to one safetensors file. Raises OSError."""
+    config = MODEL_CONFIG.dump_json(model.config).decode()
     save_tensors(path, model.state_dict(), {"config": config})
 
 
@@ -26,16 +28,11 @@ def load_weights(path: Path) -> GPT:
     """The model that `save_weights` wrote, on the CPU. Raises UsageError for any other file."""
     try:
         tensors, metadata = load_tensors(path)
-        fields = json.loads(metadata["config"])
-        for name, kind in (("norm", Norm), ("attention", Attention), ("init", Init)):
-            fields[name] = kind(fields[name])
-        model = GPT(GPTConfig(**fields), seed=0)
+        model = GPT(MODEL_CONFIG.validate_json(metadata["config"]), seed=0)
         model.load_state_dict(tensors)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: there are no weights here; checkpoint=last keeps a run's."
-        ) from error
-    except (OSError, DamagedFile, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{path}: no such file; train with checkpoint=last to keep it.") from error
+    except (OSError, DamagedFile, KeyError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{path}: not weights that a run of this project kept ({error})."
         ) from error
@@ -49,7 +46,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=sealed)
-        except SafetensorError as error:  # what its own writing raises for a full disk and the like
+        except SafetensorError as error:  # raised for a full disk, for example
             raise OSError(f"{path}: {error}") from error
 
 
@@ -62,7 +59,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise DamagedFile(str(error)) from error
     if metadata.pop("sha256", None) != _sha256(tensors, metadata):
-        raise DamagedFile("its checksum does not hold")
+        raise DamagedFile("its checksum is wrong")
     return tensors, metadata
 
 

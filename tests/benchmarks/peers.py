@@ -170,10 +170,9 @@ def tokens_of(run: Run, cache_dir: Path) -> Tokens:
 def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str) -> None:
     """Trains one peer after a run's record and writes what was measured."""
     run = read_run(Path(run_folder))
-    config: dict[str, Any] = {**run.config}
-    device = find_device(config["device"])
+    device = find_device(run.config["device"])
     tokens = tokens_of(run, Path(cache_dir))
-    measured = train_peer(name, config, tokens, precision == "bf16", device)
+    measured = train_peer(name, run.config, tokens, precision == "bf16", device)
     Path(result).write_text(json.dumps(asdict(measured)), encoding="utf-8")
 
 

@@ -1,12 +1,12 @@
-"""The peers train what we train: a speed measured against something else would say nothing."""
+"""The peers train the same model on the same tokens, so that speeds can be compared."""
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from runner.record import Run
 from tests.benchmarks.ours import read, steady_seconds
 from tests.benchmarks.peers import Measured, tokens_of, train_peer
 from tests.benchmarks.performance import LossesDiffer, check_losses, padding_share
@@ -17,10 +17,10 @@ STEPS = 5
 PLAIN = (f"train.steps={STEPS}", "train.autocast=none", "train.compile=false")
 
 
-def follow(peer: str, record: dict[str, Any], cache_dir: Path, bf16: bool = False) -> Measured:
+def follow(peer: str, record: Run, cache_dir: Path, bf16: bool = False) -> Measured:
     """A peer, after a run's record."""
     tokens = tokens_of(record, cache_dir)
-    return train_peer(peer, record["config"], tokens, bf16, torch.device("cpu"))
+    return train_peer(peer, record.config, tokens, bf16, torch.device("cpu"))
 
 
 def test_transformers_has_the_losses_of_step_7_and_at_no_other_learning_rate(
@@ -30,12 +30,12 @@ def test_transformers_has_the_losses_of_step_7_and_at_no_other_learning_rate(
     assert done.returncode == 0, done.stderr
     run = read(tmp_path / "outputs")
     theirs = follow("huggingface", run.record, cache_dir)
-    padding = padding_share(run.record["config"]["model"])
+    padding = padding_share(run.record.config["model"])
     assert padding == pytest.approx(2 * math.log(50304 / 50257))
     check_losses(run.losses, theirs.losses, "fp32", padding)
     with pytest.raises(LossesDiffer, match="At step 0"):
         check_losses(run.losses, theirs.losses, "fp32")
-    run.record["config"]["train"]["learning_rate"] = 4e-4
+    run.record.config["train"]["learning_rate"] = 4e-4
     theirs = follow("huggingface", run.record, cache_dir)
     with pytest.raises(LossesDiffer, match="At step"):
         check_losses(run.losses, theirs.losses, "fp32", padding)

@@ -1,4 +1,4 @@
-"""The model against transformers' GPT-2, closed forms, and itself put together otherwise."""
+"""The model against transformers' GPT-2, closed forms, and other configurations of itself."""
 
 import math
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_transformers_computes_our_loss_from_our_weights(pad_vocab: bool) -> Non
         torch.testing.assert_close(ours, reference(idx, labels=idx).loss, atol=1e-5, rtol=0)
 
 
-def test_a_model_without_residual_cannot_pass_for_hugging_faces() -> None:
+def test_a_model_without_residual_has_no_hugging_face_equivalent() -> None:
     with pytest.raises(ValueError, match="residual"):
         to_huggingface(GPT(BASELINE, seed=1))
 
@@ -136,7 +136,7 @@ def test_padded_rows_have_no_logit_in_evaluation_and_little_weight_in_training()
     ],
     ids=str,
 )
-def test_a_change_shifts_no_draw_of_a_parameter_that_two_models_share(
+def test_a_change_does_not_alter_the_values_of_shared_parameters(
     change: dict[str, object],
 ) -> None:
     before = GPT(BASELINE, seed=7).state_dict()
@@ -148,7 +148,7 @@ def test_a_change_shifts_no_draw_of_a_parameter_that_two_models_share(
         assert torch.equal(before[name][:rows], after[name][:rows]), name
 
 
-def test_another_seed_draws_other_weights_and_one_name_is_not_another() -> None:
+def test_seeds_and_names_give_different_draws() -> None:
     draw = {
         (seed, name): torch.randn(64, generator=generator_for(seed, name))
         for seed in (1, 2)

@@ -31,7 +31,7 @@ def test_an_overlay_holds_its_delta_and_nothing_else(scale: str) -> None:
             after = compose("config", [f"scale={scale}", f"+stage={stage.name}"])
             delta = changes_between(before, after)
             assert delta.keys() <= stage.changes.keys(), stage.name
-            # A key may repeat a value in plain sight only where the scale makes it so.
+            # A key may repeat the parent's value only where the scale has the same one.
             repeated = stage.changes.keys() - delta.keys()
             assert repeated <= {"train.context", "train.micro_batch_size", "model.gain"}, stage.name
             assert after.stage.name == stage.name
@@ -48,7 +48,7 @@ def test_all_ten_deltas_together_are_the_last_stage() -> None:
     assert (last.train.compile, last.train.clip_grad_norm, last.train.fused) == (True, 1.0, True)
 
 
-def test_a_stage_of_ones_own_takes_its_place(tmp_path: Path) -> None:
+def test_a_users_stage_is_placed_after_its_parent(tmp_path: Path) -> None:
     (tmp_path / "stage").mkdir()
     (tmp_path / "stage" / "step07b.yaml").write_text(
         "# @package _global_\ndefaults: [step07, _self_]\n"

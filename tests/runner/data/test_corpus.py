@@ -51,20 +51,20 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(text: str) -> None:
         assert corpus.train.tolist() == tokenizer().encode_ordinary(f"x{text}")
 
 
-def test_progress_is_told_in_bytes_of_the_text(tmp_path: Path) -> None:
+def test_progress_is_reported_in_bytes_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("word " * 500_000)
     (tmp_path / "b.txt").write_text("wörter " * 10)
-    heard: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     inputs = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    load_corpus(inputs, tmp_path, 0.1, print, lambda done, total: heard.append((done, total)))
+    load_corpus(inputs, tmp_path, 0.1, print, lambda done, total: calls.append((done, total)))
     size = sum(file.stat().st_size for file in inputs)
-    assert heard[-1] == (size, size)
-    assert len(heard) > 2
-    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+    assert calls[-1] == (size, size)
+    assert len(calls) > 2
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "note lost"])
-def test_a_damaged_cache_is_named_and_made_again(
+def test_a_damaged_cache_is_named_and_replaced(
     tmp_path: Path, text_file: Path, damage: str
 ) -> None:
     first = load_quietly([text_file], tmp_path, 0.1).train.tolist()
@@ -75,11 +75,11 @@ def test_a_damaged_cache_is_named_and_made_again(
     else:
         content[1000] ^= 1
         cached.write_bytes(content[:-2] if damage == "truncated" else content)
-    told: list[str] = []
-    again = load_corpus([text_file], tmp_path, 0.1, told.append, lambda done, total: None)
+    warnings: list[str] = []
+    again = load_corpus([text_file], tmp_path, 0.1, warnings.append, lambda done, total: None)
     assert again.train.tolist() == first
-    assert len(told) == 1
-    assert cached.name in told[0]
+    assert len(warnings) == 1
+    assert cached.name in warnings[0]
 
 
 def test_several_files_are_joined_by_end_of_text(tmp_path: Path) -> None:
@@ -100,7 +100,9 @@ def test_end_of_text_written_out_in_a_text_is_only_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"), [(b"", "no text"), (b" \n", "no text"), (b"abc\xff\xfe", "byte 3")]
 )
-def test_text_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_file_without_valid_text_is_refused_by_name(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UsageError, match=f"bad.txt.*{says}"):
         load_quietly([tmp_path / "bad.txt"], tmp_path, 0.1)

@@ -1,4 +1,4 @@
-"""What the stream of micro batches promises."""
+"""The stream of micro batches, and the held-out windows."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from runner.data.stream import TokenStream, held_out_batches
 TOKENS = np.arange(1001, dtype=np.uint16)
 
 
-def test_targets_are_the_inputs_one_token_on() -> None:
+def test_targets_are_the_inputs_shifted_by_one_token() -> None:
     idx, targets = TokenStream(TOKENS, 4, 10, seed=1).micro_batch(3)
     assert idx.shape == targets.shape == (4, 10)
     assert (targets == idx + 1).all()
@@ -25,7 +25,7 @@ def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None
     assert epochs[0] != epochs[1]
 
 
-def test_batching_up_differently_changes_no_token_and_no_order() -> None:
+def test_another_batch_size_changes_no_token_and_no_order() -> None:
     small, large = TokenStream(TOKENS, 2, 10, seed=3), TokenStream(TOKENS, 8, 10, seed=3)
     rows = [row.tolist() for i in range(8) for row in small.micro_batch(i)[0]]
     assert rows == [row.tolist() for i in range(2) for row in large.micro_batch(i)[0]]
@@ -39,7 +39,7 @@ def test_held_out_windows_are_spread_over_the_whole_text() -> None:
     assert (starts[0], starts[-1]) == (0, 990)
 
 
-def test_a_text_too_short_for_a_batch_or_for_the_held_out_part_says_so() -> None:
+def test_a_text_too_short_for_a_batch_or_a_held_out_window_is_refused() -> None:
     with pytest.raises(UsageError, match=r"too short.*1,001 tokens.*needs 1,601"):
         TokenStream(TOKENS, 16, 100, seed=1)
     with pytest.raises(UsageError, match="held-out part has 5 tokens"):

@@ -1,4 +1,4 @@
-"""Where text comes from, and what is refused."""
+"""The sources of text, and what is refused."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Has TEXT at /text, an error page at /error, and ways of going wrong elsewhere."""
+    """Serves TEXT at /text, an error page at /error, and failures at other paths."""
 
     def do_GET(self) -> None:
         if self.path in ("/moved", "/insecure"):
@@ -68,7 +68,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["cut", "drip", "stall", "missing", "insecure"])
-def test_a_download_that_goes_wrong_ends_soon_and_leaves_the_cache_as_it_was(
+def test_a_failed_download_ends_soon_and_does_not_change_the_cache(
     server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.data.text.DOWNLOAD_TIMEOUT_S", 0.5)
@@ -108,7 +108,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(server: str, tmp_path: Pat
     assert file.read_bytes() == TEXT
 
 
-def test_without_a_network_pythons_documentation_stands_in_and_says_so(tmp_path: Path) -> None:
+def test_without_a_network_pythons_documentation_is_used_with_a_message(tmp_path: Path) -> None:
     name, (file,), fallback = find_text(
         "known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path
     )
@@ -122,7 +122,7 @@ def test_without_a_network_pythons_documentation_stands_in_and_says_so(tmp_path:
     assert text == python_documentation(tmp_path / "another").read_bytes()
 
 
-def test_an_own_copy_of_a_known_text_is_checked(tmp_path: Path) -> None:
+def test_a_users_copy_of_a_known_text_is_checked(tmp_path: Path) -> None:
     (tmp_path / "copy.txt").write_bytes(TEXT)
     name, files, _ = find_text("known", str(tmp_path / "copy.txt"), None, SHA256, tmp_path)
     assert (name, files) == ("known", [tmp_path / "copy.txt"])

@@ -1,4 +1,4 @@
-"""Checkpoints as a run meets them; what interrupts runs is in tests/faults."""
+"""Checkpoints and kept weights; interrupted runs are in tests/faults."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.runner.conftest import Runs
 
 
 def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Checkpoints, str]:
-    """A started record's checkpoints, and what they said when they were opened."""
+    """The checkpoints of a started run, and what was printed when they were opened."""
     config = settings("+stage=step09", *overrides)
     opened = RunFolder(folder)
     opened.start(synthetic_run(config=as_plain(config)), afresh=False)
@@ -36,7 +36,9 @@ def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Chec
     )
 
 
-def test_another_runs_checkpoint_is_set_apart(settings: Settings, tmp_path: Path) -> None:
+def test_another_runs_checkpoint_is_renamed_and_not_used(
+    settings: Settings, tmp_path: Path
+) -> None:
     first, _ = checkpoints(settings, tmp_path)
     first.write()
     first.folder.run.fingerprint = "another"
@@ -81,12 +83,12 @@ def test_due_by_steps_by_minutes_by_both_or_never(
         assert due == expected
 
 
-def test_no_room_is_said_before_training(
+def test_missing_disk_space_is_reported_before_training(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
-    _, said = checkpoints(settings, tmp_path)
-    assert "0.00 GiB are free, and a checkpoint needs 0.04 GiB" in said
+    _, printed = checkpoints(settings, tmp_path)
+    assert "0.00 GiB are free, but a checkpoint needs 0.04 GiB" in printed
     with pytest.raises(UsageError, match="checkpoint=best keeps need"):
         checkpoints(settings, tmp_path, "checkpoint=best")
 
@@ -102,7 +104,9 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     weights = fields.weights
     assert weights is not None
     assert weights.held_out is not None
-    assert weights.held_out < fields.results.held_out, "this rate ends worse than it was"
+    assert weights.held_out < fields.results.held_out, (
+        "this rate ends worse than its best checkpoint"
+    )
     assert weights.steps in (2, 4, 6, 8)
     kept = load_weights(tmp_path / "runs" / "1" / "weights.safetensors")
     config = settings(*overrides)
@@ -113,7 +117,7 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     assert read_run(tmp_path / "runs" / "1").weights == weights
 
 
-def test_a_bit_flipped_in_kept_weights_is_refused_by_name(runs: Runs, tmp_path: Path) -> None:
+def test_kept_weights_with_a_flipped_bit_are_refused_by_name(runs: Runs, tmp_path: Path) -> None:
     runs("+stage=step05", "train.steps=1", "checkpoint=last")
     path = tmp_path / "runs" / "1" / "weights.safetensors"
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What the machine is asked before a technique counts as applied."""
+"""What the device supports, and how it is prepared."""
 
 import subprocess
 import sys
@@ -31,13 +31,13 @@ def test_flash_attention_is_applied_only_where_a_kernel_takes_the_heads() -> Non
     assert "int32 heads of 64" in reason
 
 
-def test_a_batch_that_is_uploaded_is_the_same_batch() -> None:
+def test_an_uploaded_batch_is_unchanged() -> None:
     batch = (torch.arange(6).view(2, 3), torch.arange(6).view(2, 3) + 1)
     for before, after in zip(batch, upload(batch, CPU), strict=True):
         assert torch.equal(before, after)
 
 
-def test_an_allocation_that_cannot_be_made_is_out_of_memory() -> None:
+def test_a_failed_allocation_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60)
     assert is_out_of_memory(raised.value)

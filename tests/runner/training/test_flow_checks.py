@@ -1,4 +1,4 @@
-"""Each flow check passes for a sound model and fails for the fault it is there to find."""
+"""Each flow check passes for a correct model and fails for the error that it tests for."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def checks(model: GPT) -> dict[str, Check]:
 
 
 @pytest.mark.parametrize("attention", list(Attention))
-def test_the_plain_model_passes_all_five_and_is_left_as_it_was(attention: Attention) -> None:
+def test_the_plain_model_passes_all_five_and_is_not_changed(attention: Attention) -> None:
     model = GPT(replace(CONFIG, attention=attention), seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     results = checks(model)
@@ -43,18 +43,18 @@ def test_the_plain_model_passes_all_five_and_is_left_as_it_was(attention: Attent
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_batch_norm_is_caught_looking_into_the_future() -> None:
+def test_batch_norm_fails_the_causality_check() -> None:
     check = checks(GPT(replace(CONFIG, norm=Norm.batch), seed=1))["no token sees the future"]
     assert not check.passed
     assert "batch norm" in check.detail
 
 
-def test_attention_without_its_mask_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_without_its_mask_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "masked_fill", lambda scores, mask, value: scores)
     assert not checks(GPT(CONFIG, seed=1))["no token sees the future"].passed
 
 
-def test_a_model_that_ignores_its_input_is_caught() -> None:
+def test_a_model_that_ignores_its_input_fails() -> None:
     model = GPT(CONFIG, seed=1)
     torch.nn.init.zeros_(model.h[0].attn.c_proj.weight)
     check = checks(model)["no token sees the future"]
@@ -70,7 +70,7 @@ def test_a_parameter_that_gets_no_gradient_is_named() -> None:
     assert "spare" in check.detail
 
 
-def test_too_wide_a_start_is_told_from_a_leak_of_the_targets() -> None:
+def test_a_wide_initialisation_and_a_leak_of_the_targets_have_different_messages() -> None:
     wide = checks(GPT(replace(CONFIG, init=Init.gpt2, norm=Norm.layer, gain=100.0), seed=1))
     check = wide["the first loss is near ln(vocabulary)"]
     assert not check.passed
@@ -86,7 +86,7 @@ def test_too_wide_a_start_is_told_from_a_leak_of_the_targets() -> None:
     assert "too low" in check.detail
 
 
-def test_a_model_that_cannot_learn_is_caught() -> None:
+def test_a_model_that_cannot_learn_fails() -> None:
     class Frozen(GPT):
         def forward(self, idx_BT, targets_BT=None):  # type: ignore[no-untyped-def]
             logits, loss = super().forward(idx_BT, targets_BT)

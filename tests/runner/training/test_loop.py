@@ -1,4 +1,4 @@
-"""The training loop: what must change the numbers does, and what must not does not."""
+"""The training loop: which settings change its numbers, and which do not."""
 
 import math
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Set
     assert fields.status is Status.finished
 
 
-def test_clipping_changes_the_steps_but_not_the_norm_that_is_written(runs: Runs) -> None:
+def test_clipping_changes_the_steps_but_not_the_recorded_norm(runs: Runs) -> None:
     eager = ("train.compile=false", "train.autocast=none", "train.steps=4")
     _, free = runs("+stage=step07", *eager)
     _, clipped = runs("+stage=step07", *eager, "train.clip_grad_norm=1e-8")
@@ -100,7 +100,7 @@ def test_divergence_is_a_result_with_its_step(runs: Runs) -> None:
     assert math.isnan(fields.results.held_out)
 
 
-def test_a_compilation_that_fails_is_said_once_and_the_run_goes_on(
+def test_after_a_failed_compilation_the_run_continues_eagerly(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:
@@ -115,7 +115,7 @@ def test_a_compilation_that_fails_is_said_once_and_the_run_goes_on(
     assert steps.loss.tolist() == eager.loss.tolist()
 
 
-def test_batch_norm_trains_and_its_warm_up_leaves_no_trace(runs: Runs) -> None:
+def test_compilation_does_not_change_the_statistics_of_batch_norm(runs: Runs) -> None:
     _, compiled = runs("+stage=step07", "model.norm=batch", "train.steps=3")
     _, eager = runs("+stage=step07", "model.norm=batch", "train.steps=3", "train.compile=false")
     pd.testing.assert_series_equal(compiled.loss, eager.loss, atol=1e-3, rtol=0)

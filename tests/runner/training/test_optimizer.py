@@ -50,7 +50,7 @@ def test_only_matrices_decay_from_step_9_on(settings: Settings) -> None:
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
 
 
-def test_the_baselines_optimizer_is_torchs_as_it_comes(settings: Settings) -> None:
+def test_the_baselines_optimizer_has_torchs_defaults(settings: Settings) -> None:
     config = settings("+stage=step02")
     model = GPT(config.model, config.seed)
     ours = build_optimizer(model, config.train)

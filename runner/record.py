@@ -5,6 +5,7 @@ field is what it means. Every rule about a record (which steps are cold, which r
 is here, once.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -271,28 +272,38 @@ class UnreadableRecord(Exception):
     """Why a record cannot be used, as the rest of a sentence."""
 
 
-def read_run(folder: Path) -> Run:
-    """The record in a run's folder, of this format or format 2.
+def read_runs(experiment: Path) -> dict[Path, Run]:
+    """Every readable record of an experiment by its run.json."""
+    found = {}
+    for file in experiment.glob("*/*/run.json"):
+        with contextlib.suppress(UnreadableRecord, OSError):
+            found[file] = read_run(file.parent)
+    return found
 
-    Raises UnreadableRecord and OSError.
-    """
+
+def read_run(folder: Path) -> Run:
+    """The record in a run's folder. Raises UnreadableRecord and OSError."""
+    try:
+        return parse_run(_printable(unseal((folder / "run.json").read_bytes())))
+    except DamagedFile as error:
+        raise UnreadableRecord(f"run.json is damaged: {error}") from None
+
+
+def parse_run(content: dict[str, Any]) -> Run:
+    """A run from run.json's fields, of this format or format 2. Raises UnreadableRecord."""
     from pydantic import ValidationError
 
+    found = content.get("format", "no format")
+    if found not in (2, FORMAT):
+        raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
     try:
-        content = _printable(unseal((folder / "run.json").read_bytes()))
-        if content.get("format") == 2:
-            content = _from_format_2(content)
-        if content.get("format") != FORMAT:
-            found = content.get("format", "no format")
-            raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
+        content = _from_format_2(content) if found == 2 else {**content}
         for part in ("model", "results"):
             numbers = content[part].items()
             content[part] = {k: math.nan if value is None else value for k, value in numbers}
         run: Run = _validator(Run).validate_python(content)
         _validator(Settings).validate_python(vars(run.settings))
         return run
-    except DamagedFile as error:
-        raise UnreadableRecord(f"run.json is damaged: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -386,17 +397,10 @@ def same_speed_conditions(a: Run, b: Run) -> bool:
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:
     """The newest finished baseline that a run may be compared with: its conditions, its seed."""
-    found = []
-    for file in experiment.glob("*/*/run.json"):
-        try:
-            other = read_run(file.parent)
-        except (UnreadableRecord, OSError):
-            continue
-        if (
-            other.stage.aim is Aim.baseline
-            and other.status is Status.finished
-            and other.seed == run.seed
-            and Conditions.of(other) == Conditions.of(run)
-        ):
-            found.append(other)
-    return max(found, key=lambda other: str(other.ended), default=None)
+    alike = [
+        other
+        for other in read_runs(experiment).values()
+        if other.stage.aim is Aim.baseline and other.status is Status.finished
+        if other.seed == run.seed and Conditions.of(other) == Conditions.of(run)
+    ]
+    return max(alike, key=lambda other: other.started, default=None)

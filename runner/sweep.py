@@ -1,6 +1,5 @@
 """The experiments of a command, and its exit status."""
 
-import contextlib
 import itertools
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from runner.files import process_is_gone
-from runner.record import Status, UnreadableRecord, read_run
+from runner.record import Status, read_runs
 
 
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
@@ -37,13 +36,10 @@ def _failures(config: DictConfig) -> set[tuple[Path, int]]:
     """The records of runs that failed or died, each with the time at which it was written."""
     failures = set()
     for experiment in experiments(config):
-        for file in experiment.glob("*/*/run.json"):
-            with contextlib.suppress(UnreadableRecord, OSError):
-                run = read_run(file.parent)
-                gone = process_is_gone(run.process.host, run.process.pid)
-                died = run.status is Status.running and gone
-                if died or run.status is Status.failed:
-                    failures.add((file, file.stat().st_mtime_ns))
+        for file, run in read_runs(experiment).items():
+            gone = process_is_gone(run.process.host, run.process.pid)
+            if run.status is Status.failed or (run.status is Status.running and gone):
+                failures.add((file, file.stat().st_mtime_ns))
     return failures
 
 

@@ -368,11 +368,7 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
 
 
 class Conditions(NamedTuple):
-    """What must be equal for two runs of one seed to be compared by loss.
-
-    `settings` are the recorded conditions as JSON. Speeds need equal threads too, see
-    `same_speed_conditions`.
-    """
+    """What must be equal for two runs of one seed to be compared by loss; settings as JSON."""
 
     data_sha256: str
     device: str | None
@@ -384,10 +380,8 @@ class Conditions(NamedTuple):
     @classmethod
     def of(cls, run: Run) -> "Conditions":
         """The conditions of a run."""
-        machine = run.environment
-        settings = json.dumps(run.conditions, sort_keys=True, default=str)
-        where = (machine.device, machine.device_name, run.code, machine.torch)
-        return cls(run.data.sha256, *where, settings)
+        on, settings = run.environment, json.dumps(run.conditions, sort_keys=True, default=str)
+        return cls(run.data.sha256, on.device, on.device_name, run.code, on.torch, settings)
 
 
 def same_speed_conditions(a: Run, b: Run) -> bool:

@@ -15,11 +15,11 @@ import numpy as np
 
 from conf.schema import Claim, Measure
 from reports import formats
-from reports.compare import Group, Stage, chosen
+from reports.compare import Group, StageRuns, chosen
 from reports.read import ReadRun
 from reports.reference import guide_log
 from reports.statistics import Estimate, speed_up
-from stages import ladder
+from stages.ladder import Stage, flatten, read_ladder
 
 # How far the ends of an interval, and a last loss, may be from the guide's.
 INTERVAL_DISTANCE = 0.5
@@ -58,13 +58,11 @@ class Judgement:
 def judge(groups: Sequence[Group]) -> list[Judgement]:
     """The guide's claims in its order, judged on the main group and, for pairs, its variants."""
     return [
-        _judgement(claim, stage, groups)
-        for stage in ladder.read_ladder()
-        for claim in stage.about.claims
+        _judgement(claim, stage, groups) for stage in read_ladder() for claim in stage.about.claims
     ]
 
 
-def _judgement(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Judgement:
+def _judgement(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Judgement:
     found = JUDGES[claim.measure](claim, stage, groups)
     if found:
         return Judgement(claim.text, claim.conditions, *found)
@@ -78,7 +76,7 @@ def _judgement(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Ju
     )
 
 
-def _interval(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
+def _interval(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
     ours = _finished(stage.name, groups[0])
     if ours is None:
         return None
@@ -88,7 +86,7 @@ def _interval(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fou
     return (conditions(ours), f"[{ends[0]:.2f}, {ends[1]:.2f}]", verdict)
 
 
-def _speed_up(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
+def _speed_up(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
     pair = _pair(claim, stage, groups)
     estimate = pair and speed_up(*pair)
     if not pair or not estimate:
@@ -104,7 +102,7 @@ def _speed_up(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fou
     return (ours, measured, _held(estimate, claim.values[0] / claim.values[1]))
 
 
-def _accumulation(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
+def _accumulation(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
     after = _finished(stage.name, groups[0])
     before = after and _finished(after.vs_previous.other, groups[0])
     if not after or not before or not (loss := after.vs_previous.loss):
@@ -121,7 +119,7 @@ def _accumulation(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) ->
     )
 
 
-def _last_loss(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Found | None:
+def _last_loss(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
     ours = _finished(stage.name, groups[0])
     if ours is None:
         return None
@@ -133,7 +131,7 @@ def _last_loss(claim: Claim, stage: ladder.Stage, groups: Sequence[Group]) -> Fo
     return (conditions(ours), f"{reached.mean():.3f} at step {last}", verdict)
 
 
-JUDGES: dict[Measure, Callable[[Claim, ladder.Stage, Sequence[Group]], Found | None]] = {
+JUDGES: dict[Measure, Callable[[Claim, Stage, Sequence[Group]], Found | None]] = {
     Measure.interval: _interval,
     Measure.speed_up: _speed_up,
     Measure.step_ms: _speed_up,
@@ -142,7 +140,7 @@ JUDGES: dict[Measure, Callable[[Claim, ladder.Stage, Sequence[Group]], Found | N
 }
 
 
-def conditions(stage: Stage) -> str:
+def conditions(stage: StageRuns) -> str:
     """A stage's own conditions in a line."""
     run, tokens = stage.newest, formats.count(stage.mean.tokens_per_step)
     return (
@@ -151,7 +149,7 @@ def conditions(stage: Stage) -> str:
     )
 
 
-def _finished(name: str, group: Group) -> Stage | None:
+def _finished(name: str, group: Group) -> StageRuns | None:
     return next((stage for stage in group.ladder if stage.name == name and stage.finished), None)
 
 
@@ -162,7 +160,7 @@ def _held(estimate: Estimate, claimed: float) -> str:
 
 
 def _pair(
-    claim: Claim, stage: ladder.Stage, groups: Sequence[Group]
+    claim: Claim, stage: Stage, groups: Sequence[Group]
 ) -> tuple[list[ReadRun], list[ReadRun]] | None:
     """Finished runs without and with a change, and in all else alike, one of each a seed."""
     assert claim.change is not None
@@ -182,6 +180,6 @@ def _pair(
 def _apart(run: ReadRun, key: str) -> tuple[Any, str]:
     """The value of a dotted key, and everything else that shapes the training but the seed."""
     config = run.record.config
-    shaping = ladder.flatten({section: config[section] for section in ("model", "train")})
+    shaping = flatten({section: config[section] for section in ("model", "train")})
     value = shaping.pop(key, None)
     return value, json.dumps([shaping, sorted(run.record.not_applied)], sort_keys=True, default=str)

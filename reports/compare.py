@@ -31,8 +31,8 @@ class Comparison:
 
 
 @dataclass
-class Stage:
-    """A stage of one group of comparable runs, over its seeds.
+class StageRuns:
+    """The runs of a stage in one group of comparable runs, over its seeds.
 
     `runs` holds one run a seed: the newest that finished, else the newest. `mean` and `spread`
     (standard deviation over seeds, NaN for one) are over `measured`. `vs_previous` compares it with
@@ -100,25 +100,25 @@ class Group:
 
     conditions: Conditions
     variant: str
-    stages: list[Stage]
+    stages: list[StageRuns]
 
     @property
     def runs(self) -> list[Run]:
         return [run.record for stage in self.stages for run in stage.runs]
 
     @property
-    def ladder(self) -> list[Stage]:
+    def ladder(self) -> list[StageRuns]:
         """The stages that can be compared: all but the short flow check."""
         return [stage for stage in self.stages if stage.aim is not Aim.flow]
 
     @property
-    def baseline(self) -> Stage | None:
+    def baseline(self) -> StageRuns | None:
         """The baseline, where it has finished."""
         found = (s for s in self.stages if s.aim is Aim.baseline and s.finished)
         return next(found, None)
 
     @property
-    def last(self) -> Stage | None:
+    def last(self) -> StageRuns | None:
         """The highest stage that has finished."""
         return next((stage for stage in reversed(self.ladder) if stage.finished), None)
 
@@ -163,11 +163,11 @@ def _variants(runs: Sequence[ReadRun]) -> dict[str, list[ReadRun]]:
     return variants
 
 
-def _stages(runs: Sequence[ReadRun]) -> list[Stage]:
+def _stages(runs: Sequence[ReadRun]) -> list[StageRuns]:
     by_name: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
         by_name[run.record.stage.name].append(run)
-    stages = [Stage(chosen(found)) for found in by_name.values()]
+    stages = [StageRuns(chosen(found)) for found in by_name.values()]
     stages.sort(key=lambda stage: (stage.number, stage.name))
     group = Group(Conditions.of(runs[0].record), "", stages)
     known: dict[str, str] = {}
@@ -184,7 +184,7 @@ def _stages(runs: Sequence[ReadRun]) -> list[Stage]:
     return stages
 
 
-def compared(before: Stage, after: Stage) -> Comparison:
+def compared(before: StageRuns, after: StageRuns) -> Comparison:
     """A stage against one before it, over their finished runs."""
     runs = before.finished, after.finished
     return Comparison(

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from reports import formats
-from reports.compare import Group, Stage
+from reports.compare import Group, StageRuns
 from reports.palette import THEME, Look
 from reports.read import Floats, ReadRun
 from reports.reference import guide_log
@@ -78,15 +78,15 @@ class Painter:
         set_to = [run.settings.clip_grad_norm for run in group.runs]
         self.threshold = min((norm for norm in set_to if norm is not None), default=None)
 
-    def short(self, stage: Stage) -> str:
+    def short(self, stage: StageRuns) -> str:
         """A stage at the end of its curve."""
         return str(stage.number) if self.numbered else _cut(stage.name, 8)
 
-    def long(self, stage: Stage, length: int = 23) -> str:
+    def long(self, stage: StageRuns, length: int = 23) -> str:
         """A stage beside its row or above its panel."""
         return _cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
 
-    def band(self, stage: Stage, x: str, y: str) -> Band:
+    def band(self, stage: StageRuns, x: str, y: str) -> Band:
         """`y` against `x`, two columns of the steps, averaged over the runs step by step."""
         curves = [run.curve for run in stage.measured if len(run.curve.step)]
         length = min(len(curve.step) for curve in curves)
@@ -116,7 +116,7 @@ class Painter:
         last = [max(run.curve.step, default=0) for stage in self.stages for run in stage.runs]
         return [self._panel(stage, max(*last, 1.0)) for stage in self.stages]
 
-    def _panel(self, stage: Stage, steps: float) -> Picture:
+    def _panel(self, stage: StageRuns, steps: float) -> Picture:
         look, limits = self.look[stage.name], self.loss_limits()
         baseline = self.group.baseline if self.group.baseline is not stage else None
         with _figure(2.9) as figure:
@@ -134,17 +134,14 @@ class Painter:
             axes.set_title(self.long(stage, 30), color=INK, fontweight="bold")
             worst, best = stage.mean.worst, stage.mean.best
             axes.set_title(f"{worst:.2f} → {best:.2f}", loc="right", color=MUTED)
-            alt = (
-                f"Loss of {stage.name} ({stage.title}) against steps: "
-                f"interval {worst:.3f} to {best:.3f}"
-            )
+            alt = f"Loss of {stage.name} ({stage.title}) against steps: {worst:.3f} to {best:.3f}"
             if baseline is not None:
                 worst, best = baseline.mean.worst, baseline.mean.best
                 alt += f"; the baseline's behind it in grey: {worst:.3f} to {best:.3f}"
             name, alt = f"stage-{slug(stage.name)}", "; ".join([alt, *marks])
             return picture(figure, name, f"{alt}.", axes, {look.index: (band.x, band.y)})
 
-    def _draw(self, axes: Axes, stage: Stage, x: str, y: str) -> Band:
+    def _draw(self, axes: Axes, stage: StageRuns, x: str, y: str) -> Band:
         look, band = self.look[stage.name], self.band(stage, x, y)
         if np.any(band.high > band.low):
             shade = axes.fill_between(band.x, band.low, band.high, color=look.hex, alpha=0.16)
@@ -188,7 +185,7 @@ class Painter:
             curves = {self.look[stage].index: (band.x, band.y) for stage, band in drawn.items()}
             return picture(figure, name, alt, axes, curves)
 
-    def _final(self, stage: Stage, y: str) -> str:
+    def _final(self, stage: StageRuns, y: str) -> str:
         values = self.band(stage, "step", y).y
         values = values[np.isfinite(values)]
         return f"{values[-1]:.3g}" if len(values) else "nothing"
@@ -256,7 +253,7 @@ class Painter:
         name: str,
         title: str,
         axis: str,
-        stages: Sequence[Stage],
+        stages: Sequence[StageRuns],
         cells: Sequence[tuple[float, str]],
     ) -> Picture:
         """A bar a stage; `cells` are its value and label."""
@@ -286,7 +283,7 @@ class Painter:
         name: str,
         title: str,
         axis: str,
-        stages: Sequence[Stage],
+        stages: Sequence[StageRuns],
         of: Callable[[ReadRun], Floats],
         unit: str = "",
         threshold: float | None = None,
@@ -314,7 +311,7 @@ class Painter:
             axes.set_xlabel(axis)
             return picture(figure, name, f"{title}: {'; '.join(said)}.")
 
-    def _rows(self, figure: Figure, title: str, stages: Sequence[Stage]) -> Axes:
+    def _rows(self, figure: Figure, title: str, stages: Sequence[StageRuns]) -> Axes:
         """Axes with one row a stage, the first on top, under a title."""
         height = figure.get_figheight()
         figure.text(0.02, 1 - 0.2 / height, title, fontweight="bold", fontsize=10.5, va="center")
@@ -326,7 +323,7 @@ class Painter:
         axes.spines["left"].set_visible(False)
         return axes
 
-    def against_guide(self, name: str, stage: Stage) -> Picture:
+    def against_guide(self, name: str, stage: StageRuns) -> Picture:
         """The guide's published losses or norms, over this stage's; a key of AGAINST_GUIDE."""
         title, y = AGAINST_GUIDE[name]
         look, log = self.look[stage.name], guide_log()
@@ -369,7 +366,7 @@ def _interval(axes: Axes, x: float, results: Results, colour: str) -> None:
         line.set_solid_capstyle("butt")
 
 
-def _marks(axes: Axes, stage: Stage, run: ReadRun, top: float) -> Iterator[str]:
+def _marks(axes: Axes, stage: StageRuns, run: ReadRun, top: float) -> Iterator[str]:
     """Spikes as triangles and divergence as a cross, each said in words too."""
     curve = run.curve
     for step in stage.spikes.get(run.name, []):

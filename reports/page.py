@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from conf.errors import UsageError
 from reports import claims, formats, sentences
-from reports.compare import Comparison, Group, Stage, compare
+from reports.compare import Comparison, Group, StageRuns, compare
 from reports.figures import AGAINST_GUIDE, Painter
 from reports.palette import THEME, looks
 from reports.read import Records, read_records
@@ -105,7 +105,7 @@ def build(records: Records) -> dict[str, bytes]:
     }
 
 
-def _pictures(painter: Painter, top: Stage | None) -> dict[str, list[Picture]]:
+def _pictures(painter: Painter, top: StageRuns | None) -> dict[str, list[Picture]]:
     """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
         return {key: [] for key in ("stages", "all", "speed", "norms", "guide")}

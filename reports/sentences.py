@@ -11,7 +11,7 @@ import numpy as np
 
 from conf.schema import Aim
 from reports import formats
-from reports.compare import Group, Stage
+from reports.compare import Group, StageRuns
 from reports.formats import count, loss, together
 from reports.reference import guide_log
 from reports.statistics import NOISE_WIDTHS, SPIKE_WIDTHS, SPIKE_WINDOW
@@ -38,11 +38,11 @@ def answer(group: Group) -> list[str]:
     return [*first, *_lists(group), certainty(group)]
 
 
-def _name(stage: Stage) -> str:
+def _name(stage: StageRuns) -> str:
     return f"{stage.title} ({stage.name})"
 
 
-def _whole(baseline: Stage, last: Stage) -> str:
+def _whole(baseline: StageRuns, last: StageRuns) -> str:
     found, speed = last.vs_baseline.loss, last.vs_baseline.speed
     if found is None:
         return f"{_name(last)} has no run of the baseline's seed, so the two cannot be paired."
@@ -232,7 +232,7 @@ def clipping_note(group: Group) -> str:
     )
 
 
-def guide_note(stage: Stage, conditions: str) -> str:
+def guide_note(stage: StageRuns, conditions: str) -> str:
     """What is known of the guide's published run, and what of ours beside it."""
     seconds = guide_log()["step_ms"].mean() / 1000
     return (
@@ -274,7 +274,7 @@ def method(group: Group) -> list[str]:
     return notes
 
 
-def readout(stage: Stage) -> str:
+def readout(stage: StageRuns) -> str:
     """One line on a stage, for whoever selects it."""
     versus = stage.vs_baseline
     return " · ".join(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from conf.schema import Aim
-from reports.compare import Stage
+from reports.compare import StageRuns
 from reports.statistics import Estimate
 from runner.record import Run, Status
 
@@ -19,7 +19,7 @@ class Verdict:
     text: str
 
 
-def verdict(stage: Stage) -> Verdict:
+def verdict(stage: StageRuns) -> Verdict:
     """What the stage did, as far as the data shows it."""
     if not stage.finished:
         return _unfinished(stage.newest)
@@ -55,7 +55,7 @@ def _flow(run: Run) -> Verdict:
     return Verdict("good", "all checks passed")
 
 
-def _finished(stage: Stage) -> Verdict:
+def _finished(stage: StageRuns) -> Verdict:
     loss, speed = stage.vs_previous.loss, stage.vs_previous.speed
     if stage.aim is Aim.baseline:
         return Verdict("none", "what the others are measured against")

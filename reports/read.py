@@ -30,11 +30,11 @@ def _described(kind: type) -> dict[str, str]:
     columns: dict[str, str] = {}
     types = get_type_hints(kind)
     for entry in fields(kind):
-        if is_dataclass(inner := types[entry.name]):
+        if "doc" in entry.metadata:
+            columns[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
+        elif is_dataclass(inner := types[entry.name]):
             assert isinstance(inner, type)
             columns |= _described(inner)
-        elif "doc" in entry.metadata:
-            columns[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
     return columns
 
 
@@ -234,7 +234,7 @@ def _values(part: Any) -> Iterator[tuple[str, Any]]:
     """The values of a record by column, as `_described` names them."""
     for entry in fields(part):
         value = getattr(part, entry.name)
-        if is_dataclass(value):
-            yield from _values(value)
-        elif "doc" in entry.metadata:
+        if "doc" in entry.metadata:
             yield entry.metadata["column"] or entry.name, value
+        elif is_dataclass(value):
+            yield from _values(value)

@@ -65,8 +65,8 @@ def read_command(cfg: DictConfig) -> Command:
         )
     without_stage = [o for o in overrides if not o.startswith("+stage=")]
     plain = hydra.compose("config", without_stage)
-    parent = [f"+stage={stage.parent}"] if stage.parent else []
-    before = hydra.compose("config", [*without_stage, *parent]) if parent else plain
+    on_parent = [*without_stage, f"+stage={stage.parent}"]
+    before = hydra.compose("config", on_parent) if stage.parent else plain
     about = StageInfo(
         name=choice,
         number=stage.number,

@@ -17,9 +17,7 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
     residual stream.
     """
     if model.config.norm is not Norm.layer or not model.config.residual:
-        raise ValueError(
-            "Hugging Face's GPT-2 needs layer norm and a residual stream (step 5 and later)."
-        )
+        raise ValueError("Hugging Face's GPT-2 needs layer norm and a residual stream.")
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor[: model.config.vocab_size] if name == "wte.weight" else tensor

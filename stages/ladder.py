@@ -39,7 +39,10 @@ def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
             if isinstance(overlay, DictConfig) and file.stem not in overlays:
                 overlays[file.stem] = overlay
                 abouts[file.stem] = _about(file, overlay)
-    parents = {name: _parent(overlay) for name, overlay in overlays.items()}
+    parents = {
+        name: next((str(entry) for entry in overlay.get("defaults", []) if entry != "_self_"), None)
+        for name, overlay in overlays.items()
+    }
     stages = [
         Stage(name, about, parents[name], _number(name, about, parents), _leaves(overlays[name]))
         for name, about in abouts.items()
@@ -80,10 +83,6 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
         raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}") from error
     assert isinstance(about, StageConf)
     return about
-
-
-def _parent(overlay: DictConfig) -> str | None:
-    return next((str(entry) for entry in overlay.get("defaults", []) if entry != "_self_"), None)
 
 
 def _number(name: str, about: StageConf, parents: Mapping[str, str | None]) -> int:

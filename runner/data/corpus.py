@@ -115,8 +115,7 @@ def _pieces(files: list[Path]) -> Iterator[str | None]:
             except UnicodeDecodeError as error:
                 byte = file.tell() - len(error.object) + error.start
                 raise UsageError(
-                    f"{path}: not UTF-8 text (byte {byte}); convert it, or leave it out of "
-                    "data.path."
+                    f"{path}: not UTF-8 text (byte {byte}); convert it, or leave it out."
                 ) from error
         if blank:
             raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")

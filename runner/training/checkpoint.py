@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.filesize import decimal
 from torch import Tensor
 
 from conf.errors import UsageError
@@ -45,14 +46,15 @@ class Checkpoints:
         weights = 4 * self.model.num_parameters()
         if kept is not Checkpoint.none and free < weights:
             raise UsageError(
-                f"{place}: {_gib(free)} are free, but the weights that checkpoint={kept.name} "
-                f"keeps need {_gib(weights)}; free some space, or give another output_dir."
+                f"{place}: {decimal(free)} are free, but the weights that checkpoint={kept.name} "
+                f"keeps need {decimal(weights)}; free some space, or give another output_dir."
             )
         # The weights and AdamW's two moments; the old file is kept until the new one is complete.
-        if free < 3 * weights:
+        needed = 3 * weights
+        if free < needed:
             warn(
                 self.console,
-                f"{place}: {_gib(free)} are free, but a checkpoint needs {_gib(3 * weights)}; "
+                f"{place}: {decimal(free)} are free, but a checkpoint needs {decimal(needed)}; "
                 "if this run is interrupted, it may have to start over.",
             )
 
@@ -111,10 +113,6 @@ class Checkpoints:
             warn(self.console, f"No checkpoint at step {len(steps)}: {error}.")
         self.written = time.monotonic()
 
-    def discard(self) -> None:
-        """Remove the checkpoint of a finished run."""
-        self.path.unlink(missing_ok=True)
-
     def keep(self, held_out: float) -> None:
         """Keep the weights as `checkpoint` says: none, the last, or those of the lowest loss."""
         earlier = self.folder.run.weights
@@ -137,7 +135,3 @@ def _generators() -> dict[str, Any]:
     if accelerator := torch.accelerator.current_accelerator(check_available=True):
         found[f"random.{accelerator.type}"] = torch.get_device_module(accelerator)
     return found
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

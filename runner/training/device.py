@@ -30,9 +30,8 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
     if requested == "auto":
         if scale in ("cuda", "mps") and kind != scale:
             raise UsageError(
-                f"scale={scale} is for a {scale} device, and this PyTorch "
-                f"({torch.__version__}) finds none; install a PyTorch build with {scale} support, "
-                "or add scale=cpu."
+                f"scale={scale} needs a {scale} device, but PyTorch {torch.__version__} finds "
+                f"none; install a PyTorch build with {scale} support, or add scale=cpu."
             )
         return torch.device(kind)
     numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]

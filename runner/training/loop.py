@@ -77,15 +77,13 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
-    peak_seconds = config.evaluation.peak_seconds
-    run.results.peak_flops = machine.peak_flops(device, peak_dtype, peak_seconds)
+    run.results.peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
     checkpoints = Checkpoints(config, folder, model, optimizer, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
 
     if train.flow_checks and not resumed:
-        batch = machine.upload(stream.micro_batch(0), device)
-        run_flow_checks(model, batch, folder, console)
+        run_flow_checks(model, machine.upload(stream.micro_batch(0), device), folder, console)
     if techniques.compile:
         started = time.perf_counter()
         if why_not := compile_blocks(model, sizes, autocast, train.compile_mode):
@@ -102,10 +100,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
     train, device, autocast = config.train, training.device, training.autocast
     model, optimizer, checkpoints = training.model, training.optimizer, training.checkpoints
     begin, title, accumulation = len(folder.steps), folder.run.stage.name, train.grad_accum_steps
-    with (
-        step_progress(console, title, train.steps, begin) as show,
-        after_step() as interruption_received,
-    ):
+    with step_progress(console, title, train.steps, begin) as show, after_step() as interrupted:
         for step in range(begin, train.steps):
             started = time.perf_counter()
             lr = learning_rate(step, train)
@@ -140,7 +135,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             show(done)
             if not done.is_finite:
                 break
-            interruption = interruption_received()
+            interruption = interrupted()
             if interruption or checkpoints.due():
                 if config.checkpoint is Checkpoint.best and not interruption:
                     checkpoints.keep(held_out_loss(model, training.held_out, autocast))
@@ -171,4 +166,4 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
     run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]
     checkpoints.keep(results.held_out)
     folder.end(Status.finished)
-    checkpoints.discard()
+    checkpoints.path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """AdamW and its learning rate, as a stage configures them."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +14,11 @@ def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
     parameters = list(model.parameters())
     matrices = [p for p in parameters if p.dim() >= 2 or not train.decay_matrices_only]
     vectors = [p for p in parameters if p.dim() < 2 and train.decay_matrices_only]
-    groups = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": train.weight_decay}]
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=train.learning_rate,
         betas=train.betas,
         eps=train.eps,

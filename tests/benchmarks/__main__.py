@@ -8,11 +8,11 @@ python -m tests.benchmarks performance [--quick] [--render]
 
 Measures the machine's limits, the peers, the cost as the work grows, each stage, and one step by
 kind of work; writes docs/performance.md and its picture. It takes about 40 minutes on two cores.
-What is measured is kept in docs/performance.json as it comes: the same command goes on where it
-was interrupted, and begins anew when the code has changed or that file is deleted.
+Each measurement is saved in docs/performance.json at once: the same command resumes where it was
+interrupted, and starts over when the code has changed or that file is deleted.
 
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
---render   only the page and the picture, from what was measured before
+--render   only the page and the picture, from the saved measurements
 
 python -m tests.benchmarks reliability [NAME ...]
 

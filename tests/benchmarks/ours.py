@@ -1,4 +1,4 @@
-"""The real command line, run in a process of its own, and what its record says was measured."""
+"""The real command line, run in its own process, and the measurements in its record."""
 
 import csv
 import os
@@ -24,12 +24,12 @@ NO_REPORT = "~hydra.callbacks.report"
 
 
 class CommandFailed(Exception):
-    """A command ended badly; the message holds what it said last."""
+    """A command failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, as its record tells it.
+    """One training run, from its record.
 
     `step_seconds` and `losses` (nats per token) are by step; `folder` is the record's.
     """
@@ -104,6 +104,6 @@ def python(module: str, *arguments: str) -> float:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise CommandFailed(f"{' '.join(command[1:])} ended with {done.returncode}:\n{said}")
+        output = (done.stderr or done.stdout).strip()[-2000:]
+        raise CommandFailed(f"{' '.join(command[1:])} ended with {done.returncode}:\n{output}")
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""docs/performance.md and its picture, from what was measured."""
+"""docs/performance.md and its picture, from the measurements."""
 
 import statistics
 from dataclasses import dataclass
@@ -268,7 +268,7 @@ def _most_memory(rounds: dict[str, Entry]) -> int:
 
 
 def write(data: Entry, plan: Plan, folder: Path) -> None:
-    """Write performance.md and performance.png into a folder; data is what was measured."""
+    """Write performance.md and performance.png into a folder, from the measurements in `data`."""
     measured = Measured(data, plan)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -318,7 +318,7 @@ def _kinds(profiles: dict[str, Entry]) -> list[str]:
 def draw(measured: Measured, file: Path) -> None:
     """Tokens/s above and memory below, along the four axes."""
     style = Path(reports.__file__).with_name("style.mplstyle")
-    light = {"figure.facecolor": "white", "savefig.facecolor": "white"}  # it stands on any page
+    light = {"figure.facecolor": "white", "savefig.facecolor": "white"}  # readable on any page
     with matplotlib.style.context([style, light]):
         figure = Figure(figsize=(11, 5), layout="constrained")
         grid = figure.subplots(2, len(measured.plan.axes), sharex="col", squeeze=False)

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.peers NAME PRECISION RUN_FOLDER CACHE_FOLDER RESULT.json
 
 NAME is huggingface, huggingface-compiled or plain; PRECISION is fp32 or bf16. The sizes, the seed,
-the tokens and the optimizer's numbers are read from the record of a run of ours, so that nothing
-is said twice. A peer runs in a process of its own, as a plain script would, with none of the
+the tokens and the optimizer's numbers are read from the record of a run of ours, so that no
+setting is repeated. A peer runs in its own process, as a plain script would, with none of the
 runner's settings for the machine.
 
 Losses are compared with the run whose record it was: Hugging Face's peers have the optimizer of
@@ -168,7 +168,7 @@ def tokens_of(run: Run, cache_dir: Path) -> Tokens:
 
 
 def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str) -> None:
-    """Trains one peer after a run's record and writes what was measured."""
+    """Trains one peer with the settings of a run's record and writes the measurements."""
     run = read_run(Path(run_folder))
     device = find_device(run.config["device"])
     tokens = tokens_of(run, Path(cache_dir))

@@ -1,7 +1,7 @@
-"""All that docs/performance.md says, measured in one go and kept as it comes.
+"""All measurements of docs/performance.md, each saved as soon as it is made.
 
 Every measurement has a name, such as peers/4x64/1/huggingface/fp32, and runs in a process of its
-own. What is measured lies in performance.json under that name, and is not measured again.
+own. Its result is saved in performance.json under that name, and is not measured again.
 """
 
 import json
@@ -39,7 +39,7 @@ Job = tuple[str, Callable[[], Entry]]
 
 
 class LossesDiffer(Exception):
-    """A peer trained something else than we did, so that its speed says nothing about ours."""
+    """A peer's training differs from ours, so that the speeds cannot be compared."""
 
 
 class Store:
@@ -77,7 +77,7 @@ class Store:
 
 
 class Bench:
-    """The measurements of a plan; the records of its runs lie below the folder `runs`."""
+    """The measurements of a plan; the records of its runs are in the folder `runs`."""
 
     def __init__(self, plan: Plan, runs: Path) -> None:
         self.plan = plan
@@ -116,7 +116,7 @@ class Bench:
         """Rounds of ours and of every peer, one after the other, in the runner's own precision.
 
         Where the runner has fp32, every peer has one turn in bf16 at the first size, and no other:
-        it is not what the runner is held against.
+        it is not what the runner is compared with.
         """
         prefix = f"peers/{size.name}"
         for n in range(1, size.rounds + 1):
@@ -237,7 +237,7 @@ def in_own_process(module: str, *arguments: str, after_result: tuple[str, ...] =
 
 
 def measure(plan: Plan, store: Store, runs: Path) -> None:
-    """Make every measurement of the plan that is not in the store, telling how far it is."""
+    """Make every measurement of the plan that is not in the store, and print the progress."""
     started = time.perf_counter()
 
     def take(name: str, work: Callable[[], Entry], place: str) -> None:
@@ -247,12 +247,12 @@ def measure(plan: Plan, store: Store, runs: Path) -> None:
         entry = work()
         store.add(name, entry)
         now = time.perf_counter()
-        told = ""
+        rate = ""
         if "tokens_per_second" in entry:
             memory = entry["peak_memory_bytes"] / ours.GIB
-            told = f"{entry['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GiB; "
+            rate = f"{entry['tokens_per_second']:,.0f} tokens/s, {memory:.1f} GiB; "
         spent = f"{now - began:.0f} s, {(now - started) / 60:.1f} min so far"
-        print(f"[{place}] {name}: {told}{spent}", flush=True)
+        print(f"[{place}] {name}: {rate}{spent}", flush=True)
 
     take("limits", lambda: in_own_process("tests.benchmarks.limits"), "limits")
     jobs = list(Bench(plan, runs).jobs(store["limits"]["precision"]))

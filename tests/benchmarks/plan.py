@@ -42,7 +42,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Size:
-    """A point that is held against the peers: so many rounds of every contender in turn."""
+    """A point at which all contenders are compared, in `rounds` rounds."""
 
     point: Point
     steps: int
@@ -61,7 +61,7 @@ class Plan:
     axes: list[Axis]
     growth_steps: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
-    sweep: list[str]  # overrides of the sweep that is held against its own steps
+    sweep: list[str]  # overrides of the sweep that is compared with its own steps
     text_bytes: int
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.profile_step RESULT.json +stage=step07 train.steps=5 ...
 
 The arguments after the file are the runner's. The runner trains as always, in this process, and a
-profiler looks on from the end of the last step but one to the end of the last.
+profiler is active during the last step.
 """
 
 import json

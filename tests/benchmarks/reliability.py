@@ -36,7 +36,7 @@ KEPT = PAGE.with_suffix(".json")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what was injected, how often, what came of it, and at which commit."""
+    """A line of the table: the fault, how often it was injected, the outcome, and the commit."""
 
     fault: str
     afterwards: str

@@ -111,7 +111,7 @@ def line() -> Entry:
 
 
 def main(what: str, *arguments: str) -> None:
-    """Measures one of them and writes what was found."""
+    """Measures one of them and writes the result."""
     *sizes, result = arguments
     found = text(*map(int, sizes)) if what == "text" else line()
     Path(result).write_text(json.dumps(found), encoding="utf-8")

@@ -98,11 +98,11 @@ def test_end_of_text_written_out_in_a_text_is_only_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "no text"), (b" \n", "no text"), (b"abc\xff\xfe", "byte 3")]
+    ("content", "reason"), [(b"", "no text"), (b" \n", "no text"), (b"abc\xff\xfe", "byte 3")]
 )
 def test_a_file_without_valid_text_is_refused_by_name(
-    tmp_path: Path, content: bytes, says: str
+    tmp_path: Path, content: bytes, reason: str
 ) -> None:
     (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(UsageError, match=f"bad.txt.*{says}"):
+    with pytest.raises(UsageError, match=f"bad.txt.*{reason}"):
         load_quietly([tmp_path / "bad.txt"], tmp_path, 0.1)

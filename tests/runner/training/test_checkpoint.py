@@ -88,7 +88,7 @@ def test_missing_disk_space_is_reported_before_training(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     _, printed = checkpoints(settings, tmp_path)
-    assert "0.00 GiB are free, but a checkpoint needs 0.04 GiB" in printed
+    assert "1.0 MB are free, but a checkpoint needs 39.9 MB" in printed
     with pytest.raises(UsageError, match="checkpoint=best keeps need"):
         checkpoints(settings, tmp_path, "checkpoint=best")
 

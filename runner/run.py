@@ -75,6 +75,8 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
     else:
         train_recorded(config, files, folder.path, planned)
         folder.reload()
+    if folder.damage:
+        warn(console, f"{folder.damage}.")
     if folder.status is None or folder.status is Status.running:  # it could not be closed
         return Status.failed
     print_outcome(folder, experiment, console)

@@ -80,7 +80,7 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
     try:
         about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
     except OmegaConfBaseException as error:
-        raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}.") from None
     assert isinstance(about, StageConf)
     return about
 

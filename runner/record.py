@@ -299,8 +299,7 @@ def parse_run(content: dict[str, Any]) -> Run:
     try:
         content = _from_format_2(content) if found == 2 else {**content}
         for part in ("model", "results"):
-            numbers = content[part].items()
-            content[part] = {k: math.nan if value is None else value for k, value in numbers}
+            content[part] = {k: v for k, v in content[part].items() if v is not None}
         run: Run = _validator(Run).validate_python(content)
         _validator(Settings).validate_python(vars(run.settings))
         return run

@@ -51,7 +51,7 @@ def measured(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def conditions(plain: dict[str, Any]) -> dict[str, Any]:
-    """The keys that decide losses, from a configuration composed without a stage."""
+    """The keys that decide losses: of every stage, from a configuration composed without one."""
     return _without(measured(plain), NOT_CONDITIONS)
 
 
@@ -68,8 +68,8 @@ def override_key(override: str) -> str:
 
 
 def recipe(plain: dict[str, Any]) -> str:
-    """One hash of a configuration, the same for all seeds."""
-    return _sha256(_without(measured(plain), ("seed",)))
+    """One hash of what decides a run's losses in its configuration, the same for all seeds."""
+    return _sha256(conditions(plain))
 
 
 def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:

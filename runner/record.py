@@ -233,7 +233,7 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
-    recipe: str = described("hash of the configuration without the seed")
+    recipe: str = described("hash of what decides losses in the configuration, but the seed")
     conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo

@@ -3,3 +3,5 @@
 
 class UsageError(Exception):
     """An error that the user can correct; its message says what is wrong, where, and what to do."""
+
+    reported = False  # whether it has been printed

@@ -37,8 +37,8 @@ def write_report(experiments: Sequence[str | Path]) -> Path:
     """Write the report on these experiment folders into the first one and return its page.
 
     Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
-    `report.json` and `figures/`, each replaced in one go, so that a reader never meets half a
-    file. Raises UsageError where the folder cannot be written, too.
+    `report.json` and `figures/`, each replaced in one go, so that a reader never sees a
+    partial file. Raises UsageError where the folder cannot be written, too.
     """
     from reports.page import write
 

@@ -11,7 +11,7 @@ from runner.messages import fail
 
 
 def main() -> None:
-    """Writes the report and exits: 0 done, 2 a mistake."""
+    """Writes the report and exits: 0 success, 2 a user's error."""
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "

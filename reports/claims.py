@@ -29,9 +29,9 @@ SHARE_OF_GAIN = 0.75
 
 RULES = (
     f"An interval held when both ends are within {INTERVAL_DISTANCE} of the guide's; a gain in "
-    f"speed when at least {SHARE_OF_GAIN:.0%} of it was measured, and is smaller here when what "
-    "was measured is less but more than the step times' own spread; the last loss when it is no "
-    f"more than {LOSS_DISTANCE} above the guide's."
+    f"speed when at least {SHARE_OF_GAIN:.0%} of it was measured; the last loss when it is at most "
+    f"{LOSS_DISTANCE} above the guide's. Smaller here: a significant gain in speed, below that "
+    "share."
 )
 
 
@@ -162,8 +162,9 @@ def _held(estimate: Estimate, claimed: float) -> str:
 def _pair(
     claim: Claim, stage: Stage, groups: Sequence[Group]
 ) -> tuple[list[ReadRun], list[ReadRun]] | None:
-    """Finished runs without and with a change, and in all else alike, one of each a seed."""
-    assert claim.change is not None
+    """Finished runs without and with a change, otherwise equal, one pair for each seed."""
+    if claim.change not in stage.changes:
+        return None
     after = stage.changes[claim.change]
     alike: dict[str, dict[bool, list[ReadRun]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -180,6 +181,8 @@ def _pair(
 def _apart(run: ReadRun, key: str) -> tuple[Any, str]:
     """The value of a dotted key, and everything else that shapes the training but the seed."""
     config = run.record.config
-    shaping = flatten({section: config[section] for section in ("model", "train")})
+    sections = {name: config[name] for name in ("model", "train")}
+    unlike = ("model.name", "train.checkpoint_every.steps", "train.checkpoint_every.minutes")
+    shaping = {k: value for k, value in flatten(sections).items() if k not in unlike}
     value = shaping.pop(key, None)
     return value, json.dumps([shaping, sorted(run.record.not_applied)], sort_keys=True, default=str)

@@ -13,7 +13,7 @@ import numpy as np
 from conf.schema import Aim
 from reports.read import Floats, ReadRun
 from reports.statistics import Estimate, difference, speed_up, spikes
-from runner.record import Conditions, Results, Run
+from runner.record import Conditions, Results, Run, Timings
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Comparison:
 class StageRuns:
     """The runs of a stage in one group of comparable runs, over its seeds.
 
-    `runs` holds one run a seed: the newest that finished, else the newest. `mean` and `spread`
-    (standard deviation over seeds, NaN for one) are over `measured`. `vs_previous` compares it with
-    the highest stage below it that finished; `skips` says that another is between them.
+    `runs` holds one run a seed: the newest that finished, else the newest. `mean`, `timings` (means
+    too) and `spread` (standard deviation over seeds, NaN for one) are over `measured`.
+    `vs_previous` compares it with the highest stage below it that finished; `skips` says that
+    another is between them.
     `still_without` are the techniques not applied for a reason that a stage below already gave.
     """
 
@@ -50,29 +51,17 @@ class StageRuns:
         self.finished = [run for run in self.runs if run.finished]
         self.measured = self.finished or self.runs
         self.newest: Run = max((run.record for run in self.measured), key=lambda run: run.started)
-        self.mean = self._over_seeds(np.mean, least=1)
-        self.spread = self._over_seeds(lambda values: np.std(values, ddof=1), least=2)
+        results = [run.record.results for run in self.measured]
+        self.mean: Results = _over_seeds(results, np.mean, least=1)
+        self.spread: Results = _over_seeds(results, lambda v: np.std(v, ddof=1), least=2)
+        timings = [run.record.timings for run in self.measured]
+        self.timings: Timings = _over_seeds(timings, np.mean, least=1)
         self.spikes = {run.name: steps for run in self.runs if (steps := spikes(run.curve))}
         about = self.newest.stage
         self.name, self.title, self.number, self.aim = (
             about.name, about.title, about.number, about.aim,
         )  # fmt: skip
         self.status = self.newest.status
-
-    def _over_seeds(self, statistic: Callable[[Floats], np.floating], least: int) -> Results:
-        """The results with each number replaced by a statistic of it over the measured runs."""
-        results = [run.record.results for run in self.measured]
-        found: dict[str, Any] = {}
-        for name in (entry.name for entry in fields(Results) if entry.type is float):
-            values = np.array([getattr(result, name) for result in results], dtype=float)
-            values = values[np.isfinite(values)]
-            found[name] = float(statistic(values)) if len(values) >= least else math.nan
-        return Results(**found)
-
-    @property
-    def compile_s(self) -> float:
-        """Mean seconds of compilation."""
-        return float(np.mean([run.record.timings.compile_s for run in self.measured]))
 
     @property
     def not_applied(self) -> dict[str, str]:
@@ -91,11 +80,28 @@ class StageRuns:
         return (over, steps) if steps else None
 
 
+def numbers(kind: type) -> list[str]:
+    """The fields of a part of the record that are numbers."""
+    return [entry.name for entry in fields(kind) if entry.type is float]
+
+
+def _over_seeds(
+    parts: Sequence[Any], statistic: Callable[[Floats], np.floating], least: int
+) -> Any:
+    """One part of the record, each number a statistic of those that are finite; else NaN."""
+    kind, found = type(parts[0]), {}
+    for name in numbers(kind):
+        values = np.array([getattr(part, name) for part in parts], dtype=float)
+        values = values[np.isfinite(values)]
+        found[name] = float(statistic(values)) if len(values) >= least else math.nan
+    return kind(**found)
+
+
 @dataclass
 class Group:
     """Runs that may be compared, as the stages of a ladder.
 
-    `variant` are the overrides of runs that change a stage itself; empty for the ladder proper.
+    `variant` names what is unusual about the stages' own configuration; empty where nothing is.
     """
 
     conditions: Conditions
@@ -138,29 +144,34 @@ def compare(runs: Iterable[ReadRun]) -> list[Group]:
     groups = [
         Group(conditions, variant, _stages(members))
         for conditions, found in alike.items()
-        for variant, members in _variants(found).items()
+        for variant, members in _variants(found)
     ]
 
     def rank(group: Group) -> tuple[int, bool, str]:
-        plain = not any(run.variant for run in group.runs)
+        plain = not group.variant and not any(run.variant for run in group.runs)
         return len(group.stages), plain, max(run.started for run in group.runs)
 
     return sorted(groups, key=rank, reverse=True)
 
 
-def _variants(runs: Sequence[ReadRun]) -> dict[str, list[ReadRun]]:
-    """Comparable runs, apart where a stage was run with its own change overridden.
+def _variants(runs: Sequence[ReadRun], label: str = "") -> list[tuple[str, list[ReadRun]]]:
+    """Comparable runs as ladders, in each of which a stage has one recipe; labelled but the first.
 
-    What most overrides do is part of the conditions. One that takes back a change of the stage
-    alone is not: of a stage's configurations the one with the fewest overrides is the stage.
+    Most overrides change the conditions. An override that only undoes the stage's own change does
+    not: a stage's usual recipe is the newest of those with the fewest overrides, and runs of
+    another recipe are a ladder of their own.
     """
-    fewest_last = sorted(runs, key=lambda run: len(run.record.variant), reverse=True)
-    proper = {run.record.stage.name: run.record.recipe for run in fewest_last}
-    variants: dict[str, list[ReadRun]] = defaultdict(list)
+    newest_last = sorted(runs, key=lambda run: run.record.started)
+    usual_last = sorted(newest_last, key=lambda run: len(run.record.variant), reverse=True)
+    usual = {run.record.stage.name: run.record.recipe for run in usual_last}
+    ladder: list[ReadRun] = []
+    others: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
-        is_proper = run.record.recipe == proper[run.record.stage.name]
-        variants["" if is_proper else " ".join(run.record.variant)].append(run)
-    return variants
+        if run.record.recipe == usual[run.record.stage.name]:
+            ladder.append(run)
+        else:
+            others[" ".join(run.record.variant) or "an earlier configuration"].append(run)
+    return [(label, ladder), *(part for key in others for part in _variants(others[key], key))]
 
 
 def _stages(runs: Sequence[ReadRun]) -> list[StageRuns]:

@@ -36,7 +36,7 @@ COLOURS: Any = {
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), LINE),
     "grid.color": GRID,
 }
-# More panels than this help nobody; the tables and files still hold every stage.
+# A report with more panels is hard to read; the tables and files still hold every stage.
 MOST_STAGES = 24
 MOST_POINTS = 400
 WIDTH = 5.0
@@ -230,7 +230,7 @@ class Painter:
             rate, speed = stage.mean.tokens_per_second, stage.vs_baseline.speed
             versus = f"  ({formats.times(speed)})" if speed else ""
             rates.append((rate, f"{formats.count(rate)}{versus}"))
-            seconds = stage.compile_s
+            seconds = stage.timings.compile_s
             compilation.append((seconds, f"{seconds:,.1f} s" if seconds else "none"))
             share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
             use.append((share, formats.number(share, ".0f", "%")))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from conf.errors import UsageError
 from reports import claims, formats, sentences
-from reports.compare import Comparison, Group, StageRuns, compare
+from reports.compare import Comparison, Group, StageRuns, compare, numbers
 from reports.figures import AGAINST_GUIDE, Painter
 from reports.palette import THEME, looks
 from reports.read import Records, read_records
@@ -128,7 +128,6 @@ def _interval_axis(group: Group) -> tuple[int, int]:
 
 def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
     """A row a stage of each group: the numbers of the report, full precision."""
-    means = [entry.name for entry in fields(Results) if entry.type is float]
     rows = []
     for number, group in enumerate(groups):
         conditions = group.conditions._asdict()
@@ -147,8 +146,8 @@ def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
                     "status": stage.status.value,
                     "seeds": " ".join(str(run.record.seed) for run in stage.runs),
                     "finished_runs": len(stage.finished),
-                    **{name: getattr(stage.mean, name) for name in means},
-                    "compile_s": stage.compile_s,
+                    **{name: getattr(stage.mean, name) for name in numbers(Results)},
+                    **asdict(stage.timings),
                     "held_out_spread": stage.spread.held_out,
                     "best_spread": stage.spread.best,
                     "previous": stage.vs_previous.other,

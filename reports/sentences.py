@@ -143,9 +143,9 @@ def apart(group: Group, main: Group) -> str:
     if ours.code != theirs.code:
         said.append("other training code")
     if group.variant:
-        said.append(f"overrides {group.variant}")
+        said.append(group.variant)
     runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
-    return f"{runs} with {together(said or ['fewer overrides'])}"
+    return f"{runs} with {together(said)}"
 
 
 def headline(group: Group) -> str:
@@ -181,7 +181,8 @@ def facts(group: Group) -> dict[str, str]:
         "Instead of other data": each(lambda r: r.data.fallback),
         "Tokens a step": each(lambda r: count(r.results.tokens_per_step), ladder),
         "Steps": each(lambda r: count(r.settings.steps), ladder),
-        "Device": each(lambda r: f"{r.environment.machine}, {r.environment.threads} CPU threads"),
+        "Device": each(lambda r: r.environment.machine),
+        "CPU threads": each(lambda r: count(r.environment.threads)),
         "Scale": each(lambda r: r.settings.scale),
         "Seeds": ", ".join(map(str, group.seeds)),
         "Python": each(lambda r: r.environment.python),
@@ -244,7 +245,7 @@ def guide_note(stage: StageRuns, conditions: str) -> str:
 
 
 def method(group: Group) -> list[str]:
-    """How the numbers were made, for whoever wants to doubt them."""
+    """How the numbers were made, for readers who want to check them."""
     notes = [
         "The interval is the guide's: the highest and the lowest training loss of a run's steps, "
         "each a mean over one step's tokens. Held-out loss is measured once at the end, on text "
@@ -276,14 +277,16 @@ def method(group: Group) -> list[str]:
 
 def readout(stage: StageRuns) -> str:
     """One line on a stage, for whoever selects it."""
-    versus = stage.vs_baseline
-    return " · ".join(
-        [
-            f"{stage.name} {stage.title}",
-            f"interval {formats.interval(stage.mean)}",
-            f"held-out {loss(stage.mean.held_out)}",
+    mean, versus = stage.mean, stage.vs_baseline
+    times = f" ({formats.times(versus.speed)})" if versus.speed else ""
+    parts = [
+        (mean.best, f"interval {formats.interval(mean)}"),
+        (mean.held_out, f"held-out {loss(mean.held_out)}"),
+        (
+            versus.loss.value if versus.loss else math.nan,
             f"{formats.change(versus.loss)} to the baseline",
-            f"{count(stage.mean.tokens_per_second)} tokens/s ({formats.times(versus.speed)})",
-            verdict(stage).text,
-        ]
-    )
+        ),
+        (mean.tokens_per_second, f"{count(mean.tokens_per_second)} tokens/s{times}"),
+    ]
+    known = [words for value, words in parts if math.isfinite(value)]
+    return " · ".join([f"{stage.name} {stage.title}", *known, verdict(stage).text])

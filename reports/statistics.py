@@ -129,7 +129,7 @@ def scatter(values: Floats) -> float:
     """Standard deviation of a series about its smooth trend; NaN for fewer than eight values.
 
     From second differences, of which independent noise of variance s^2 gives 6 s^2 and a smooth
-    trend next to nothing (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986).
+    trend almost nothing (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986).
     """
     if len(values) < MINIMUM_STEPS_FOR_NOISE or not np.isfinite(values).all():
         return math.nan
@@ -139,9 +139,9 @@ def scatter(values: Floats) -> float:
 def loss_noise(before: ReadRun, after: ReadRun) -> float:
     """Standard deviation of one run's loss minus another's, from their second halves.
 
-    Runs of one seed that take equally many tokens a step see the same batches, so what the
-    batches do to both is no noise: the scatter is that of the step by step difference. Otherwise
-    the runs' own scatters add in quadrature.
+    Runs of one seed that take equally many tokens a step see the same batches; the effect of the
+    batches is then shared and is not noise: the scatter is that of the step by step difference.
+    Otherwise the runs' own scatters add in quadrature.
     """
     a, b = before.curve, after.curve
     length = min(len(a.loss), len(b.loss))

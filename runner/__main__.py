@@ -49,6 +49,7 @@ def task(cfg: DictConfig) -> Status:
         if not sweeping:
             fail(str(mistake))
         error(str(mistake))
+        mistake.reported = True
         raise
 
 

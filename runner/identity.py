@@ -51,7 +51,7 @@ def measured(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def conditions(plain: dict[str, Any]) -> dict[str, Any]:
-    """The keys that decide losses: of every stage, from a configuration composed without one."""
+    """The settings that decide losses. Composed without a stage, they are those of every stage."""
     return _without(measured(plain), NOT_CONDITIONS)
 
 

@@ -65,6 +65,8 @@ def errors_in_a_sentence() -> Iterator[None]:
         )
         if keep_traceback or not (expected or _is_from_composing(mistake)):
             raise
+        if getattr(mistake, "reported", False):
+            sys.exit(2)
         typed = "" if expected else f"{' '.join(sys.argv[1:])}: Hydra cannot compose this: "
         fail(typed + sentence(mistake))
 

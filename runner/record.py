@@ -32,7 +32,7 @@ COLD_STEPS = 3
 
 
 class Status(str, Enum):
-    """How a run stands."""
+    """The state of a run."""
 
     running = "running"
     finished = "finished"
@@ -97,7 +97,7 @@ class StageInfo:
     """The stage as it was when the run began."""
 
     name: str = described("name of the stage, as in +stage=step07", "stage")
-    number: int = described("the stage's rung on the ladder, from 1")
+    number: int = described("position on the ladder, from 1")
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")
@@ -210,7 +210,7 @@ class Process:
 
 @dataclass(kw_only=True)
 class Settings:
-    """What tables show of the configuration."""
+    """The configuration values that tables show."""
 
     seed: int = described("seed of the draws and of the order of the data")
     model: str = described("name of the model")
@@ -233,7 +233,7 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
-    recipe: str = described("hash of what decides losses in the configuration, but the seed")
+    recipe: str = described("hash of the settings that decide losses, without the seed")
     conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
@@ -299,7 +299,7 @@ def parse_run(content: dict[str, Any]) -> Run:
     try:
         content = _from_format_2(content) if found == 2 else {**content}
         for part in ("model", "results"):
-            content[part] = {k: v for k, v in content[part].items() if v is not None}
+            content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
         run: Run = _validator(Run).validate_python(content)
         _validator(Settings).validate_python(vars(run.settings))
         return run

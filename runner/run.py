@@ -30,11 +30,11 @@ from runner.record import (
     DataInfo,
     Environment,
     Process,
-    Results,
     Run,
     StageInfo,
     Status,
     find_baseline,
+    same_speed_conditions,
 )
 
 
@@ -252,12 +252,14 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         say(console, f"  not applied: {technique}: {reason}")
     comparable = run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow)
     if comparable and (baseline := find_baseline(run, experiment)):
-        say(console, f"  against the baseline: {_compared(results, baseline.results)}")
+        say(console, f"  against the baseline: {_compared(run, baseline)}")
     say(console, f"  record: {folder.path}")
 
 
-def _compared(ours: Results, baseline: Results) -> str:
+def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
-    best, held_out = ours.best - baseline.best, ours.held_out - baseline.held_out
-    speed_up = ours.tokens_per_second / baseline.tokens_per_second
-    return f"best {best:+.3f}, held-out {held_out:+.3f}, {speed_up:.2f} times the tokens/s"
+    ours, theirs = run.results, baseline.results
+    losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
+    if not same_speed_conditions(run, baseline):
+        return losses
+    return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

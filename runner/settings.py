@@ -1,5 +1,6 @@
 """A composed configuration, typed and checked: every error in it is found before torch loads."""
 
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,15 @@ from conf.errors import UsageError
 from conf.schema import Config
 
 Typed = TypeVar("Typed")
+
+# What to do about a value outside its range, by the type of pydantic's error.
+ADVICE = {
+    "greater_than": "give a value above {gt}",
+    "greater_than_equal": "give {ge} or more",
+    "less_than": "give a value below {lt}",
+    "less_than_equal": "give {le} or less",
+    "string_too_short": "give a text of at least {min_length} character",
+}
 
 
 def read_settings(cfg: DictConfig) -> Config:
@@ -70,7 +80,11 @@ def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:
         parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
         key = prefix + "".join(parts).lstrip(".")
         value = "" if first["type"] == "missing" else f"={first['input']}"
-        raise UsageError(f"{key}{value}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+        limits = first.get("ctx", {})
+        advice = ADVICE.get(first["type"], first["msg"]).format(**limits)
+        if limits.get("lt") == math.inf:
+            advice = "give a finite number"
+        raise UsageError(f"{key}{value}: {advice[0].lower()}{advice[1:]}.") from None
 
 
 @cache

@@ -20,26 +20,33 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
     A sweep's failures are read from the records, which every launcher leaves.
     """
 
-    def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    def __init__(self) -> None:
+        self.failed = False
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.COMPLETED and job_return.return_value is Status.failed:
+            self.failed = True
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.failed:
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.earlier = _failures(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if _failures(config) - self.earlier:
+        if self.failed or _failures(config) - self.earlier:
             sys.exit(1)
 
 
-def _failures(config: DictConfig) -> set[tuple[Path, int]]:
-    """The records of runs that failed or died, each with the time at which it was written."""
+def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:
+    """The records of runs that failed or died, each with its start and its end."""
     failures = set()
     for experiment in experiments(config):
         for file, run in read_runs(experiment).items():
             gone = process_is_gone(run.process.host, run.process.pid)
             if run.status is Status.failed or (run.status is Status.running and gone):
-                failures.add((file, file.stat().st_mtime_ns))
+                failures.add((file, run.started, run.ended))
     return failures
 
 

@@ -226,6 +226,8 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         record["format"] = 2
         record["stage"]["claim"] = None
         del record["recipe"], record["conditions"]
+        if status == "failed":  # before its model was known
+            del record["model"]
     (folder / "run.json").write_bytes(seal(record))
     return folder
 

@@ -114,6 +114,35 @@ def test_runs_under_other_conditions_are_never_compared(
     assert all(stage.vs_previous.loss is None for group in groups for stage in group.stages)
 
 
+def test_another_recipe_of_a_stage_is_never_averaged_with_the_usual_one(tmp_path: Path) -> None:
+    experiment = tmp_path / "recipes"
+    write_run(experiment, "step02")
+    write_run(experiment, "step06", recipe="edited since", started="2026-11-21")
+    write_run(experiment, "step06", seed=2)
+    write_run(experiment, "step06", variant=["model.pad_vocab=false"], label="seed1-x")
+    write_run(experiment, "step07", variant=["model.pad_vocab=false"], label="seed1-x")
+    main, *apart = groups_of(experiment)
+    assert [(stage.name, len(stage.runs)) for stage in main.stages] == [
+        ("step02", 1),
+        ("step06", 1),
+        ("step07", 1),
+    ]
+    assert main.stages[1].newest.seed == 2
+    assert {group.variant: [s.name for s in group.stages] for group in apart} == {
+        "an earlier configuration": ["step06"],
+        "model.pad_vocab=false": ["step06"],
+    }
+
+
+def test_speeds_are_compared_only_at_the_same_number_of_threads(tmp_path: Path) -> None:
+    experiment = tmp_path / "threads"
+    write_run(experiment, "step02")
+    write_run(experiment, "step03", environment__threads=16)
+    _, stage = groups_of(experiment)[0].ladder
+    assert stage.vs_previous.loss is not None
+    assert stage.vs_previous.speed is None
+
+
 def test_a_claim_about_one_change_needs_a_pair_that_differs_in_it_alone(tmp_path: Path) -> None:
     experiment = write_ladder(tmp_path / "ladder")
     powers = claims_of(experiment)[1]

@@ -96,6 +96,20 @@ def test_other_data_is_shown_apart_and_never_compared(tmp_path: Path) -> None:
     assert "step04" not in page.split("Shown apart")[0].split("<table")[1].split("</table")[0]
 
 
+def test_records_of_format_2_are_read_and_shown_apart(tmp_path: Path) -> None:
+    experiment = tmp_path / "older"
+    write_run(experiment, "step02")
+    write_run(experiment, "step03")
+    write_run(experiment, "step02", old=True, code="older", label="seed1-older")
+    write_run(experiment, "step04", old=True, code="older", status="failed", message="No text.")
+    page = page_of(experiment)
+    records = reports.load(experiment)
+    assert records.problems == []
+    assert len(records.runs) == 4
+    assert "2 runs with other training code" in page
+    assert "failed: No text." in page
+
+
 def test_two_experiments_lie_side_by_side(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "step02")
     write_run(tmp_path / "b", "step03")

@@ -116,6 +116,16 @@ def test_a_run_is_compared_with_the_baseline_under_the_same_conditions(
     assert "against the baseline" not in command_line("+stage=step03", *QUICK, "seed=2").stdout
 
 
+def test_a_speed_is_compared_only_at_the_same_number_of_threads(command_line: CommandLine) -> None:
+    assert command_line("+stage=step02", *QUICK).returncode == 0
+    one, two = (
+        command_line("+stage=step03", *QUICK, "force=true", OMP_NUM_THREADS=n) for n in "12"
+    )
+    assert "times the tokens/s" in one.stdout
+    assert "against the baseline" in two.stdout
+    assert "times the tokens/s" not in two.stdout
+
+
 def test_force_trains_again_and_changes_nothing_on_a_cpu(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -191,8 +191,7 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
         table = pd.DataFrame(columns=list(MEASURED), dtype=float)
     if not run.status.is_final:
         steps = [Step(*values) for values in table.itertuples(index=False)]
-        peak = {name: getattr(run.results, name) for name in ("peak_flops", "peak_flops_dtype")}
-        run = replace(run, results=replace(summarise(steps, run.resumed_at), **peak))
+        run = replace(run, results=summarise(steps, run.resumed_at, run.results))
     sums = {"tokens_seen": table["tokens"].cumsum(), "seconds": table["step_ms"].cumsum() / 1000}
     columns = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
     return ReadRun(name, experiment, run, Curve(**columns))

@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -346,15 +346,16 @@ def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
     return warm if any(warm) else [True] * steps
 
 
-def summarise(steps: Sequence[Step], resumed_at: Iterable[int] = ()) -> Results:
-    """The results that follow from the steps alone."""
+def summarise(steps: Sequence[Step], resumed_at: Iterable[int], known: Results) -> Results:
+    """The results that are `known`, with those that follow from the steps."""
     if not steps:
-        return Results(steps=0)
+        return replace(known, steps=0)
     finite = [step.loss for step in steps if math.isfinite(step.loss)]
     times = [step.step_ms for step in steps]
     warm = warm_steps(len(steps), resumed_at)
     step_ms = statistics.median(ms for ms, counts in zip(times, warm, strict=True) if counts)
-    return Results(
+    return replace(
+        known,
         steps=len(steps),
         worst=max(finite, default=math.nan),
         best=min(finite, default=math.nan),

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from rich.console import Console
@@ -147,8 +147,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
 def conclude(training: Training, config: Config, folder: RunFolder) -> None:
     """Close the record with the results of the steps, the held-out loss, a sample and weights."""
     run, model, checkpoints = folder.run, training.model, training.checkpoints
-    peak = {key: getattr(run.results, key) for key in ("peak_flops", "peak_flops_dtype")}
-    run.results = results = replace(summarise(folder.steps, run.resumed_at), **peak)
+    run.results = results = summarise(folder.steps, run.resumed_at, run.results)
     results.mfu = run.model.flops_per_token * results.tokens_per_second / results.peak_flops
     results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
     last = folder.steps[-1]

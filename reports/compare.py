@@ -136,7 +136,8 @@ class Group:
 def compare(runs: Iterable[ReadRun]) -> list[Group]:
     """The groups of comparable runs, the main one first.
 
-    The main group is the one with the most stages, then one without overrides, then the newest.
+    The main group is the one with the most finished stages, then the most stages, then one without
+    overrides, then the newest.
     """
     alike: dict[Conditions, list[ReadRun]] = defaultdict(list)
     for run in runs:
@@ -147,9 +148,10 @@ def compare(runs: Iterable[ReadRun]) -> list[Group]:
         for variant, members in _variants(found)
     ]
 
-    def rank(group: Group) -> tuple[int, bool, str]:
+    def rank(group: Group) -> tuple[int, int, bool, str]:
+        finished = sum(bool(stage.finished) for stage in group.stages)
         plain = not group.variant and not any(run.variant for run in group.runs)
-        return len(group.stages), plain, max(run.started for run in group.runs)
+        return finished, len(group.stages), plain, max(run.started for run in group.runs)
 
     return sorted(groups, key=rank, reverse=True)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-import numpy as np
-
 from conf.schema import Aim
 from reports import formats
 from reports.compare import Group, StageRuns
@@ -110,9 +108,9 @@ def certainty(group: Group) -> str:
         )
     if widths:
         said.append(
-            f"With one seed, ± is twice the run's own noise (here about {np.median(widths):.2f}): "
-            "a smaller difference is not distinguishable from zero, and a larger one may still be "
-            "particular to this seed."
+            f"With one seed, ± is twice the run's own noise, here {min(widths):.2f} to "
+            f"{max(widths):.2f}: a difference smaller than its ± is not distinguishable from zero, "
+            "and a larger one may still be particular to this seed."
         )
     return (
         " ".join(said) or "The runs are too short or too few to estimate how sure a difference is."

@@ -8,13 +8,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import register
 from runner.identity import conditions, override_key, resolved
-from runner.messages import error, errors_in_a_sentence, fail, say
+from runner.messages import error, errors_in_a_sentence, fail, say, sentence
 from runner.record import StageInfo, Status
 from runner.run import Command, run
 from runner.settings import read_settings
@@ -45,12 +46,13 @@ def task(cfg: DictConfig) -> Status:
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
         return run(read_settings(cfg), read_command(cfg), Console(), isolate=sweeping)
-    except UsageError as mistake:
+    except (UsageError, OmegaConfBaseException) as mistake:
+        refused = UsageError(sentence(mistake))
         if not sweeping:
-            fail(str(mistake))
-        error(str(mistake))
-        mistake.reported = True
-        raise
+            fail(str(refused))
+        error(str(refused))
+        refused.reported = True
+        raise refused from mistake
 
 
 def read_command(cfg: DictConfig) -> Command:

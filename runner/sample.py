@@ -5,22 +5,31 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from conf.errors import UsageError
 from conf.schema import SamplerConfig, register
-from runner.messages import errors_in_a_sentence
+from runner.messages import errors_in_a_sentence, fail, sentence
 from runner.settings import typed
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
-    config = typed(cfg, SamplerConfig)
+    try:
+        print(draw(typed(cfg, SamplerConfig)))
+    except (UsageError, OmegaConfBaseException) as mistake:
+        fail(sentence(mistake))
+
+
+def draw(config: SamplerConfig) -> str:
+    """The prompt, and text that the kept weights continue it with."""
     from gpt2.sampling import sample
     from runner.training.device import find_device
     from runner.training.weights import load_weights
 
     model = load_weights(Path(config.weights).expanduser())
     model.to(find_device(config.device))
-    print(sample(model, **asdict(config.sample)))
+    return sample(model, **asdict(config.sample))
 
 
 def main() -> None:

@@ -249,8 +249,19 @@ def test_a_users_error_is_one_sentence_and_nothing_is_written(
     assert done.returncode in (1, 2)
     printed = done.stderr + done.stdout
     assert expected in printed
+    assert "Error executing" not in printed
     assert "Traceback" not in printed
     assert all(record["status"] == "failed" for record in records(tmp_path).values())
+
+
+@pytest.mark.parametrize("arguments", [[], ["weights=/nobody"], ["weights=x", "sample.tokens=0"]])
+def test_a_mistake_in_sampling_is_one_sentence(
+    command_line: CommandLine, arguments: list[str]
+) -> None:
+    done = command_line(*arguments, module="runner.sample", smoke=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_download_that_is_not_https_is_refused(command_line: CommandLine, tmp_path: Path) -> None:

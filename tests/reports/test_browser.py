@@ -189,9 +189,9 @@ def test_axe_finds_nothing(browser: Browser, page_file: Path, width: int, scheme
     page = open_page(browser, page_file, width, color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    told = [
+    problems = [
         (violation["id"], node["html"][:200], node.get("failureSummary", "")[:300])
         for violation in found["violations"]
         for node in violation["nodes"]
     ]
-    assert told == []
+    assert problems == []

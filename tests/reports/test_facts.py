@@ -43,9 +43,9 @@ def test_differences_and_speed_ups_are_those_of_the_records(ladder: Path) -> Non
 
 def test_every_file_carries_the_same_held_out_loss(ladder: Path) -> None:
     page = page_of(ladder)
-    told = f"{stages_of(ladder).held_out['step07']:.3f}"
-    assert told in page
-    assert told in (ladder / "report" / "report.md").read_text(encoding="utf-8")
+    shown = f"{stages_of(ladder).held_out['step07']:.3f}"
+    assert shown in page
+    assert shown in (ladder / "report" / "report.md").read_text(encoding="utf-8")
     assert json.loads((ladder / "report" / "report.json").read_text(encoding="utf-8"))
 
 

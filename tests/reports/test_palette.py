@@ -1,4 +1,4 @@
-"""The stages' colours can be told apart and seen, in both themes."""
+"""The stages' colours are distinguishable and visible, in both themes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_stage_stands_out_from_the_page(theme: int) -> None:
 
 @pytest.mark.parametrize("theme", [0, 1])
 @pytest.mark.parametrize("sight", SIGHT)
-def test_every_two_stages_can_be_told_apart(theme: int, sight: str) -> None:
+def test_every_two_stages_are_distinguishable(theme: int, sight: str) -> None:
     seen = {
         name: oklab(np.array(SIGHT[sight]) @ linear(THEME[name][theme]))
         for name in [*STAGES, "baseline"]

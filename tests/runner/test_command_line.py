@@ -116,6 +116,7 @@ def test_a_run_is_compared_with_the_baseline_under_the_same_conditions(
     assert "against the baseline" not in command_line("+stage=step03", *QUICK, "seed=2").stdout
 
 
+@pytest.mark.slow
 def test_a_speed_is_compared_only_at_the_same_number_of_threads(command_line: CommandLine) -> None:
     assert command_line("+stage=step02", *QUICK).returncode == 0
     one, two = (
@@ -152,6 +153,7 @@ def test_without_a_compiler_the_run_continues_and_warns_once(
     assert done.stdout.count("torch.compile is not applied") == 1
 
 
+@pytest.mark.slow
 def test_a_run_finds_the_kernels_that_a_sweep_compiled(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

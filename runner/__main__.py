@@ -1,6 +1,7 @@
 """python -m runner: trains a stage, or several with -m; without a stage it shows the ladder."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import hydra
@@ -67,9 +68,8 @@ def read_command(cfg: DictConfig) -> Command:
             f"+stage={choice}: this stage is in a subfolder of stage/; move its file into stage/."
         )
     without_stage = [o for o in overrides if not o.startswith("+stage=")]
-    plain = hydra.compose("config", without_stage)
-    on_parent = [*without_stage, f"+stage={stage.parent}"]
-    before = hydra.compose("config", on_parent) if stage.parent else plain
+    plain = composed(*without_stage)
+    before = composed(*without_stage, f"+stage={stage.parent}") if stage.parent else plain
     about = StageInfo(
         name=choice,
         number=stage.number,
@@ -79,6 +79,12 @@ def read_command(cfg: DictConfig) -> Command:
         changes=changes_between(before, cfg),
     )
     return Command(about, overrides, conditions(resolved(plain)))
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """A configuration; the jobs of a sweep share the one without a stage."""
+    return hydra.compose("config", list(overrides))
 
 
 def show_ladder(console: Console, folders: Sequence[Path]) -> None:

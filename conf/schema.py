@@ -11,7 +11,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hydra.core.config_store import ConfigStore
@@ -213,6 +213,14 @@ class SamplerConfig:
     weights: str
     device: str
     sample: SampleConf
+
+
+@functools.cache
+def validator(kind: type) -> Any:
+    """Pydantic's TypeAdapter of a type with ranges, made once."""
+    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
+
+    return TypeAdapter(kind)
 
 
 def device_scale() -> str:

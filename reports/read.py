@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from conf.errors import UsageError
-from runner.files import process_is_gone
 from runner.record import STEP_COLUMNS as MEASURED
 from runner.record import Run, Settings, Status, Step, UnreadableRecord, read_run, summarise
 
@@ -181,7 +180,7 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
         raise UnreadableRecord("there is no run.json beside its steps.csv") from None
     except OSError as error:
         raise UnreadableRecord(f"run.json cannot be read ({error.strerror})") from None
-    if run.status is Status.running and process_is_gone(run.process.host, run.process.pid):
+    if run.is_abandoned:
         message = "Its process ended without closing the record."
         run = replace(run, status=Status.interrupted, message=message)
     try:

@@ -13,15 +13,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from conf.schema import Aim
-from runner.files import DamagedFile, unseal
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from conf.schema import Aim, validator
+from runner.files import DamagedFile, process_is_gone, unseal
 
 FORMAT = 3
 CHECKPOINT = "checkpoint.safetensors"
@@ -267,6 +264,12 @@ class Run:
     def seed(self) -> int:
         return self.settings.seed
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the record says running, and its process is known to have ended."""
+        running = self.status is Status.running
+        return running and process_is_gone(self.process.host, self.process.pid)
+
 
 class UnreadableRecord(Exception):
     """Why a record cannot be used, as the rest of a sentence."""
@@ -300,8 +303,8 @@ def parse_run(content: dict[str, Any]) -> Run:
         content = _from_format_2(content) if found == 2 else {**content}
         for part in ("model", "results"):
             content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
-        run: Run = _validator(Run).validate_python(content)
-        _validator(Settings).validate_python(vars(run.settings))
+        run: Run = validator(Run).validate_python(content)
+        validator(Settings).validate_python(vars(run.settings))
         return run
     except ValidationError as error:
         first = error.errors()[0]
@@ -309,13 +312,6 @@ def parse_run(content: dict[str, Any]) -> Run:
         raise UnreadableRecord(f"{key} in run.json: {first['msg']}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
-
-
-@cache
-def _validator(kind: type) -> "TypeAdapter[Any]":
-    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
-
-    return TypeAdapter(kind)
 
 
 def _printable(value: Any) -> Any:

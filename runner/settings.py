@@ -2,14 +2,13 @@
 
 import math
 import os
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import Config
+from conf.schema import Config, validator
 
 Typed = TypeVar("Typed")
 
@@ -74,7 +73,7 @@ def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:
     from pydantic import ValidationError
 
     try:
-        _validator(kind).validate_python(OmegaConf.to_container(cfg, resolve=True))
+        validator(kind).validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
@@ -85,10 +84,3 @@ def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:
         if limits.get("lt") == math.inf:
             advice = "give a finite number"
         raise UsageError(f"{key}{value}: {advice[0].lower()}{advice[1:]}.") from None
-
-
-@cache
-def _validator(kind: type) -> Any:
-    from pydantic import TypeAdapter  # its import takes as long as showing the ladder
-
-    return TypeAdapter(kind)

@@ -10,7 +10,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from runner.files import process_is_gone
 from runner.record import Status, read_runs
 
 
@@ -44,8 +43,7 @@ def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:
     failures = set()
     for experiment in experiments(config):
         for file, run in read_runs(experiment).items():
-            gone = process_is_gone(run.process.host, run.process.pid)
-            if run.status is Status.failed or (run.status is Status.running and gone):
+            if run.status is Status.failed or run.is_abandoned:
                 failures.add((file, run.started, run.ended))
     return failures
 

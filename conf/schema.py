@@ -3,12 +3,8 @@
 Nothing here imports torch: a wrong key, type or value is refused before training starts.
 """
 
-import contextlib
-import ctypes
 import functools
 import math
-import platform
-import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -18,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from platformdirs import user_cache_dir
 
+from conf.device import device_scale
 from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -25,14 +22,15 @@ Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
 class Autocast(Enum):
-    """Precision of matrix products: fp32 throughout, or bfloat16 with fp32 weights."""
+    """Matrix products with fp32 weights: in fp32, in bfloat16 where that is faster, or always."""
 
     none = "none"
+    auto = "auto"
     bf16 = "bf16"
 
 
 class MatmulPrecision(Enum):
-    """torch.set_float32_matmul_precision: `high` lets Ampere and later use TF32."""
+    """fp32 matrix products: `highest` keeps all of fp32, `high` may use TF32 where it is faster."""
 
     highest = "highest"
     high = "high"
@@ -43,7 +41,7 @@ class CompileMode(Enum):
 
     default = "default"
     reduce_overhead = "reduce-overhead"
-    max_autotune = "max-autotune"
+    max_autotune = "max-autotune-no-cudagraphs"
 
 
 class Schedule(Enum):
@@ -221,19 +219,6 @@ def validator(kind: type) -> Any:
     from pydantic import TypeAdapter  # its import takes as long as showing the ladder
 
     return TypeAdapter(kind)
-
-
-def device_scale() -> str:
-    """The scale that suits this machine's device, found without importing torch."""
-    if sys.platform == "darwin" and platform.machine() == "arm64":
-        return "mps"
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    count = ctypes.c_int(0)
-    with contextlib.suppress(OSError):
-        driver = ctypes.CDLL(library)
-        if driver.cuInit(0) == 0:
-            driver.cuDeviceGetCount(ctypes.byref(count))
-    return "cuda" if count.value > 0 else "cpu"
 
 
 def scale_model(scale: str | None) -> str:

@@ -126,6 +126,7 @@ def apart(group: Group, main: Group) -> str:
             "device": run.environment.machine,
             "torch": run.environment.torch,
             "scale": run.settings.scale,
+            "matrix products": run.products.answers if run.products else "not measured",
         }
         for run in (ours, theirs)
     )
@@ -208,6 +209,12 @@ def speed_note(group: Group) -> str:
         "Tokens per second are the median over the warm steps. Compilation happens once a run "
         "and is counted in no other figure."
     )
+    products = [run.products for run in group.runs if run.products]
+    if products:
+        note += (
+            " Products of the ladder's own shapes, forward and backward, were measured before "
+            f"training: {products[-1].summary}."
+        )
     if not peaks:
         return f"{note} The machine's matrix-product peak was not measured."
     said = []

@@ -1,4 +1,8 @@
-"""A process of its own for each stage of a sweep: a stage that crashes does not end the sweep."""
+"""A process of its own for each stage of a sweep: a stage that crashes does not end the sweep.
+
+CUDA cannot be used in a process forked after its parent has used it. So a stage is not forked from
+the sweep's process, which may have, but from a server that only imports.
+"""
 
 import multiprocessing
 import os
@@ -15,6 +19,9 @@ from runner.messages import error, sentence
 # Exit status of a process that could not start its work, and has printed the reason.
 NOT_STARTED = 2
 
+# What the server imports, once for all stages.
+PRELOADED = ["runner.__main__", "runner.training.loop", "torch._inductor.compile_fx"]
+
 
 def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     """Call `work` in a new process; returns its exit status, negative for a signal that ended it.
@@ -22,16 +29,10 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     The first signal that asks this process to end is passed on, the second kills the new process.
     Raises Interrupted when it has ended.
     """
-    method = "spawn"
-    if sys.platform == "linux":
-        # A stage forked after these imports does not repeat them.
-        import torch._inductor.compile_fx  # noqa: F401
-
-        import runner.training.loop  # noqa: F401
-
-        method = "fork"
+    method = "forkserver" if sys.platform == "linux" else "spawn"
+    multiprocessing.set_forkserver_preload(PRELOADED)
     context: Any = multiprocessing.get_context(method)
-    process = context.Process(target=_child, args=(work, *arguments))
+    process = context.Process(target=_child, args=(dict(os.environ), work, *arguments))
     received: list[int] = []
 
     def relay(signum: int, frame: FrameType | None) -> None:
@@ -41,7 +42,8 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         else:
             process.kill()
 
-    # A signal that arrives before the process has started waits until it can be passed on.
+    # A signal that arrives before the process has started waits until it can be passed on; the
+    # server, which is started here too, never gets one.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
         try:
@@ -54,7 +56,10 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     return int(process.exitcode)
 
 
-def _child(work: Callable[..., None], *arguments: Any) -> None:
+def _child(environment: dict[str, str], work: Callable[..., None], *arguments: Any) -> None:
+    # The server has the environment of the first stage.
+    os.environ.clear()
+    os.environ.update(environment)
     # A terminal signals every process of the sweep; this one only obeys the sweep.
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

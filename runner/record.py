@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from conf.schema import Aim, validator
 from runner.files import DamagedFile, process_is_gone, unseal
+from runner.products import Products
 
 FORMAT = 3
 CHECKPOINT = "checkpoint.safetensors"
@@ -246,6 +247,7 @@ class Run:
     applied: list[str] = described("the techniques that acted", default_factory=list)
     not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
     checks: list[Check] = described("the flow checks, see Check", default_factory=list)
+    products: Products | None = optional("rates of the device's matrix products, see Products")
     model: ModelInfo = field(default_factory=ModelInfo)
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
@@ -371,13 +373,17 @@ class Conditions(NamedTuple):
     device_name: str | None
     code: str
     torch: str
+    products: str
     settings: str
 
     @classmethod
     def of(cls, run: Run) -> "Conditions":
         """The conditions of a run."""
         on, settings = run.environment, json.dumps(run.conditions, sort_keys=True, default=str)
-        return cls(run.data.sha256, on.device, on.device_name, run.code, on.torch, settings)
+        answers = run.products.answers if run.products else ""
+        return cls(
+            run.data.sha256, on.device, on.device_name, run.code, on.torch, answers, settings
+        )
 
 
 def same_speed_conditions(a: Run, b: Run) -> bool:

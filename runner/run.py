@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from conf.device import smaller_scale
 from conf.errors import UsageError
 from conf.schema import Aim, Config
 from runner.data.text import find_text, text_sha256
@@ -216,6 +217,8 @@ def _cause_of_death(status: int, config: Config) -> str:
 
 def _advice_on_memory(config: Config) -> str:
     size, context = config.train.micro_batch_size, config.train.context
+    if smaller := smaller_scale(config.scale.name):
+        return f"take scale={smaller}, which trains half as much at a time"
     return f"halve train.micro_batch_size={size} or train.context={context}"
 
 
@@ -246,8 +249,10 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         )
     if run.timings.compile_s:
         say(console, f"  compiled in {run.timings.compile_s:.1f} s, not counted in the steps")
-    if run.applied:
-        say(console, f"  applied: {', '.join(run.applied)}")
+    gains = run.products.gains if run.products else {}
+    applied = [f"{name} ({gains[name]})" if name in gains else name for name in run.applied]
+    if applied:
+        say(console, f"  applied: {', '.join(applied)}")
     for technique, reason in run.not_applied.items():
         say(console, f"  not applied: {technique}: {reason}")
     comparable = run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow)

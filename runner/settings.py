@@ -8,7 +8,7 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import Config, validator
+from conf.schema import CompileMode, Config, validator
 
 Typed = TypeVar("Typed")
 
@@ -51,6 +51,13 @@ def read_settings(cfg: DictConfig) -> Config:
             f"train.total_batch_tokens={total} is not divisible by "
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
+        )
+    graphs = train.compile and train.compile_mode is CompileMode.reduce_overhead
+    if graphs and train.grad_accum_steps > 1:
+        raise UsageError(
+            "train.compile_mode=reduce_overhead uses CUDA graphs, in which a micro batch "
+            "overwrites the gradients that accumulation adds up; give default or max_autotune to "
+            "a stage that accumulates."
         )
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(

@@ -10,9 +10,12 @@ import os
 import platform
 import re
 import resource
+import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -20,7 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from conf.device import CUDA_SCALES
 from conf.errors import UsageError
+from runner.products import Products, Rate
+
+PROBE_SECONDS = 0.3
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
@@ -28,10 +35,11 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
     available = torch.accelerator.current_accelerator(check_available=True)
     kind = available.type if available else "cpu"
     if requested == "auto":
-        if scale in ("cuda", "mps") and kind != scale:
+        needed = "cuda" if scale in CUDA_SCALES else scale
+        if needed in ("cuda", "mps") and kind != needed:
             raise UsageError(
-                f"scale={scale} needs a {scale} device, but PyTorch {torch.__version__} finds "
-                f"none; install a PyTorch build with {scale} support, or add scale=cpu."
+                f"scale={scale} needs a {needed} device, but PyTorch {torch.__version__} finds "
+                f"none; {_what_is_missing(needed)}, or add scale=cpu."
             )
         return torch.device(kind)
     numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
@@ -43,10 +51,30 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
     return torch.device(requested)
 
 
+def _what_is_missing(kind: str) -> str:
+    """What to do about a device that PyTorch does not find."""
+    if kind == "cuda" and torch.backends.cuda.is_built():
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            return (
+                f"it is built for CUDA {torch.version.cuda} and says: {reason}; update the NVIDIA "
+                "driver, or install a PyTorch build for an older CUDA"
+            )
+    return f"install a PyTorch build with {kind} support"
+
+
 def device_name(device: torch.device) -> str:
     """The device's name, as its manufacturer gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if sys.platform == "darwin":  # Python only says "arm"
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError):
+            named = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+            if named:
+                return named
     with contextlib.suppress(OSError):
         cpuinfo = Path("/proc/cpuinfo").read_text()
         if found := re.search(r"^model name.*?:(.*)", cpuinfo, re.MULTILINE):
@@ -66,32 +94,74 @@ def prepare(device: torch.device) -> None:
         mallopt(-3, 1 << 30)
         mallopt(-1, (1 << 31) - 1)
     if device.type == "cuda":
+        if device.index is not None:
+            torch.accelerator.set_device_index(device.index)
         # Less fragmentation; it is read when the first tensor is created on the device.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """A batch on the device; a CUDA device gets it from pinned memory, without waiting."""
-    if device.type == "cuda":
-        batch = tuple(part.pin_memory() for part in batch)
-    return tuple(part.to(device, non_blocking=True) for part in batch)
+    """A batch on the device; a CUDA device gets it from pinned memory, without waiting.
+
+    From memory that is not pinned, such a copy could read what was freed meanwhile.
+    """
+    if device.type != "cuda":
+        return tuple(part.to(device) for part in batch)
+    return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
 
 
-def why_not_tf32(device: torch.device) -> str | None:
-    """None where fp32 matrix products can use TF32, else the reason why not."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return None
-    return "it needs an NVIDIA GPU of the Ampere generation or later"
+def measure_products(device: torch.device, tokens: int, width: int) -> Products:
+    """The rates of an MLP's first product, (tokens, width) x (width, 4 width), and its gradients.
 
+    All ways take turns, and the best time of each counts, so that a busy neighbour slows down no
+    way alone. It takes less than a second; the setting for fp32 is the one before afterwards.
+    """
+    rows = min(tokens, 1024) if device.type == "cpu" else tokens
+    x_TC = torch.rand(rows, width, device=device, requires_grad=True)
+    weight_FC = torch.rand(4 * width, width, device=device, requires_grad=True)
+    grad_TF = torch.rand(rows, 4 * width, device=device)
+    ways = [way.name for way in fields(Products)]
+    seconds = dict.fromkeys(ways, math.inf)
+    exact = dict.fromkeys(ways, True)
 
-def why_not_bf16(device: torch.device) -> str | None:
-    """None where the hardware has matrix products in bfloat16, else the reason why not."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return None if native else "this GPU has no bfloat16 arithmetic"
-    if device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_tile"):
-        return "this processor has no matrix units for bfloat16 (AMX), so bfloat16 would be slower"
-    return None
+    @contextlib.contextmanager
+    def computed(way: str) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest" if way == "bf16" else way)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    def take_turn(way: str) -> None:
+        started = time.perf_counter()
+        y_TF = F.linear(x_TC, weight_FC)
+        y_TF.backward(grad_TF.to(y_TF.dtype))  # type: ignore[no-untyped-call]
+        synchronise(device)
+        seconds[way] = min(seconds[way], time.perf_counter() - started)
+        x_TC.grad = weight_FC.grad = None
+
+    # Its product with ones is 768.1875, which TF32's 10 bits and bfloat16's 7 round to 768.
+    finely_TC = torch.full((rows, 768), 1 + 2**-12, device=device)
+    for way in tuple(ways):
+        try:
+            with computed(way):
+                product = F.linear(finely_TC, torch.ones(4 * 768, 768, device=device))
+                exact[way] = bool((product.float() == 768.1875).all())
+                take_turn(way)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            ways.remove(way)
+    until, turns = time.perf_counter() + PROBE_SECONDS, 0
+    while ways and (turns < 2 or time.perf_counter() < until):
+        turns += 1
+        for way in ways:
+            with computed(way):
+                take_turn(way)
+    operations = 6 * rows * width * 4 * width
+    return Products(**{way: Rate(operations / seconds[way], exact[way]) for way in seconds})
 
 
 def why_not_compile(device: torch.device) -> str | None:
@@ -114,7 +184,9 @@ def why_not_flash(
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             warnings.simplefilter("ignore")
             F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True)
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         precision = str(dtype).removeprefix("torch.")
         return f"no flash kernel here for {precision} heads of {width}; another kernel is used"
     return None
@@ -139,7 +211,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the device or in the machine's memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    known = ("can't allocate memory", "out of memory", "bad_alloc")
+    known = ("can't allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in known)
 
 
@@ -150,8 +222,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The peak memory so far: of tensors on a CUDA device, else the process's resident set."""
+    """The peak memory so far: of tensors on an accelerator, else the process's resident set.
+
+    MPS counts no peak; what its driver holds is close to it, since freed blocks are kept.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

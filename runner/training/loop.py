@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -25,6 +26,7 @@ from runner.training.compilation import compile_blocks
 from runner.training.evaluation import held_out_loss
 from runner.training.flow_checks import run_flow_checks
 from runner.training.optimizer import build_optimizer, learning_rate
+from runner.training.probe import find_products
 from runner.training.techniques import Techniques
 
 
@@ -59,9 +61,11 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     assert isinstance(config.model, GPTConfig)
     device = machine.find_device(config.device, config.scale.name)
     machine.prepare(device)
+    cache_dir = Path(config.cache_dir).expanduser()
+    run.products = products = find_products(device, run.conditions, cache_dir)
+    techniques = Techniques(config, device, products)
+    torch.set_float32_matmul_precision(techniques.fp32_setting)
     torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision(train.matmul_precision.name)
-    techniques = Techniques(config, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
 
     sizes = train.micro_batch_size, train.context
@@ -75,7 +79,7 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     run.environment.device_name = machine.device_name(device)
     run.environment.threads = torch.get_num_threads()
     run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
-    peak_dtype = torch.float32 if machine.why_not_bf16(device) else torch.bfloat16
+    peak_dtype = torch.bfloat16 if products.bf16_is_faster else torch.float32
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
     run.results.peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
     checkpoints = Checkpoints(config, folder, model, optimizer, console)
@@ -111,13 +115,14 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             for micro_step in range(accumulation):
                 batch = training.stream.micro_batch(step * accumulation + micro_step)
                 with autocast:
-                    _, loss = model(*machine.upload(batch, device))
+                    loss = model(*machine.upload(batch, device))[1]
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
             # Every stage measures the norm; only some clip it.
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            grad_norm = torch.nn.utils.get_total_norm(gradients)
+            grad_norm = torch.nn.utils.get_total_norm(
+                [p.grad for p in model.parameters() if p.grad is not None]
+            )
             if train.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm

@@ -4,21 +4,22 @@ import torch
 
 from conf.schema import Autocast, Config, MatmulPrecision, Schedule
 from gpt2.config import Attention, GPTConfig, Init, Norm
-from runner.training.device import why_not_bf16, why_not_compile, why_not_flash, why_not_tf32
+from runner.products import BF16, TF32, Products
+from runner.training.device import why_not_compile, why_not_flash
 
 
 class Techniques:
     """What a configuration asks for: the techniques that are applied, and those that are not."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, products: Products) -> None:
         model, train = config.model, config.train
         accumulation = f"accumulation over {train.grad_accum_steps} micro batches"
         asked_for = {
             f"{model.init.name} initialisation": model.init is not Init.torch,
             f"{model.norm.name} norm": model.norm is not Norm.none,
             "residual stream": model.residual,
-            "TF32": train.matmul_precision is MatmulPrecision.high,
-            "bf16 autocast": train.autocast is Autocast.bf16,
+            TF32: train.matmul_precision is MatmulPrecision.high,
+            BF16: train.autocast is not Autocast.none,
             "torch.compile": train.compile,
             f"vocabulary padded to {model.padded_vocab_size:,}": model.pad_vocab,
             "flash attention": model.attention is Attention.flash and isinstance(model, GPTConfig),
@@ -28,12 +29,17 @@ class Techniques:
             f"{train.schedule.name} schedule": train.schedule is not Schedule.constant,
             accumulation: train.total_batch_tokens is not None,
         }
-        why_not = {
-            "TF32": why_not_tf32(device),
-            "bf16 autocast": why_not_bf16(device),
-            "torch.compile": why_not_compile(device),
-        }
-        self.bf16 = asked_for["bf16 autocast"] and why_not["bf16 autocast"] is None
+        why_not = {"torch.compile": why_not_compile(device)}
+        forced = train.autocast is Autocast.bf16
+        if not (products.bf16_is_faster or (forced and products.bf16.flops)):
+            why_not[BF16] = products.why_not(products.bf16)
+        self.bf16 = asked_for[BF16] and BF16 not in why_not
+        if self.bf16:
+            why_not[TF32] = "bf16 autocast leaves no matrix product in fp32"
+        elif not products.tf32_is_faster:
+            why_not[TF32] = products.why_not(products.high)
+        tf32 = asked_for[TF32] and TF32 not in why_not
+        self.fp32_setting = "high" if tf32 else products.fp32_setting
         self.compile = asked_for["torch.compile"] and why_not["torch.compile"] is None
         if isinstance(model, GPTConfig) and asked_for["flash attention"]:
             dtype = torch.bfloat16 if self.bf16 else torch.float32

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from runner.data.text import find_text
 from runner.folder import RunFolder
-from runner.identity import as_plain
+from runner.identity import as_plain, conditions
 from runner.record import Run
 from runner.training.loop import train
 from tests.conftest import Settings, load_quietly
@@ -26,7 +26,8 @@ class Runs:
         config = self.settings(*overrides)
         self.count += 1
         folder = RunFolder(self.folder / str(self.count))
-        folder.start(synthetic_run(config=as_plain(config)), afresh=True)
+        plain = as_plain(config)
+        folder.start(synthetic_run(config=plain, conditions=conditions(plain)), afresh=True)
         data = config.data
         cache = Path(config.cache_dir)
         _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)

@@ -105,6 +105,14 @@ def test_a_wrong_type_is_refused_with_its_key(settings: Settings, override: str)
     assert isinstance(refused.value.__cause__, OmegaConfBaseException)
 
 
+def test_cuda_graphs_are_refused_where_gradients_are_accumulated(settings: Settings) -> None:
+    graphs = "train.compile_mode=reduce_overhead"
+    assert settings("+stage=step09", graphs).train.compile_mode.name == "reduce_overhead"
+    with pytest.raises(UsageError, match="give default or max_autotune"):
+        settings("+stage=step10", graphs)
+    settings("+stage=step10", graphs, "train.compile=false")
+
+
 def test_several_processes_are_refused_until_they_work(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,22 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from runner.training.device import is_out_of_memory, upload, why_not_flash
+from conf.errors import UsageError
+from runner.training import device as machine
+from runner.training.device import (
+    device_name,
+    find_device,
+    is_out_of_memory,
+    prepare,
+    upload,
+    why_not_flash,
+)
 
 CPU = torch.device("cpu")
 
@@ -31,6 +42,17 @@ def test_flash_attention_is_applied_only_where_a_kernel_takes_the_heads() -> Non
     assert "int32 heads of 64" in reason
 
 
+def test_looking_for_a_flash_kernel_does_not_hide_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fail)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        why_not_flash(CPU, torch.float32, n_head=12, context=64, n_embd=768)
+
+
 def test_an_uploaded_batch_is_unchanged() -> None:
     batch = (torch.arange(6).view(2, 3), torch.arange(6).view(2, 3) + 1)
     for before, after in zip(batch, upload(batch, CPU), strict=True):
@@ -42,4 +64,69 @@ def test_a_failed_allocation_is_out_of_memory() -> None:
         torch.empty(1 << 60)
     assert is_out_of_memory(raised.value)
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+class Part:
+    """A stand-in for a tensor that notes how it is copied."""
+
+    def __init__(self) -> None:
+        self.copies: list[dict[str, Any]] = []
+
+    def pin_memory(self) -> "Part":
+        self.copies.append({"pinned": True})
+        return self
+
+    def to(self, device: torch.device, **options: Any) -> "Part":
+        self.copies.append(options)
+        return self
+
+
+def test_only_pinned_memory_is_copied_without_waiting() -> None:
+    for kind, expected in (("mps", [{}]), ("cuda", [{"pinned": True}, {"non_blocking": True}])):
+        part: Any = Part()
+        upload((part,), torch.device(kind))
+        assert part.copies == expected
+
+
+def test_all_questions_are_asked_of_the_gpu_that_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.accelerator.set_device_index", chosen.append)
+    for device in ("cuda", "cuda:1"):
+        prepare(torch.device(device))
+    assert chosen == [1]
+
+
+@pytest.mark.parametrize("scale", ["cuda", "cuda_24gb", "cuda_8gb"])
+def test_a_scale_of_a_gpu_is_refused_without_one(scale: str) -> None:
+    with pytest.raises(UsageError, match="install a PyTorch build with cuda support"):
+        find_device("auto", scale)
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: True)
+    monkeypatch.setattr("torch.cuda.init", fail)
+    with pytest.raises(UsageError) as refused:
+        find_device("auto", "cuda")
+    assert "too old (found version 11040); update the NVIDIA driver" in str(refused.value)
+    assert "add scale=cpu" in str(refused.value)
+
+
+def test_macs_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text('#!/bin/sh\n[ "$*" = "-n machdep.cpu.brand_string" ] && echo "Apple M4"\n')
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    assert device_name(torch.device("mps")) == "Apple M4"
+
+
+def test_the_memory_of_a_mac_is_metals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.mps.driver_allocated_memory", lambda: 123)
+    assert machine.peak_memory_bytes(torch.device("mps")) == 123

@@ -1,0 +1,52 @@
+"""The scale that suits this machine's device, found without importing torch."""
+
+import ctypes
+import functools
+import platform
+import subprocess
+import sys
+
+# The scales of a GPU and the memory in bytes from which each is taken, a little below what is on
+# the box: a card of 24 GB may have 22.5 GiB. What each needs: docs/memory.md.
+CUDA_SCALES = {"cuda": 38e9, "cuda_24gb": 22e9, "cuda_12gb": 11e9, "cuda_8gb": 0}
+
+ASK_DRIVER = """
+import ctypes, sys
+driver = ctypes.CDLL(sys.argv[1])
+count, size = ctypes.c_int(0), ctypes.c_size_t(0)
+if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
+    driver.cuDeviceTotalMem_v2(ctypes.byref(size), 0)
+    print(size.value)
+"""
+
+
+def device_scale() -> str:
+    """The name of the scale: by Apple silicon, the memory of an NVIDIA GPU, else the CPU."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    memory = _gpu_memory()
+    if memory is None:
+        return "cpu"
+    return next(scale for scale, least in CUDA_SCALES.items() if memory >= least)
+
+
+def smaller_scale(scale: str) -> str | None:
+    """The scale of a GPU with half the micro batch; None where there is none."""
+    names = list(CUDA_SCALES)
+    return names[names.index(scale) + 1] if scale in names[:-1] else None
+
+
+@functools.cache
+def _gpu_memory() -> int | None:
+    """Bytes of the first GPU that the driver shows, None without one.
+
+    Another process asks the driver, since what this one forks could not use CUDA after that.
+    """
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+        command = [sys.executable, "-I", "-c", ASK_DRIVER, library]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return int(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None

@@ -1,0 +1,38 @@
+"""The measurement of matrix products before training, kept so that a sweep has one answer."""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from pydantic import ValidationError
+
+from conf.schema import validator
+from runner.files import DamagedFile, seal, unseal, write_atomically
+from runner.products import Products
+from runner.training.device import device_name, measure_products
+
+
+def find_products(device: torch.device, conditions: dict[str, Any], cache_dir: Path) -> Products:
+    """The rates of matrix products of the ladder's shapes: from the cache, or measured now.
+
+    The shapes are those of `runner.identity.conditions`, the same for every stage of a ladder. The
+    cache is by device, torch's version, threads and shapes. Raises OSError.
+    """
+    tokens = conditions["train.micro_batch_size"] * conditions["train.context"]
+    shapes = (tokens, conditions["model.n_embd"])
+    machine = (device.type, device_name(device), torch.__version__, torch.get_num_threads())
+    name = hashlib.sha256(json.dumps([machine, shapes]).encode()).hexdigest()[:32]
+    cached = cache_dir / "products" / f"{name}.json"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cached.with_suffix(".lock")):
+        with contextlib.suppress(FileNotFoundError, DamagedFile, ValidationError):
+            known: Products = validator(Products).validate_python(unseal(cached.read_bytes()))
+            return known
+        products = measure_products(device, *shapes)
+        write_atomically(cached, seal(asdict(products)))
+    return products

@@ -1,0 +1,48 @@
+"""The scale that a machine gets."""
+
+import platform
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf import device
+from conf.device import CUDA_SCALES, device_scale, smaller_scale
+from conf.schema import register
+from stages.ladder import CONF
+
+
+@pytest.mark.parametrize(
+    ("gib", "scale"),
+    [
+        (79.1, "cuda"), (39.4, "cuda"), (23.6, "cuda_24gb"), (22.5, "cuda_24gb"),
+        (15.7, "cuda_12gb"), (11.6, "cuda_12gb"), (7.6, "cuda_8gb"), (None, "cpu"),
+    ],
+)  # fmt: skip
+def test_a_gpu_gets_the_scale_of_its_memory(
+    gib: float | None, scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(device, "_gpu_memory", lambda: gib and gib * 2**30)
+    assert device_scale() == scale
+
+
+def test_apple_silicon_gets_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert device_scale() == "mps"
+
+
+def test_each_smaller_scale_halves_the_micro_batch_of_the_same_step() -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = {s: compose("config", [f"scale={s}", "+stage=step10"]) for s in CUDA_SCALES}
+    for scale, found in composed.items():
+        assert found.scale.name == scale
+        tokens = found.train.micro_batch_size * found.train.context
+        assert found.train.total_batch_tokens == 524_288
+        assert 524_288 % tokens == 0
+        if smaller := smaller_scale(scale):
+            assert composed[smaller].train.micro_batch_size * 2 == found.train.micro_batch_size
+    assert smaller_scale("cuda_8gb") is None
+    assert smaller_scale("cpu") is None

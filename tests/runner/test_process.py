@@ -1,0 +1,122 @@
+"""Stages in processes of their own, which must be able to use CUDA."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.process import in_own_process
+from runner.record import Status
+from tests.conftest import ROOT, CommandLine
+from tests.runner.test_command_line import records
+
+# A driver with one GPU of 24 GB. It writes who initialised it, and whether a process was forked
+# after that, in which CUDA could not be used.
+DRIVER = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void note(const char *what) {
+    FILE *file = fopen(getenv("DRIVER_LOG"), "a");
+    fprintf(file, "%s\n", what);
+    fclose(file);
+}
+static void forked(void) { note("forked"); }
+int cuInit(unsigned flags) {
+    note("initialised");
+    return pthread_atfork(NULL, NULL, forked);
+}
+int cuDeviceGetCount(int *count) {
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    *count = visible && !*visible ? 0 : 1;
+    return 0;
+}
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 25300000000; return 0; }
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log of a stub of NVIDIA's driver library, which every new process finds."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("the stub of the driver needs Linux and a C compiler")
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    (folder / "driver.c").write_text(DRIVER)
+    command = [compiler, "-shared", "-fPIC", "driver.c", "-o", "libcuda.so.1", "-lpthread"]
+    subprocess.run(command, cwd=folder, check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    monkeypatch.setenv("DRIVER_LOG", str(folder / "log"))
+    return folder / "log"
+
+
+def test_the_stub_notices_a_fork_after_initialisation(driver: Path) -> None:
+    source = (
+        "import ctypes, os; ctypes.CDLL('libcuda.so.1').cuInit(0)\n"
+        "os.fork() or os._exit(0); os.wait()"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True)
+    assert driver.read_text().split() == ["initialised", "forked"]
+
+
+def test_no_stage_of_a_default_sweep_is_forked_after_the_driver_was_asked(
+    driver: Path, command_line: CommandLine, tmp_path: Path, text_file: Path
+) -> None:
+    done = command_line(
+        "-m", "+stage=step02,step03", "device=cpu", "model=nano", "data=text",
+        f"data.path={text_file}", f"output_dir={tmp_path}/outputs", "train.steps=2",
+        "train.micro_batch_size=2", "train.context=32", "evaluation.tokens=64",
+        "evaluation.peak_seconds=0.1", smoke=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path)
+    assert [run["status"] for run in found.values()] == [Status.finished.value] * 2
+    assert {run["config"]["scale"]["name"] for run in found.values()} == {"cuda_24gb"}
+    assert set(driver.read_text().split()) == {"initialised"}
+
+
+def test_hidden_devices_are_not_chosen(driver: Path) -> None:
+    command = [sys.executable, "-m", "runner", "+stage=step02", "--cfg", "job", "-p", "scale"]
+    for visible, scale in (("0", "cuda_24gb"), ("", "cpu")):
+        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+        shown = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+        assert f"name: {scale}\n" in shown.stdout, shown.stderr
+
+
+def test_every_stage_has_the_environment_that_its_sweep_has_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EARLIER", "1")
+    for visible in ("0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert in_own_process(_write_environment, tmp_path / visible) == 0
+        assert (tmp_path / visible).read_text() == f"{visible} {os.environ.get('EARLIER')}"
+        monkeypatch.delenv("EARLIER")
+
+
+def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
+    """The calls of torch that would reach one are replaced by a failure."""
+    source = (
+        "import torch\n"
+        "def reached(*a, **k): raise SystemExit('asked')\n"
+        "for name in ('is_available', 'device_count', 'init', '_lazy_init', 'current_device'):\n"
+        "    setattr(torch.cuda, name, reached)\n"
+        "torch.accelerator.is_available = torch.accelerator.device_count = reached\n"
+        "torch.accelerator.current_accelerator = reached\n"
+        "import importlib\n"
+        "from runner.process import PRELOADED\n"
+        "for name in PRELOADED: importlib.import_module(name)\n"
+        "print('quiet')"
+    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "quiet\n", done.stderr
+
+
+def _write_environment(file: Path) -> None:
+    file.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('EARLIER')}")

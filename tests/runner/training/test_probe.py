@@ -1,0 +1,93 @@
+"""The measurement of matrix products, and its cache."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from runner.products import Products
+from runner.training import probe
+from runner.training.device import measure_products
+from runner.training.probe import find_products
+
+CPU = torch.device("cpu")
+CONDITIONS = {"train.micro_batch_size": 2, "train.context": 32, "model.n_embd": 64}
+
+
+def test_every_way_is_measured_and_its_precision_is_found() -> None:
+    torch.set_float32_matmul_precision("high")
+    found = measure_products(CPU, tokens=64, width=64)
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+    assert all(rate.flops > 1e6 for rate in vars(found).values())
+    assert found.highest.exact
+    assert not found.bf16.exact
+
+
+def test_the_exact_ways_have_the_error_of_fp32() -> None:
+    """Against float64: fp32's rounding is far below that of bfloat16."""
+    found = measure_products(CPU, tokens=256, width=768)
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((256, 768), (3072, 768)))
+    torch.set_float32_matmul_precision(found.fp32_setting)
+    error = (F.linear(a, b) - F.linear(a.double(), b.double())).abs().max().item()
+    torch.set_float32_matmul_precision("highest")
+    assert error < 1e-3
+    assert (F.linear(a.bfloat16(), b.bfloat16()) - F.linear(a, b)).abs().max() > 0.1
+
+
+def test_a_way_that_the_device_refuses_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = F.linear
+
+    def refuse(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("no bfloat16 here")
+        return linear(x, weight)
+
+    monkeypatch.setattr(F, "linear", refuse)
+    found = measure_products(CPU, tokens=64, width=64)
+    assert found.bf16.flops == 0
+    assert not found.bf16_is_faster
+    assert found.highest.flops > 0
+
+
+def test_a_sweep_has_one_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_products(CPU, CONDITIONS, tmp_path)
+    monkeypatch.setattr(probe, "measure_products", not_again)
+    assert find_products(CPU, CONDITIONS, tmp_path) == first
+
+
+@pytest.mark.parametrize("change", [{"train.context": 16}, {"model.n_embd": 32}])
+def test_other_shapes_are_measured_anew(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_products(CPU, CONDITIONS, tmp_path)
+    monkeypatch.setattr(probe, "measure_products", not_again)
+    with pytest.raises(AssertionError, match="again"):
+        find_products(CPU, CONDITIONS | change, tmp_path)
+
+
+def test_another_number_of_threads_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_products(CPU, CONDITIONS, tmp_path)
+    monkeypatch.setattr(probe, "measure_products", not_again)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    with pytest.raises(AssertionError, match="again"):
+        find_products(CPU, CONDITIONS, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x81"])
+def test_a_damaged_answer_is_measured_anew(content: bytes, tmp_path: Path) -> None:
+    find_products(CPU, CONDITIONS, tmp_path)
+    (cached,) = tmp_path.glob("products/*.json")
+    cached.write_bytes(content)
+    found = find_products(CPU, CONDITIONS, tmp_path)
+    assert isinstance(found, Products)
+    assert find_products(CPU, CONDITIONS, tmp_path) == found
+
+
+def not_again(*arguments: object) -> Products:
+    raise AssertionError("measured again")

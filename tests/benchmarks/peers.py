@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.peers NAME PRECISION RUN_FOLDER CACHE_FOLDER RESULT.json
 
-NAME is huggingface, huggingface-compiled or plain; PRECISION is fp32 or bf16. The sizes, the seed,
-the tokens and the optimizer's numbers are read from the record of a run of ours, so that no
-setting is repeated. A peer runs in its own process, as a plain script would, with none of the
-runner's settings for the machine.
+NAME is huggingface or plain, or one of them with -compiled at its end; PRECISION is fp32 or bf16.
+The sizes, the seed, the tokens and the optimizer's numbers are read from the record of a run of
+ours, so that no setting is repeated. A peer runs in its own process, as a plain script would, with
+none of the runner's settings for the machine.
 
 Losses are compared with the run whose record it was: Hugging Face's peers have the optimizer of
-step 7, plain AdamW; the plain script has groups, clipping and warmup, which are step 9's.
+step 7, plain AdamW; the plain scripts have groups, clipping and warmup, which are step 9's.
 """
 
 import json
@@ -49,14 +49,15 @@ def train_peer(
     ValueError for a run that no peer can follow.
     """
     train = config["train"]
+    script, _, compiled = name.partition("-")
     if train["total_batch_tokens"] is not None:
         raise ValueError("The peers take one micro batch a step.")
-    if name == "plain" and train["steps"] > max(1, train["warmup_steps"]):
+    if script == "plain" and train["steps"] > max(1, train["warmup_steps"]):
         raise ValueError("Past the warmup the plain script's cosine is not the runner's.")
     weights = GPT(read_model(config["model"]), config["seed"])
     stream = TokenStream(tokens, train["micro_batch_size"], train["context"], config["seed"])
     batches = [stream.micro_batch(step) for step in range(train["steps"])]
-    if name == "plain":
+    if script == "plain":
         model = plain_model(weights)
         del weights  # a plain script holds its weights once
         seconds, losses = train_plain(
@@ -64,6 +65,7 @@ def train_peer(
             batches,
             device,
             bf16,
+            compiled=bool(compiled),
             max_lr=train["learning_rate"],
             min_lr=train["learning_rate"] * train["min_lr_ratio"],
             warmup_steps=train["warmup_steps"],
@@ -75,8 +77,7 @@ def train_peer(
     else:
         model = huggingface_model(weights)
         del weights
-        compiled = name == "huggingface-compiled"
-        seconds, losses = train_huggingface(model, batches, device, bf16, compiled, train)
+        seconds, losses = train_huggingface(model, batches, device, bf16, bool(compiled), train)
     return Measured(seconds, losses, peak_memory_bytes(device))
 
 

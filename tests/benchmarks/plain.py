@@ -2,7 +2,7 @@
 
 It does what the video's script does at its end: bf16 autocast, fused causal attention, a padded
 vocabulary, AdamW with decay on matrices only and fused on CUDA, a clipped norm, warmup and cosine.
-It is not compiled, and it knows nothing of this project's model or loop.
+It is compiled on request, and it knows nothing of this project's model or loop.
 """
 
 import math
@@ -89,6 +89,7 @@ def train_plain(
     device: torch.device,
     bf16: bool,
     *,
+    compiled: bool,
     max_lr: float,
     min_lr: float,
     warmup_steps: int,
@@ -106,6 +107,7 @@ def train_plain(
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    run = torch.compile(model) if compiled else model
     fused = device.type == "cuda"
     optimizer = torch.optim.AdamW(groups, lr=max_lr, betas=betas, eps=1e-8, fused=fused)
 
@@ -121,7 +123,7 @@ def train_plain(
         idx, targets = idx.to(device), targets.to(device)
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            _, loss = model(idx, targets)
+            _, loss = run(idx, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         for group in optimizer.param_groups:

@@ -1,7 +1,8 @@
 """All measurements of docs/performance.md, each saved as soon as it is made.
 
 Every measurement has a name, such as peers/4x64/1/huggingface/fp32, and runs in a process of its
-own. Its result is saved in performance.json under that name, and is not measured again.
+own. Its result is saved in performance.json under its machine and that name, and is not measured
+again.
 """
 
 import json
@@ -11,26 +12,33 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.identity import code_hash, commit
-from tests.benchmarks import ours, page, surroundings
-from tests.benchmarks.plan import FULL, QUICK, Plan, Point, Size
+from runner.training.device import find_device
+from tests.benchmarks import machine, ours, page, surroundings
+from tests.benchmarks.plan import Plan, Point, Size, plan_for
 
 # The stage whose cost is followed as the work grows, and the stage that has each peer's optimizer.
 STAGE = "step07"
-COUNTERPART = {"huggingface": "step07", "huggingface-compiled": "step07", "plain": "step09"}
+COUNTERPART = {
+    "huggingface": "step07",
+    "huggingface-compiled": "step07",
+    "plain": "step09",
+    "plain-compiled": "step09",
+}
 
 # How far a peer's loss may be from ours, as a part of the loss. In fp32 a forward pass agrees to a
 # few roundings (2^-23). AdamW divides a gradient by its own size, so that the rounding of tiny ones
 # moves weights, and the difference grows with the steps: a hundred roundings is room for ten of
-# them. In bfloat16 it is one rounding of the loss itself, 2^-9: products are rounded more often,
-# and the mean over a micro batch's tokens evens it out.
+# them, and no more are compared. In bfloat16 it is one rounding of the loss itself, 2^-9: products
+# are rounded more often, and the mean over a micro batch's tokens evens it out.
 ALLOWED = {"fp32": 100 * 2**-23, "bf16": 2**-9}
+COMPARED_STEPS = 10
 
 SURROUNDINGS = surroundings.__name__
 
@@ -43,33 +51,37 @@ class LossesDiffer(Exception):
 
 
 class Store:
-    """What was measured, by name, on disk after every measurement.
+    """What was measured on a machine, by name, on disk after every measurement.
 
-    Begins empty where the file holds what other code or another machine was measured for.
+    The file holds a part for every machine. This one's begins empty where it is of other code or of
+    another number of cores; the others are left alone. Raises ValueError for a damaged file, which
+    may hold what cannot be measured again here.
     """
 
-    def __init__(self, file: Path, identity: Entry) -> None:
+    def __init__(self, file: Path, key: str, identity: Entry) -> None:
         self.file = file
-        self.fields: Entry = {"identity": identity, "measured": {}}
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if found["identity"] == identity:
-            self.fields = found
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.fields: Entry = {"machines": {}, **found}
+        machines = self.fields["machines"]
+        if machines.get(key, {}).get("identity") == identity:
+            self.part: Entry = machines[key]
+        else:
+            self.part = {"identity": identity, "measured": {}}
+        self.key = key
 
     def __contains__(self, name: str) -> bool:
-        return name in self.fields["measured"]
+        return name in self.part["measured"]
 
     def __getitem__(self, name: str) -> Entry:
-        return self.fields["measured"][name]
+        return self.part["measured"][name]
 
     def add(self, name: str, entry: Entry) -> None:
         """Keep a measurement, with the day and the commit of the code."""
         head, dirty = commit()
-        self.fields["commit"] = f"{head}{', changed since' if dirty else ''}" if head else None
-        self.fields["date"] = datetime.now(timezone.utc).date().isoformat()
-        self.fields["measured"][name] = entry
+        self.part["commit"] = f"{head}{', changed since' if dirty else ''}" if head else None
+        self.part["date"] = datetime.now(timezone.utc).date().isoformat()
+        self.part["measured"][name] = entry
+        self.fields["machines"][self.key] = self.part
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.fields, indent=1) + "\n", encoding="utf-8")
@@ -94,23 +106,22 @@ class Bench:
         for size in self.plan.sizes:
             if size.name in self.plan.profile_steps:
                 yield f"profile/{size.name}", partial(self.profile, size)
-        yield "around/line", partial(in_own_process, SURROUNDINGS, "line")
-        yield (
-            "around/text",
-            partial(in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes)),
-        )
-        yield (
-            "around/compilation",
-            partial(
-                surroundings.compilation,
-                self.runs / "compilation",
-                STAGE,
-                *self.plan.sizes[0].point.overrides,
+        yield from self.around(self.plan.around)
+
+    def around(self, names: Iterable[str]) -> Iterator[Job]:
+        """What is spent around the steps."""
+        start = self.plan.sizes[0].point.overrides
+        works = {
+            "line": partial(in_own_process, SURROUNDINGS, "line"),
+            "text": partial(in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes)),
+            "compilation": partial(
+                surroundings.compilation, self.runs / "compilation", STAGE, *start
             ),
-        )
-        for name, overrides in (("sweep", self.plan.sweep), ("smoke", ["scale=smoke"])):
-            folder = self.runs / name
-            yield f"around/{name}", partial(surroundings.sweep, folder, *overrides)
+            "sweep": partial(surroundings.sweep, self.runs / "sweep", *self.plan.sweep),
+            "smoke": partial(surroundings.sweep, self.runs / "smoke", "scale=smoke"),
+        }
+        for name in names:
+            yield f"around/{name}", works[name]
 
     def comparison(self, size: Size, own_precision: str) -> Iterator[Job]:
         """Rounds of ours and of every peer, one after the other, in the runner's own precision.
@@ -144,8 +155,10 @@ class Bench:
         found = in_own_process(
             "tests.benchmarks.peers", peer, precision, str(reference.folder), str(ours.CACHE)
         )
-        padding = 0.0 if peer == "plain" else padding_share(reference.record.config["model"])
-        difference = check_losses(reference.losses, found["losses"], precision, padding)
+        padded = not peer.startswith("plain")  # ours is, and the peer is not
+        padding = padding_share(reference.record.config["model"]) if padded else 0.0
+        coarser = "bf16" if reference.bf16 else precision
+        difference = check_losses(reference.losses, found["losses"], coarser, padding)
         seconds = ours.steady_seconds(found["step_seconds"])
         return {
             **found,
@@ -176,7 +189,7 @@ class Bench:
 
     def _train(self, size: Size, number: int, stage: str) -> ours.Run:
         folder = self._folder(size, number, stage)
-        return ours.train(folder, stage, *size.point.overrides, f"train.steps={size.steps}")
+        return ours.train(folder, stage, *size.overrides)
 
     def _folder(self, size: Size, number: int, stage: str) -> Path:
         return self.runs / "peers" / size.name / str(number) / stage
@@ -202,12 +215,12 @@ def entry_of(run: ours.Run) -> Entry:
 def check_losses(
     own: list[float], theirs: list[float], precision: str, padding: float = 0.0
 ) -> float:
-    """The largest difference of two runs' losses; raises LossesDiffer where rounding is not it.
+    """The largest difference of two runs' first losses; raises LossesDiffer if it is not rounding.
 
     `padding` is what rows of the vocabulary that only we have may add to our loss, in nats.
     """
-    differences = [a - b for a, b in zip(own, theirs, strict=True)]
-    for step, (difference, loss) in enumerate(zip(differences, own, strict=True)):
+    differences = [a - b for a, b in zip(own, theirs, strict=True)][:COMPARED_STEPS]
+    for step, (difference, loss) in enumerate(zip(differences, own, strict=False)):
         rounding = ALLOWED[precision] * loss
         if not -rounding <= difference <= padding + rounding:
             raise LossesDiffer(
@@ -236,9 +249,16 @@ def in_own_process(module: str, *arguments: str, after_result: tuple[str, ...] =
         return json.loads(result.read_text(encoding="utf-8"))
 
 
-def measure(plan: Plan, store: Store, runs: Path) -> None:
-    """Make every measurement of the plan that is not in the store, and print the progress."""
+def measure(
+    store: Store, jobs_in: Callable[[str], Iterable[Job]], keep_going: bool = False
+) -> list[str]:
+    """Make every measurement that is not in the store, and print the progress.
+
+    `jobs_in` has them by the precision that the runner trains in here. With `keep_going` one that
+    fails is left out, and what is returned says why.
+    """
     started = time.perf_counter()
+    failures = []
 
     def take(name: str, work: Callable[[], Entry], place: str) -> None:
         if name in store:
@@ -255,9 +275,45 @@ def measure(plan: Plan, store: Store, runs: Path) -> None:
         print(f"[{place}] {name}: {rate}{spent}", flush=True)
 
     take("limits", lambda: in_own_process("tests.benchmarks.limits"), "limits")
-    jobs = list(Bench(plan, runs).jobs(store["limits"]["precision"]))
+    jobs = list(jobs_in(store["limits"]["precision"]))
     for number, (name, work) in enumerate(jobs, start=1):
-        take(name, work, f"{number}/{len(jobs)}")
+        try:
+            take(name, work, f"{number}/{len(jobs)}")
+        except (ours.CommandFailed, LossesDiffer) as error:
+            if not keep_going:
+                raise
+            failures.append(f"{name}: {error}")
+            print(f"[{number}/{len(jobs)}] {failures[-1]}", flush=True)
+    return failures
+
+
+def here(quick: bool = False) -> tuple[Store, Bench]:
+    """What was measured on this machine, and its measurements."""
+    found = machine.describe(find_device("auto"))
+    plan = plan_for(found["device"], quick)
+    identity = {"code": code_hash(), "machine": platform.machine(), "cores": os.cpu_count()}
+    file = folder_of(quick) / "performance.json"
+    try:
+        store = Store(file, machine.key(found), identity)
+    except ValueError:
+        sys.exit(f"{file} is damaged; restore it, or delete it to start all machines over.")
+    # Relative, as records keep the command that they were made by.
+    return store, Bench(plan, Path("outputs", "benchmarks", "quick" if quick else "full"))
+
+
+def folder_of(quick: bool) -> Path:
+    """Where the page is."""
+    return ours.ROOT / ("outputs/performance" if quick else "docs")
+
+
+def render(quick: bool = False) -> None:
+    """Write the page from what was measured, and print its name."""
+    folder = folder_of(quick)
+    file = folder / "performance.json"
+    if not file.exists():
+        sys.exit(f"{file}: nothing was measured yet; leave --render out.")
+    page.write(json.loads(file.read_text(encoding="utf-8")), folder, quick)
+    print(folder / "performance.md")
 
 
 def main(arguments: list[str]) -> None:
@@ -265,15 +321,7 @@ def main(arguments: list[str]) -> None:
     if unknown := set(arguments) - {"--quick", "--render"}:
         sys.exit(f"No such option: {', '.join(unknown)}; there are --quick and --render.")
     quick = "--quick" in arguments
-    plan = QUICK if quick else FULL
-    folder = ours.ROOT / ("outputs/performance" if quick else "docs")
-    file = folder / "performance.json"
     if "--render" not in arguments:
-        identity = {"code": code_hash(), "machine": platform.machine(), "cores": os.cpu_count()}
-        # Relative, as records keep the command that they were made by.
-        runs = Path("outputs", "benchmarks", "quick" if quick else "full")
-        measure(plan, Store(file, identity), runs)
-    if not file.exists():
-        sys.exit(f"{file}: nothing was measured yet; leave --render out.")
-    page.write(json.loads(file.read_text(encoding="utf-8")), plan, folder)
-    print(folder / "performance.md")
+        store, bench = here(quick)
+        measure(store, bench.jobs)
+    render(quick)

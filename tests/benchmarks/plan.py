@@ -52,20 +52,33 @@ class Size:
     def name(self) -> str:
         return f"{self.point.micro_batch_size}x{self.point.context}"
 
+    @property
+    def overrides(self) -> list[str]:
+        """What the command line is given: every step is in the warmup, which peers need."""
+        warmup = max(10, self.steps)  # step 9 has 10
+        return [
+            *self.point.overrides,
+            f"train.steps={self.steps}",
+            f"train.warmup_steps={warmup}",
+        ]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. The growth starts from the first size."""
+    """What is measured. The last size is the largest."""
 
     sizes: list[Size]
     axes: list[Axis]
     growth_steps: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
     sweep: list[str]  # overrides of the sweep that is compared with its own steps
-    text_bytes: int
+    around: tuple[str, ...]
+    text_bytes: int = 0
 
 
-FULL = Plan(
+AROUND = ("line", "text", "compilation", "sweep", "smoke")
+
+CPU = Plan(
     sizes=[
         Size(Point("gpt2", 4, 64), steps=8, rounds=3),
         Size(Point("gpt2", 4, 256), steps=6, rounds=2),
@@ -80,7 +93,18 @@ FULL = Plan(
     growth_steps=6,
     profile_steps={"4x64": 8, "4x1024": 5},
     sweep=[],
+    around=AROUND,
     text_bytes=10**9,
+)
+
+# What does not depend on the device is not repeated on a GPU.
+GPU = Plan(
+    sizes=[Size(Point("gpt2", n, 1024), steps=20, rounds=3) for n in (4, 16)],
+    axes=[Axis("micro_batch_size", [Point("gpt2", n, 1024) for n in (1, 2, 4, 8, 16)])],
+    growth_steps=20,
+    profile_steps={"4x1024": 8, "16x1024": 8},
+    sweep=[],
+    around=("compilation", "sweep"),
 )
 
 # Does it all work? Nothing that it measures means anything.
@@ -95,5 +119,13 @@ QUICK = Plan(
     growth_steps=3,
     profile_steps={"4x16": 3, "4x64": 2},
     sweep=["scale=smoke", "train.steps=3"],
+    around=AROUND,
     text_bytes=4 * 10**6,
 )
+
+
+def plan_for(device: str, quick: bool = False) -> Plan:
+    """What is measured on a type of device."""
+    if quick:
+        return QUICK
+    return CPU if device == "cpu" else GPU

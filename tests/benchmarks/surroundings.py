@@ -48,8 +48,10 @@ def sweep(folder: Path, *overrides: str) -> Entry:
         },
         "stages": {
             record.stage.name: {
-                what: getattr(record.results, what)
-                for what in ("step_ms", "tokens_per_second", "peak_memory_bytes")
+                "micro_batch_size": record.config["train"]["micro_batch_size"],
+                "step_ms": record.results.step_ms,
+                "tokens_per_second": record.results.tokens_per_second,
+                "peak_memory_bytes": record.results.peak_memory_bytes,
             }
             for record in finished
         },

@@ -7,12 +7,17 @@ ladder   seconds of the smoke scale's whole ladder, compilation included, and of
 python -m tests.benchmarks performance [--quick] [--render]
 
 Measures the machine's limits, the peers, the cost as the work grows, each stage, and one step by
-kind of work; writes docs/performance.md and its picture. It takes about 40 minutes on two cores.
-Each measurement is saved in docs/performance.json at once: the same command resumes where it was
-interrupted, and starts over when the code has changed or that file is deleted.
+kind of work; writes this machine's part of docs/performance.md and its picture. Allow an hour on
+two cores. Each measurement is saved in docs/performance.json at once: the same command resumes
+where it was interrupted, and starts this machine's part over when the code has changed.
 
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
---render   only the page and the picture, from the saved measurements
+--render   only the page and the pictures, from the saved measurements
+
+python -m tests.benchmarks gpu
+
+On a borrowed GPU: the tests that need one, the whole ladder and the peers, each saved at once, and
+its part of the page; meant to take less than 40 minutes. `performance` measures there what is left.
 
 python -m tests.benchmarks reliability [NAME ...]
 
@@ -25,7 +30,7 @@ import sys
 
 from rich.console import Console
 
-from tests.benchmarks import command_line, performance, reliability
+from tests.benchmarks import command_line, gpu, performance, reliability
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
@@ -43,11 +48,14 @@ def main() -> None:
         if names[0] == "performance":
             performance.main(names[1:])
             return
+        if names[0] == "gpu":
+            gpu.main(names[1:])
+            return
         if names[0] == "reliability":
             reliability.measure(Console(), names[1:])
             return
         if unknown := set(names) - BENCHMARKS.keys():
-            there = ", ".join((*BENCHMARKS, "performance", "reliability"))
+            there = ", ".join((*BENCHMARKS, "performance", "gpu", "reliability"))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:
             BENCHMARKS[name]()

@@ -1,0 +1,62 @@
+"""Everything worth measuring on a borrowed GPU, the most important first."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from runner.training.device import find_device
+from tests.benchmarks import ours, performance
+from tests.benchmarks.performance import Bench, Job
+
+
+def main(arguments: list[str]) -> None:
+    """`gpu`: measures, writes the page, and exits with 1 if a measurement failed."""
+    if arguments:
+        sys.exit(f"gpu has no options: {' '.join(arguments)}.")
+    if find_device("auto").type == "cpu":
+        print("PyTorch finds no accelerator here, and gpu measures one.", file=sys.stderr)
+        sys.exit(2)
+    store, bench = performance.here()
+    failures = performance.measure(store, lambda precision: jobs(bench, precision), keep_going=True)
+    performance.render()
+    if failures:
+        sys.exit("\n".join(("These failed:", *failures)))
+
+
+def jobs(bench: Bench, own_precision: str) -> Iterator[Job]:
+    """The tests, the ladder and the peers; `performance` adds the rest when there is time."""
+    yield "tests/gpu", gpu_tests
+    yield from bench.around(["sweep"])
+    for size in bench.plan.sizes:
+        yield from bench.comparison(size, own_precision)
+
+
+def gpu_tests() -> dict[str, Any]:
+    """What pytest -m gpu ends with. Raises CommandFailed if it runs no test."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={file}"]
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=ours.ROOT, capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+        if done.returncode not in (0, 1):
+            raise ours.CommandFailed(f"pytest -m gpu:\n{(done.stdout + done.stderr)[-2000:]}")
+        return {**outcome(file.read_text(encoding="utf-8")), "seconds": seconds}
+
+
+def outcome(junit_xml: str) -> dict[str, Any]:
+    """How many tests passed, failed and were skipped, and which failed."""
+    cases = list(ElementTree.fromstring(junit_xml).iter("testcase"))
+    failed = [
+        f"{case.get('classname')}.{case.get('name')}"
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    passed = len(cases) - len(failed) - skipped
+    return {"passed": passed, "failed": len(failed), "skipped": skipped, "failures": failed}

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ import torch
 from runner.record import Run
 from tests.benchmarks.ours import read, steady_seconds
 from tests.benchmarks.peers import Measured, tokens_of, train_peer
-from tests.benchmarks.performance import LossesDiffer, check_losses, padding_share
+from tests.benchmarks.performance import (
+    COMPARED_STEPS,
+    LossesDiffer,
+    check_losses,
+    padding_share,
+)
+from tests.benchmarks.plain import PlainGPT, train_plain
 from tests.conftest import CommandLine
 
 STEPS = 5
@@ -62,6 +69,45 @@ def test_the_plain_script_has_the_losses_of_step_9(
     rounded = follow("plain", run.record, cache_dir, bf16=True)
     check_losses(run.losses, rounded.losses, "bf16")
     assert rounded.losses != theirs.losses
+
+
+def test_the_compiled_plain_script_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_model = torch.compile
+    compiled_models = []
+
+    def traced(model: PlainGPT) -> Any:
+        compiled_models.append(model)
+        return compile_model(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    batches = list(torch.randint(64, (3, 2, 1, 8), generator=torch.manual_seed(1)))
+    losses = {}
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        model = PlainGPT(1, 2, 8, 8, 64)
+        _, losses[compiled] = train_plain(
+            model,
+            [(idx, targets) for idx, targets in batches],
+            torch.device("cpu"),
+            False,
+            compiled=compiled,
+            max_lr=1e-2,
+            min_lr=1e-3,
+            warmup_steps=3,
+            max_steps=3,
+            weight_decay=0.1,
+            betas=(0.9, 0.95),
+            clip=1.0,
+        )
+    assert compiled_models == [model]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6)
+
+
+def test_only_the_first_steps_are_compared() -> None:
+    later = [8.0] * COMPARED_STEPS
+    assert check_losses([*later, 8.0], [*later, 9.0], "bf16") == 0
+    with pytest.raises(LossesDiffer, match="At step 9"):
+        check_losses(later, [*later[:-1], 9.0], "bf16")
 
 
 def test_the_first_steps_are_not_counted() -> None:

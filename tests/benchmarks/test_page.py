@@ -1,0 +1,332 @@
+"""The page has a part for every machine, and says what was measured there and nothing else."""
+
+import copy
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.benchmarks import gpu, machine, page
+from tests.benchmarks.ours import GIB, ROOT
+from tests.benchmarks.performance import Bench, Job, LossesDiffer, Store, measure
+from tests.benchmarks.plan import plan_for
+
+XEON = "intel-xeon-processor-avx512_bf16"
+AMD = "amd-epyc-avx512_bf16"
+H100 = "nvidia-h100-80gb-hbm3"
+IDENTITY = {"code": "new", "machine": "x86_64", "cores": 2}
+
+Part = dict[str, Any]
+
+
+@pytest.fixture
+def xeon() -> Part:
+    """The oldest measurements: no compiled plain script, no fp32 through oneDNN."""
+    data = json.loads((ROOT / "docs" / "performance.json").read_text(encoding="utf-8"))
+    return data["machines"][XEON]
+
+
+@pytest.fixture
+def amd(xeon: Part) -> Part:
+    """Another CPU, on which the runner trains in bf16 and every peer did at one size."""
+    part = copy.deepcopy(xeon)
+    limits = part["measured"]["limits"]
+    limits["machine"] |= {"device_name": "AMD EPYC", "cpu_name": "AMD EPYC"}
+    limits["precision"] = "bf16"
+    measured = {"limits": limits}
+    for name, entry in xeon["measured"].items():
+        if name.startswith("peers/4x1024/"):
+            new_name = name.replace("fp32", "bf16")
+            measured[new_name] = {**entry, "precision": "bf16"}
+            if "/plain/" in name:
+                measured[new_name.replace("plain", "plain-compiled")] = measured[new_name]
+    return {**part, "identity": IDENTITY, "measured": measured}
+
+
+@pytest.fixture
+def h100(xeon: Part) -> Part:
+    """A GPU with nothing but its limits and the sweep."""
+    limits = copy.deepcopy(xeon["measured"]["limits"])
+    limits["machine"] |= {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3"}
+    sweep = copy.deepcopy(xeon["measured"]["around/sweep"])
+    for entry in sweep["stages"].values():
+        entry["micro_batch_size"] = 16
+    return {**xeon, "measured": {"limits": limits, "around/sweep": sweep}}
+
+
+Write = Callable[[dict[str, Part]], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes the page without its pictures and returns its text."""
+    monkeypatch.setattr(page, "draw", lambda *_: None)
+
+    def written(machines: dict[str, Part]) -> str:
+        page.write({"machines": machines}, tmp_path)
+        return (tmp_path / "performance.md").read_text(encoding="utf-8")
+
+    return written
+
+
+def part_of(text: str, title: str) -> str:
+    """A machine's part of the page."""
+    found = re.search(rf"^## {re.escape(title)}$.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells beside the first one of a table's row."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_measuring_on_another_machine_adds_a_part_and_keeps_the_first(
+    tmp_path: Path, xeon: Part
+) -> None:
+    file = tmp_path / "performance.json"
+    file.write_text(json.dumps({"machines": {XEON: xeon}}))
+    store = Store(file, AMD, IDENTITY)
+    assert "limits" not in store
+    store.add("around/line", {"line_us": 20.0})
+    machines = json.loads(file.read_text())["machines"]
+    assert machines[XEON] == xeon
+    assert machines[AMD]["identity"] == IDENTITY
+    assert machines[AMD]["measured"] == {"around/line": {"line_us": 20.0}}
+    assert Store(file, AMD, IDENTITY)["around/line"] == {"line_us": 20.0}
+
+
+def test_new_code_starts_its_own_machine_over_and_no_other(
+    tmp_path: Path, xeon: Part, amd: Part
+) -> None:
+    file = tmp_path / "performance.json"
+    file.write_text(json.dumps({"machines": {XEON: xeon, AMD: amd}}))
+    assert "limits" in Store(file, XEON, xeon["identity"])
+    store = Store(file, XEON, {**xeon["identity"], "code": "newer"})
+    assert "limits" not in store
+    store.add("around/line", {"line_us": 20.0})
+    machines = json.loads(file.read_text())["machines"]
+    assert machines[XEON]["measured"] == {"around/line": {"line_us": 20.0}}
+    assert machines[AMD] == amd
+
+
+def test_a_damaged_file_is_never_taken_for_an_empty_one(tmp_path: Path) -> None:
+    file = tmp_path / "performance.json"
+    file.write_text('{"machines": {"intel')
+    with pytest.raises(ValueError, match="Unterminated"):
+        Store(file, AMD, IDENTITY)
+
+
+def test_keys_differ_by_the_best_unit() -> None:
+    def key(name: str, *units: str, device: str = "cpu") -> str:
+        return machine.key({"device": device, "device_name": name, "vector_units": list(units)})
+
+    assert key("AMD EPYC", "avx2", "avx512_f", "avx512_bf16") == AMD
+    assert key("AMD EPYC", "avx2", "avx512_f") == "amd-epyc"
+    assert key("Intel(R) Xeon(R) Processor", "avx2") == "intel-xeon-processor"
+    assert key("Intel(R) Xeon(R) Processor", "avx512_bf16", "amx_tile") == (
+        "intel-xeon-processor-amx"
+    )
+    assert key("NVIDIA H100 80GB HBM3", "avx2", "amx_tile", device="cuda") == H100
+
+
+def test_this_machine_has_a_name_and_a_key() -> None:
+    found = machine.describe(torch.device("cpu"))
+    assert re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*", machine.key(found))
+    assert machine.title(found).startswith(found["device_name"])
+
+
+def test_old_measurements_render_without_what_they_lack(write: Write, xeon: Part) -> None:
+    text = write({XEON: xeon})
+    part = part_of(text, "Intel(R) Xeon(R) Processor with AVX512_BF16")
+    assert "plain script, compiled" not in part
+    assert "oneDNN" not in part
+    measured = xeon["measured"]
+    ratios = [
+        measured[f"peers/4x64/{n}/step09"]["tokens_per_second"]
+        / measured[f"peers/4x64/{n}/huggingface/fp32"]["tokens_per_second"]
+        for n in (1, 2, 3)
+    ]
+    target = "tokens/s at least 2.0 times transformers, eager"
+    assert cells(part, target)[0] == f"{statistics.median(ratios):.2f}: missed"
+
+
+def test_a_second_machine_adds_its_part_and_its_picture(
+    tmp_path: Path, xeon: Part, amd: Part
+) -> None:
+    page.write({"machines": {XEON: xeon}}, tmp_path)
+    alone = (tmp_path / "performance.md").read_text()
+    page.write({"machines": {XEON: xeon, AMD: amd}}, tmp_path)
+    both = (tmp_path / "performance.md").read_text()
+    title = "Intel(R) Xeon(R) Processor with AVX512_BF16"
+    assert part_of(both, title) == part_of(alone, title)
+    assert f"(performance-{AMD}.png)" in part_of(both, "AMD EPYC with AVX512_BF16")
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        f"performance-{XEON}.png",
+        f"performance-{AMD}.png",
+    }
+
+
+def test_the_table_has_one_column_a_machine(write: Write, xeon: Part, amd: Part) -> None:
+    text = write({XEON: xeon, AMD: amd})
+    table = text[text.index("## All machines") : text.index("## What was measured")]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {4}
+    assert cells(text, "precision") == ["fp32", "bf16"]
+    xeon_rate, amd_rate = cells(text, "4 x 1024: step 7, tokens/s")
+    assert xeon_rate == amd_rate != "–"
+    nothing, ratio = cells(text, "4 x 1024: ours / plain script, compiled")
+    assert nothing == "–"
+    assert ratio == cells(text, "4 x 1024: ours / plain script, eager")[1]
+    assert cells(text, "4 x 64: step 7, tokens/s")[1] == "–"
+
+
+def test_sections_that_were_not_measured_are_left_out(write: Write, xeon: Part, amd: Part) -> None:
+    titles = [
+        "Where a step's time goes",
+        "What each step of the ladder contributes",
+        "Around the steps",
+    ]
+    text = write({XEON: xeon, AMD: amd})
+    part = part_of(text, "AMD EPYC with AVX512_BF16")
+    for title in titles:
+        assert f"### {title}\n" in part_of(text, "Intel(R) Xeon(R) Processor with AVX512_BF16")
+        assert title not in part
+    assert "#### 4 x 64" not in part
+    assert "every peer ran once" not in part
+    amd["measured"] = {"limits": amd["measured"]["limits"]}
+    headings = re.findall(
+        "^###.*", part_of(write({AMD: amd}), "AMD EPYC with AVX512_BF16"), re.MULTILINE
+    )
+    assert headings == ["### Against the machine"]
+
+
+def test_a_round_without_one_of_ours_is_left_out(write: Write, amd: Part) -> None:
+    del amd["measured"]["peers/4x1024/2/step09"]
+    text = part_of(write({AMD: amd}), "AMD EPYC with AVX512_BF16")
+    rate = amd["measured"]["peers/4x1024/1/step07"]["tokens_per_second"]
+    assert cells(text, "ours, step 7")[1] == f"{rate:,.0f}"
+
+
+def test_ours_are_compared_even_where_a_run_chose_another_precision(
+    write: Write, amd: Part
+) -> None:
+    for name, entry in amd["measured"].items():
+        if name.endswith(("/step07", "/step09")):
+            entry["precision"] = "fp32"
+    text = write({AMD: amd})
+    assert cells(text, "4 x 1024: step 7, tokens/s") != [""]
+    assert cells(text, "ours, step 7")[0] == "fp32"
+    assert cells(text, "transformers, eager")[0] == "bf16"
+
+
+def test_the_share_is_of_the_faster_exact_product(write: Write, xeon: Part) -> None:
+    target = "step 7 at least 65% of the peak at the largest size"
+    title = "Intel(R) Xeon(R) Processor with AVX512_BF16"
+    entries = [xeon["measured"][f"peers/4x1024/{n}/step07"] for n in (1, 2)]
+    rate = statistics.mean(entry["tokens_per_second"] for entry in entries)
+    products = xeon["measured"]["limits"]["matrix_products"]
+    products[0]["flops_per_second"] = rate * entries[0]["flops_per_token"] / 0.8
+    assert cells(part_of(write({XEON: xeon}), title), target)[-1] == "80%: reached"
+    square = {**products[0], "flops_per_second": 2 * products[0]["flops_per_second"]}
+    products.append({**square, "precision": "fp32 rounded to bf16 (oneDNN)"})
+    assert cells(part_of(write({XEON: xeon}), title), target)[-1] == "80%: reached"
+    products.append({**square, "precision": "fp32 (oneDNN)"})
+    assert cells(part_of(write({XEON: xeon}), title), target)[-1] == "40%: missed"
+
+
+def test_our_memory_is_compared_with_the_least_of_the_peers(write: Write, amd: Part) -> None:
+    target = "most memory of ours at most the lowest of the peers'"
+    measured = amd["measured"]
+    for name, entry in measured.items():
+        if name.startswith("peers/"):
+            entry["peak_memory_bytes"] = 6 * GIB if "bf16" in name else 5 * GIB
+    assert cells(write({AMD: amd}), target) == ["5.00 GiB against 6.00: reached"]
+    measured["peers/4x1024/2/step09"]["peak_memory_bytes"] = 7 * GIB
+    assert cells(write({AMD: amd}), target) == ["7.00 GiB against 6.00: missed"]
+
+
+def test_a_gpus_memory_is_beside_its_estimate_where_both_are_known(
+    write: Write, tmp_path: Path, xeon: Part, h100: Part
+) -> None:
+    machines = {XEON: xeon, H100: h100}
+    assert "Memory against its estimate" not in write(machines)
+    stages = h100["measured"]["around/sweep"]["stages"]
+    stages["step07"]["peak_memory_bytes"] = 30 * GIB
+    estimates = {"step07": {"16": 40 * GIB, "8": 20 * GIB}, "step08": {"8": 20 * GIB}}
+    (tmp_path / "memory.json").write_text(json.dumps(estimates))
+    part = part_of(write(machines), "NVIDIA H100 80GB HBM3")
+    _, after = part.split("### Memory against its estimate")
+    table, *_ = after.split("###")
+    assert cells(table, "7") == ["Flash attention", "16", "30.00 GiB", "40.00 GiB", "0.75"]
+    assert "Gradient clipping" not in table
+    assert "Memory against" not in part_of(
+        write(machines), "Intel(R) Xeon(R) Processor with AVX512_BF16"
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_step_that_is_compared_is_in_the_warmup(device: str) -> None:
+    for size in plan_for(device).sizes:
+        given = dict(override.split("=") for override in size.overrides)
+        assert int(given["train.steps"]) == size.steps <= int(given["train.warmup_steps"])
+
+
+def test_every_peer_has_the_precision_of_ours() -> None:
+    def precisions(own: str) -> dict[str, int]:
+        names = [name for name, _ in gpu.jobs(Bench(plan_for("cuda"), Path("runs")), own)]
+        assert names[:2] == ["tests/gpu", "around/sweep"]
+        return Counter(name.rsplit("/")[-1] for name in names if name.count("/") == 4)
+
+    sizes, rounds, peers = 2, 3, 4
+    assert precisions("bf16") == {"bf16": sizes * rounds * peers}
+    assert precisions("fp32") == {"fp32": sizes * rounds * peers, "bf16": peers}
+
+
+def test_one_failure_does_not_end_what_is_measured_on_a_borrowed_gpu(tmp_path: Path) -> None:
+    def fails() -> dict[str, Any]:
+        raise LossesDiffer("At step 0")
+
+    def jobs(precision: str) -> list[Job]:
+        return [("first", fails), ("second", lambda: {"precision": precision})]
+
+    store = Store(tmp_path / "performance.json", H100, IDENTITY)
+    store.add("limits", {"precision": "bf16"})
+    with pytest.raises(LossesDiffer):
+        measure(store, jobs)
+    assert "second" not in store
+    assert measure(store, jobs, keep_going=True) == ["first: At step 0"]
+    assert "first" not in store
+    assert store["second"] == {"precision": "bf16"}
+
+
+def test_gpu_refuses_a_machine_without_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "find_device", lambda requested: torch.device("cpu"))
+    with pytest.raises(SystemExit) as ended:
+        gpu.main([])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_outcome_of_the_gpus_tests_is_counted(write: Write, h100: Part) -> None:
+    found = gpu.outcome(
+        """<testsuites><testsuite>
+        <testcase classname="tests.test_gpu" name="test_a"/>
+        <testcase classname="tests.test_gpu" name="test_b"><failure/></testcase>
+        <testcase classname="tests.test_gpu" name="test_c"><error/></testcase>
+        <testcase classname="tests.test_gpu" name="test_d"><skipped/></testcase>
+        </testsuite></testsuites>"""
+    )
+    failures = ["tests.test_gpu.test_b", "tests.test_gpu.test_c"]
+    assert found == {"passed": 1, "failed": 2, "skipped": 1, "failures": failures}
+    h100["measured"]["tests/gpu"] = found
+    assert "`pytest -m gpu`: 1 passed, 2 failed, 1 skipped; failed: tests." in write({H100: h100})

@@ -78,7 +78,7 @@ def onednn_rate(a: Tensor, b: Tensor) -> dict[str, float]:
         rate = product_rate(a, b)
     finally:
         torch.set_float32_matmul_precision("highest")
-    # Roundings of fp32 add up to about 2^-20 here, those of bfloat16 to about 2^-11.
+    # Roundings of fp32 add up to about 2^-20 here, those of bfloat16 to about 2^-9.
     exact = difference.item() < 2**-16
     return {"fp32 (oneDNN)" if exact else "fp32 rounded to bf16 (oneDNN)": rate}
 

@@ -44,6 +44,14 @@ class CompileMode(Enum):
     max_autotune = "max-autotune-no-cudagraphs"
 
 
+class CompileScope(Enum):
+    """What torch.compile compiles: the block for all layers, also norm, head and loss, or all."""
+
+    blocks = "blocks"
+    blocks_and_head = "blocks_and_head"
+    model = "model"
+
+
 class Schedule(Enum):
     """The learning rate over a run: constant, or linear warmup and then half a cosine."""
 
@@ -151,6 +159,7 @@ class TrainConf:
     autocast: Autocast
     matmul_precision: MatmulPrecision
     compile: bool
+    compile_scope: CompileScope
     compile_mode: CompileMode
     flow_checks: bool
     checkpoint_every: CheckpointEvery

@@ -109,36 +109,38 @@ class GPT(nn.Module):
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Logits in the head's dtype and, with targets, the mean cross entropy in nats per token.
+        """Logits in the head's dtype, or with targets the mean cross entropy in nats per token.
 
-        `idx_BT` and `targets_BT` are int64 token ids below `vocab_size`. In training the logits
-        are (B, T, padded_vocab_size): padded rows are never a target, but are in the softmax. In
-        evaluation they are (B, T, vocab_size), so padded rows have no probability. With targets
-        and `loss_chunk_tokens`, the logits are None.
+        `idx_BT` and `targets_BT` are int64 token ids below `vocab_size`. With targets the logits
+        are None: nothing else needs them, and they are most of a step's memory.
         """
         positions_T = torch.arange(idx_BT.shape[1], device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
         for block in self.h:
             x_BTC = block(x_BTC)
-        x_BTC = self.ln_f(x_BTC)
-        # Not in training: even a slice of all rows would copy the whole gradient.
-        head_VC = self.wte.weight
-        if not self.training:
-            head_VC = head_VC[: self.config.vocab_size]
+        if targets_BT is None:
+            return F.linear(self.ln_f(x_BTC), self._head_weight()), None
+        return None, self.loss(x_BTC, targets_BT)
+
+    def loss(self, x_BTC: Tensor, targets_BT: Tensor) -> Tensor:
+        """The mean cross entropy of the last block's output, computed by the norm and the head."""
+        x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
         chunk = self.config.loss_chunk_tokens
         # Not under autocast, which does not apply inside the chunked loss: that would stay in fp32.
-        if targets_BT is None or chunk is None or torch.is_autocast_enabled(x_BTC.device.type):
-            logits_BTV = F.linear(x_BTC, head_VC)
-            if targets_BT is None:
-                return logits_BTV, None
-            loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-            return logits_BTV, loss
-        # The logits are most of a step's memory; in chunks they fit into the processor's cache.
+        if chunk is None or torch.is_autocast_enabled(x_NC.device.type):
+            return F.cross_entropy(F.linear(x_NC, self._head_weight()).float(), targets_N)
+        # In chunks the logits fit into the processor's cache.
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
-        loss = F.linear_cross_entropy(
-            x_BTC.flatten(0, 1), head_VC, targets_BT.flatten(), options=options
-        )
-        return None, loss
+        return F.linear_cross_entropy(x_NC, self._head_weight(), targets_N, options=options)
+
+    def _head_weight(self) -> Tensor:
+        """The head's weights (V, C): in training all rows, in evaluation without the padded ones.
+
+        So in training padded rows are in the softmax, but never a target; in evaluation they have
+        no probability. Even a slice of all rows would copy the whole gradient in training.
+        """
+        rows_VC = self.wte.weight
+        return rows_VC if self.training else rows_VC[: self.config.vocab_size]
 
     def num_parameters(self) -> int:
         """Trainable parameters, the tied head counted once."""

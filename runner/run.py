@@ -66,11 +66,14 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
         if folder.run.status is Status.finished:  # its process may have been killed before this
             (folder.path / CHECKPOINT).unlink(missing_ok=True)
         return folder.run.status
-    # Compiled kernels are kept for later runs, and the C++ compiler is assumed to support this
-    # processor's vector units, because testing each of them takes four seconds. Torch's compiler
-    # reads both variables when it is imported.
+    # All are read when torch and its compiler are imported. Compiled kernels are kept for later
+    # runs, and the C++ compiler is assumed to support this processor's vector units, because
+    # testing each of them takes four seconds. A thread that waits for another spins this often
+    # before it sleeps: by default so long that another busy process slows a step down three times.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if isolate:
         _train_isolated(config, files, folder, planned, console)
     else:

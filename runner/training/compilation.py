@@ -1,37 +1,41 @@
-"""torch.compile, applied to the transformer block before the first step."""
+"""torch.compile, applied to a part of the model or all of it before the first step."""
 
 import warnings
 
 import torch
+from torch import Tensor
 
-from conf.schema import CompileMode
+from conf.schema import CompileScope, TrainConf
 from gpt2.model import GPT
 from runner.training.device import is_out_of_memory, synchronise
 
 
-def compile_blocks(
-    model: GPT, sizes_BT: tuple[int, int], autocast: torch.autocast, mode: CompileMode
-) -> str | None:
-    """Compile the transformer block, once for all layers; None, or the reason why it failed.
+def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str | None:
+    """Compile what `train.compile_scope` names; None, or the reason why it failed.
 
     A forward and backward pass starts the compilation here and not in a step; weights and buffers
     keep their values. After a failure the model runs eagerly.
     """
     device = next(model.parameters()).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    x_BTC = torch.zeros(*sizes_BT, model.config.n_embd, device=device, requires_grad=True)
+    idx_BT = torch.zeros(train.micro_batch_size, train.context, dtype=torch.int64, device=device)
     failure = None
     torch.compiler.reset()
     torch.compiler.set_stance("default")
-    for block in model.h:
-        block.compile(dynamic=False, mode=mode.value)
+    mode = train.compile_mode.value
+    if train.compile_scope is CompileScope.model:
+        model.compile(dynamic=False, mode=mode)
+    else:
+        for block in model.h:
+            block.compile(dynamic=False, mode=mode)
+    if train.compile_scope is CompileScope.blocks_and_head:
+        model.loss = torch.compile(model.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
     try:
-        with warnings.catch_warnings(), autocast:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Two, since under autocast the input of the second may have another dtype.
-            for block in model.h[:2]:
-                x_BTC = block(x_BTC)
-            x_BTC.sum().backward()  # type: ignore[no-untyped-call]
+            with autocast:
+                loss = _first_pass(model, idx_BT, train.compile_scope)
+            loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # compilers raise errors of any type, and none must end the run
         if is_out_of_memory(error):
             raise
@@ -43,3 +47,15 @@ def compile_blocks(
         buffer.copy_(buffers[name])
     synchronise(device)
     return failure
+
+
+def _first_pass(model: GPT, idx_BT: Tensor, scope: CompileScope) -> Tensor:
+    """A scalar computed by what is compiled, and by as little else as possible."""
+    if scope is CompileScope.model:
+        return model(idx_BT, idx_BT)[1]
+    x_BTC = torch.zeros(*idx_BT.shape, model.config.n_embd, device=idx_BT.device)
+    x_BTC.requires_grad_()
+    # Two blocks, since under autocast the input of the second may have another dtype.
+    for block in model.h[:2]:
+        x_BTC = block(x_BTC)
+    return x_BTC.sum() if scope is CompileScope.blocks else model.loss(x_BTC, idx_BT)

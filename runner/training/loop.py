@@ -22,7 +22,7 @@ from runner.progress import step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
-from runner.training.compilation import compile_blocks
+from runner.training.compilation import compile_model
 from runner.training.evaluation import held_out_loss
 from runner.training.flow_checks import run_flow_checks
 from runner.training.optimizer import build_optimizer, learning_rate
@@ -90,7 +90,7 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
         run_flow_checks(model, machine.upload(stream.micro_batch(0), device), folder, console)
     if techniques.compile:
         started = time.perf_counter()
-        if why_not := compile_blocks(model, sizes, autocast, train.compile_mode):
+        if why_not := compile_model(model, train, autocast):
             techniques.withdraw("torch.compile", why_not)
             warn(console, f"torch.compile is not applied: {why_not}.")
         folder.add_time("compile_s", time.perf_counter() - started)

@@ -351,6 +351,10 @@ class Measured:
             name = f"the line of a step / the smoke scale's fastest step, {step_ms:.1f} ms"
             share = found["line"]["line_us"] / (step_ms * 1e3)
             lines.append(Around(name, 100 * share, 1, 2, "%"))
+        for key, where in (("busy", "smoke scale"), ("busy at the first size", "first size")):
+            if busy := found.get(key):
+                name = f"a step beside a process that keeps a core busy / alone, {where}"
+                lines.append(Around(name, busy["beside_ms"] / busy["alone_ms"], 2, 2, "times"))
         if text := found.get("text"):
             size = text["bytes"] / 1e6
             lines += [

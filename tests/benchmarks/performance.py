@@ -119,6 +119,10 @@ class Bench:
             ),
             "sweep": partial(surroundings.sweep, self.runs / "sweep", *self.plan.sweep),
             "smoke": partial(surroundings.sweep, self.runs / "smoke", "scale=smoke"),
+            "busy": partial(surroundings.busy, self.runs / "busy", "scale=smoke", "train.steps=60"),
+            "busy at the first size": partial(
+                surroundings.busy, self.runs / "busy", *start, "train.steps=8"
+            ),
         }
         for name in names:
             yield f"around/{name}", works[name]

@@ -76,7 +76,7 @@ class Plan:
     text_bytes: int = 0
 
 
-AROUND = ("line", "text", "compilation", "sweep", "smoke")
+AROUND = ("line", "text", "compilation", "sweep", "smoke", "busy", "busy at the first size")
 
 CPU = Plan(
     sizes=[

@@ -6,6 +6,8 @@ python -m tests.benchmarks.surroundings line RESULT.json
 
 import json
 import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -68,6 +70,24 @@ def compilation(folder: Path, stage: str, *overrides: str) -> Entry:
         "cold_s": cold.record.timings.compile_s,
         "warm_s": warm.record.timings.compile_s,
     }
+
+
+def busy(folder: Path, *overrides: str) -> Entry:
+    """Milliseconds of a step alone and beside a process that keeps one core busy, in turns."""
+
+    def step_ms() -> float:
+        return ours.train(folder, "step05", *overrides).record.results.step_ms
+
+    alone, beside = [], []
+    for _ in range(3):
+        alone.append(step_ms())
+        neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            beside.append(step_ms())
+        finally:
+            neighbour.kill()
+            neighbour.wait()
+    return {"alone_ms": statistics.median(alone), "beside_ms": statistics.median(beside)}
 
 
 def text(size: int) -> Entry:

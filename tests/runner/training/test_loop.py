@@ -1,7 +1,6 @@
 """The training loop: which settings change its numbers, and which do not."""
 
 import math
-import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -79,24 +78,6 @@ def test_clipping_changes_the_steps_but_not_the_recorded_norm(runs: Runs) -> Non
     assert free.grad_norm[0] == clipped.grad_norm[0] > 1
     assert free.loss[0] == clipped.loss[0]
     assert free.loss[1] != clipped.loss[1]
-
-
-def test_the_logits_are_freed_before_the_backward_pass(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alive: list[bool] = []
-    forward = GPT.forward
-
-    def watched(model: GPT, *batch: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, loss = forward(model, *batch)
-        if logits is not None and loss is not None and loss.requires_grad:
-            seen = weakref.ref(logits)
-            loss.register_hook(lambda gradient: alive.append(seen() is not None))
-        return logits, loss
-
-    monkeypatch.setattr(GPT, "forward", watched)
-    runs("+stage=step02", "train.steps=2", "model.loss_chunk_tokens=null")
-    assert alive == [False, False]
 
 
 def test_results_are_those_of_the_steps(runs: Runs) -> None:

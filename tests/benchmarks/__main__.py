@@ -24,13 +24,18 @@ python -m tests.benchmarks reliability [NAME ...]
 Injects every fault of tests/faults many times, tries 10,000 cases of random input, and writes
 docs/reliability.md; about an hour on two cores. With names, such as disk_full or overrides, only
 these, and the other lines stay as they were.
+
+python -m tests.benchmarks memory
+
+Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
+writes docs/memory.md; about two minutes.
 """
 
 import sys
 
 from rich.console import Console
 
-from tests.benchmarks import command_line, gpu, performance, reliability
+from tests.benchmarks import command_line, gpu, memory, performance, reliability
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
@@ -54,8 +59,11 @@ def main() -> None:
         if names[0] == "reliability":
             reliability.measure(Console(), names[1:])
             return
+        if names == ["memory"]:
+            memory.measure(Console())
+            return
         if unknown := set(names) - BENCHMARKS.keys():
-            there = ", ".join((*BENCHMARKS, "performance", "gpu", "reliability"))
+            there = ", ".join((*BENCHMARKS, "performance", "gpu", "memory", "reliability"))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:
             BENCHMARKS[name]()

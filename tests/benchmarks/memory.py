@@ -1,0 +1,171 @@
+"""The GPU memory of a step of each stage, traced without a GPU, as docs/memory.md and .json.
+
+PyTorch's MemTracker follows a step of fake tensors, which have shapes, types and lifetimes but no
+values. Since autograd on a fake CUDA device needs a CUDA build, the fake device is a CPU, and where
+CUDA differs in memory it is asked for by name: softmax in fp32 under autocast, AdamW by `foreach`.
+"""
+
+import json
+from functools import partial, partialmethod
+from pathlib import Path
+from unittest.mock import patch
+
+import jinja2
+import torch
+from functorch.compile import aot_function, min_cut_rematerialization_partition
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from torch import nn
+from torch._dynamo.backends.debugging import boxed_nop
+from torch._inductor.decomposition import select_decomp_table
+from torch._subclasses import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.func import functional_call
+
+from conf.device import CUDA_SCALES
+from conf.schema import Autocast, Config, register
+from gpt2.config import GPTConfig
+from gpt2.model import GPT, Block
+from runner.settings import read_settings
+from runner.training.optimizer import build_optimizer
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "memory.md"
+GB = 1e9
+BIGGEST, *_ = CUDA_SCALES
+STAGES = [f"step{number:02}" for number in range(2, 11)]
+# Bytes that a GPU of each scale has at least. The last scale takes any; it is meant for 8 GB, of
+# which about 7.5 are free.
+AVAILABLE = {scale: least or 7.5 * GB for scale, least in CUDA_SCALES.items()}
+
+
+def configured(stage: str, scale: str) -> Config:
+    """A stage's checked configuration at a scale, as the command line composes it."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return read_settings(compose("config", [f"scale={scale}", f"+stage={stage}"]))
+
+
+def peak_bytes(config: Config) -> int:
+    """The most memory that tensors take up in an optimizer step after the first."""
+    train = config.train
+    assert isinstance(config.model, GPTConfig)
+    with patch("gpt2.model.initialise"):
+        model = GPT(config.model, config.seed)
+    bf16 = train.autocast is not Autocast.none
+    softmax = partialmethod(torch.Tensor.softmax, dtype=torch.float32)
+    with FakeTensorMode(), patch.object(torch.Tensor, "softmax", softmax):
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+        if train.compile:
+            _compile_blocks(model)
+        optimizer = build_optimizer(model, train)
+        for group in optimizer.param_groups:
+            group["foreach"] = not train.fused
+        sizes = train.micro_batch_size, train.context
+        batch = [torch.zeros(sizes, dtype=torch.int64) for _ in range(2)]
+        loss_sum = torch.zeros(())
+
+        def micro_step() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = model(*batch)[1]
+            (loss / train.grad_accum_steps).backward()
+            loss_sum.add_(loss.detach())
+
+        def update() -> None:
+            grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+            if train.clip_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(
+                    model.parameters(), train.clip_grad_norm, grad_norm
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        # The first step creates AdamW's moments, and compiles.
+        micro_step()
+        update()
+        # All micro batches after the first find gradients, and need the same memory.
+        if train.grad_accum_steps > 1:
+            micro_step()
+        tracker = MemTracker()
+        tracker.track_external(model, optimizer, *batch)
+        with tracker:
+            micro_step()
+            update()
+    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+
+def _compile_blocks(model: GPT) -> None:
+    """Let each block keep for its backward pass what torch.compile keeps, and run it unfused.
+
+    Every layer shares what is compiled, as in runner/training/compilation.py.
+    """
+    with torch.device("meta"):
+        block = Block(model.config)
+    compiled = aot_function(
+        lambda parameters, x_BTC: functional_call(block, parameters, (x_BTC,)),
+        boxed_nop,
+        partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
+        decompositions=select_decomp_table(),
+    )
+    for layer in model.h:
+        layer.forward = partial(compiled, dict(layer.named_parameters()))
+
+
+def by_hand(config: Config) -> dict[str, tuple[str, int]]:
+    """The baseline's peak, at the gradient of the logits: what is alive, its formula and bytes."""
+    model, train = config.model, config.train
+    assert isinstance(model, GPTConfig)
+    tokens, channels, layers = train.micro_batch_tokens, model.n_embd, model.n_layer
+    vocabulary, context = model.padded_vocab_size, train.context
+    block = 12 * channels**2 + 9 * channels
+    parameters = (vocabulary + model.context_length) * channels + layers * block
+    return {
+        "weights and AdamW's two moments": ("3 x 4 x parameters", 12 * parameters),
+        "in a block, what the linear layers, the products of attention and GELU take in": (
+            "L x 14 x 4 NC",
+            layers * 56 * tokens * channels,
+        ),
+        "in a block, what softmax gives": (
+            "L x 4 NHT",
+            layers * 4 * tokens * model.n_head * context,
+        ),
+        "what the head takes in": ("4 NC", 4 * tokens * channels),
+        "log probabilities, their gradient and that of the logits": (
+            "3 x 4 NV",
+            12 * tokens * vocabulary,
+        ),
+    }
+
+
+def measure(console: Console) -> None:
+    """Trace every stage at every scale, and write docs/memory.md."""
+    stages = []
+    traced: dict[str, dict[int, int]] = {}  # by stage and micro batch
+    for stage in STAGES:
+        config = configured(stage, BIGGEST)
+        configs = {scale: configured(stage, scale) for scale in CUDA_SCALES}
+        peaks = {scale: peak_bytes(each) for scale, each in configs.items()}
+        traced[stage] = {configs[s].train.micro_batch_size: peak for s, peak in peaks.items()}
+        assert config.stage is not None
+        title = f"{int(stage.removeprefix('step'))}. {config.stage.title}"
+        stages.append({"title": title, "peaks": peaks})
+        console.print(title, *(f"{peak / GB:.1f} GB" for peak in peaks.values()))
+    baseline = configured(STAGES[0], BIGGEST)
+    template = (Path(__file__).parent / "memory.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    page = environment.from_string(template).render(
+        torch=torch.__version__,
+        context=baseline.train.context,
+        micro_batch_sizes={
+            scale: configured(STAGES[0], scale).train.micro_batch_size for scale in CUDA_SCALES
+        },
+        available=AVAILABLE,
+        stages=stages,
+        by_hand=by_hand(baseline),
+    )
+    PAGE.write_text(page, encoding="utf-8")
+    PAGE.with_suffix(".json").write_text(json.dumps(traced, indent=1) + "\n", encoding="utf-8")

@@ -53,9 +53,9 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
 
 def _what_is_missing(kind: str) -> str:
     """What to do about a device that PyTorch does not find."""
-    if kind == "cuda" and torch.backends.cuda.is_built():
+    if kind == "cuda" and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         try:
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             reason = str(error).splitlines()[0].rstrip(".")
             return (

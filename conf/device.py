@@ -6,17 +6,17 @@ import platform
 import subprocess
 import sys
 
-# The scales of a GPU and the memory in bytes from which each is taken, a little below what is on
-# the box: a card of 24 GB may have 22.5 GiB. What each needs: docs/memory.md.
+# The scales of a GPU and the bytes of memory from which each is taken. A card has a little less or
+# more than its name says. What each scale needs: docs/memory.md.
 CUDA_SCALES = {"cuda": 38e9, "cuda_24gb": 22e9, "cuda_12gb": 11e9, "cuda_8gb": 0}
 
 ASK_DRIVER = """
 import ctypes, sys
 driver = ctypes.CDLL(sys.argv[1])
-count, size = ctypes.c_int(0), ctypes.c_size_t(0)
-if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
-    driver.cuDeviceTotalMem_v2(ctypes.byref(size), 0)
-    print(size.value)
+device, size = ctypes.c_int(0), ctypes.c_size_t(0)
+if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), 0) == 0:
+    if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) == 0:
+        print(size.value)
 """
 
 

@@ -127,6 +127,7 @@ class GPT(nn.Module):
         x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
         chunk = self.config.loss_chunk_tokens
         # Not under autocast, which does not apply inside the chunked loss: that would stay in fp32.
+        # Where this function is compiled, its temporaries are fused away.
         if chunk is None or torch.is_autocast_enabled(x_NC.device.type):
             return F.cross_entropy(F.linear(x_NC, self._head_weight()).float(), targets_N)
         # In chunks the logits fit into the processor's cache.

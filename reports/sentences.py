@@ -203,18 +203,22 @@ def _model(group: Group, name: str) -> str:
 
 def speed_note(group: Group) -> str:
     """How speeds were measured, and the machine's own peak."""
-    measured = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
-    peaks = sorted((str(result.peak_flops_dtype), result.peak_flops) for result in measured)
+    results = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
+    peaks = sorted((str(result.peak_flops_dtype), result.peak_flops) for result in results)
     note = (
         "Tokens per second are the median over the warm steps. Compilation happens once a run "
         "and is counted in no other figure."
     )
     products = [run.products for run in group.runs if run.products]
     if products:
+        measured = products[-1]
         note += (
-            " Products of the ladder's own shapes, forward and backward, were measured before "
-            f"training: {products[-1].summary}."
+            " Before training, matrix products of the ladder's shapes were measured, forward and "
+            f"backward: {measured.summary}."
         )
+        applied = {name for run in group.runs for name in run.applied}
+        gains = [f"{name}, {gain}" for name, gain in measured.gains.items() if name in applied]
+        note += f" Applied: {together(gains)}." if gains else ""
     if not peaks:
         return f"{note} The machine's matrix-product peak was not measured."
     said = []

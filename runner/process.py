@@ -1,14 +1,17 @@
 """A process of its own for each stage of a sweep: a stage that crashes does not end the sweep.
 
 CUDA cannot be used in a process forked after its parent has used it. So a stage is not forked from
-the sweep's process, which may have, but from a server that only imports.
+the sweep's process, which may have, but from a server that only imports. Libraries that read the
+environment when they are imported have that of a sweep's first stage.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -37,13 +40,13 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
 
     def relay(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        if len(received) == 1:
-            os.kill(process.pid, signal.SIGUSR1)
-        else:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(process.pid, signal.SIGUSR1 if len(received) == 1 else signal.SIGKILL)
 
     # A signal that arrives before the process has started waits until it can be passed on; the
-    # server, which is started here too, never gets one.
+    # server, which is started here too, never gets one. multiprocessing's tracker is started first,
+    # because its start unblocks signals.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
         try:
@@ -57,7 +60,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
 
 
 def _child(environment: dict[str, str], work: Callable[..., None], *arguments: Any) -> None:
-    # The server has the environment of the first stage.
+    # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
     # A terminal signals every process of the sweep; this one only obeys the sweep.

@@ -26,9 +26,9 @@ class Rate:
 class Products:
     """Rates by how products are computed.
 
-    The first three are settings of torch.set_float32_matmul_precision. `high` permits TF32, and
-    `medium` bfloat16, but a device that has neither may only choose another library for fp32, such
-    as oneDNN on a CPU; `bf16` is autocast with fp32 weights.
+    The first three are settings of torch.set_float32_matmul_precision. `high` permits TF32 and
+    `medium` bfloat16. Where a device has neither, they still compute in fp32, but may do it by
+    another library: oneDNN on a CPU. `bf16` is autocast with fp32 weights.
     """
 
     highest: Rate
@@ -92,8 +92,9 @@ class Products:
 
     def _compared(self, rate: Rate) -> str:
         ratio = rate.flops / self.fp32.flops
+        digits = 2 if ratio < 2 else 1
         return (
-            f"{ratio:.2g} times fp32 here, {_shown(rate.flops)} against "
+            f"{ratio:.{digits}f} times fp32 here, {_shown(rate.flops)} against "
             f"{_shown(self.fp32.flops)} GFLOP/s"
         )
 

@@ -20,7 +20,15 @@ from conf.schema import Aim, Config
 from runner.data.text import find_text, text_sha256
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
-from runner.identity import as_plain, code_hash, commit, fingerprint, recipe, variant
+from runner.identity import (
+    as_plain,
+    code_hash,
+    commit,
+    fingerprint,
+    override_key,
+    recipe,
+    variant,
+)
 from runner.interruption import Interrupted
 from runner.messages import say, sentence, warn
 from runner.process import NOT_STARTED, in_own_process
@@ -66,14 +74,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
         if folder.run.status is Status.finished:  # its process may have been killed before this
             (folder.path / CHECKPOINT).unlink(missing_ok=True)
         return folder.run.status
-    # All are read when torch and its compiler are imported. Compiled kernels are kept for later
-    # runs, and the C++ compiler is assumed to support this processor's vector units, because
-    # testing each of them takes four seconds. A thread that waits for another spins this often
-    # before it sleeps: by default so long that another busy process slows a step down three times.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    prepare_libraries(cache_dir)
     if isolate:
         _train_isolated(config, files, folder, planned, console)
     else:
@@ -85,6 +86,18 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
         return Status.failed
     print_outcome(folder, experiment, console)
     return folder.status
+
+
+def prepare_libraries(cache_dir: Path) -> None:
+    """Set what torch, its compiler and OpenMP read from the environment when they are imported."""
+    # Compiled kernels are kept for later runs, and the C++ compiler is assumed to support this
+    # processor's vector units, because testing each of them takes four seconds.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    # How often a thread of GNU's OpenMP looks for work before it sleeps. By default it spins so
+    # long that another busy process makes a step much slower: docs/performance.md.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def _planned(config: Config, command: Command, data: DataInfo) -> Run:
@@ -195,7 +208,7 @@ def _failure(error: Exception, folder: RunFolder, config: Config) -> str:
         return (
             f"Out of memory at step {len(folder.steps)}: a micro batch of "
             f"{train.micro_batch_size} x {train.context} tokens does not fit; "
-            f"{_advice_on_memory(config)}."
+            f"{_advice_on_memory(folder.run, config)}."
         )
     if isinstance(error, OSError):
         return sentence(error)
@@ -211,17 +224,23 @@ def _cause_of_death(status: int, config: Config) -> str:
     if status == -signal.SIGKILL:
         return (
             "The stage's process was killed by SIGKILL, as a system out of memory does; if it was, "
-            f"{_advice_on_memory(config)}."
+            f"{_halve(config)}."
         )
     if status < 0:
         return f"The stage's process was killed by {signal.Signals(-status).name}."
     return f"The stage's process ended with status {status}."
 
 
-def _advice_on_memory(config: Config) -> str:
+def _advice_on_memory(run: Run, config: Config) -> str:
+    by_hand = {override_key(o) for o in run.variant} & {"train.micro_batch_size", "train.context"}
+    smaller = smaller_scale(config.scale.name)
+    if smaller and not by_hand:
+        return f"take scale={smaller} for all stages, which halves the micro batch"
+    return _halve(config)
+
+
+def _halve(config: Config) -> str:
     size, context = config.train.micro_batch_size, config.train.context
-    if smaller := smaller_scale(config.scale.name):
-        return f"take scale={smaller}, which trains half as much at a time"
     return f"halve train.micro_batch_size={size} or train.context={context}"
 
 

@@ -48,10 +48,11 @@ def cache_dir(shared_dir: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def process_restored() -> Iterator[None]:
-    """Undo what a stage trained inside this process sets: variables, and flushing of denormals."""
+    """Undo what a stage trained inside this process sets: variables, and settings of torch."""
     with patch.dict(os.environ, ENVIRONMENT, clear=True):
         yield
     torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
 
 
 def load_quietly(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:

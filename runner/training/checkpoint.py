@@ -65,6 +65,12 @@ class Checkpoints:
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
                 raise DamagedFile("it belongs to another run")
             record = parse_run(json.loads(metadata["record"]))
+            before, now = record.products, self.folder.run.products
+            if before and now and before.answers != now.answers:
+                raise DamagedFile(
+                    f"it was trained with matrix products in {before.answers}, and those measured "
+                    f"here are in {now.answers}"
+                )
         except FileNotFoundError:
             return False
         except (DamagedFile, UnreadableRecord, OSError) as error:

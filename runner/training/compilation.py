@@ -52,7 +52,8 @@ def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str
 def _first_pass(model: GPT, idx_BT: Tensor, scope: CompileScope) -> Tensor:
     """A scalar computed by what is compiled, and by as little else as possible."""
     if scope is CompileScope.model:
-        return model(idx_BT, idx_BT)[1]
+        # Two tensors, since what is compiled for one and the same is not used for two.
+        return model(idx_BT, idx_BT.clone())[1]
     x_BTC = torch.zeros(*idx_BT.shape, model.config.n_embd, device=idx_BT.device)
     x_BTC.requires_grad_()
     # Two blocks, since under autocast the input of the second may have another dtype.

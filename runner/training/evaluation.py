@@ -14,7 +14,7 @@ def held_out_loss(
     device = next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0
-    # The blocks are compiled for training; an evaluation is too short to compile them again.
+    # What is compiled is so for training; an evaluation is too short to compile them again.
     with torch.compiler.set_stance("force_eager"):
         for batch in batches:
             with autocast:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from conf.schema import validator
 from runner.files import DamagedFile, seal, unseal, write_atomically
+from runner.identity import code_hash
 from runner.products import Products
 from runner.training.device import device_name, measure_products
 
@@ -21,12 +22,15 @@ def find_products(device: torch.device, conditions: dict[str, Any], cache_dir: P
     """The rates of matrix products of the ladder's shapes: from the cache, or measured now.
 
     The shapes are those of `runner.identity.conditions`, the same for every stage of a ladder. The
-    cache is by device, torch's version, threads and shapes. Raises OSError.
+    cache is by device, threads, shapes, torch's version and the code. Raises OSError.
     """
     tokens = conditions["train.micro_batch_size"] * conditions["train.context"]
     shapes = (tokens, conditions["model.n_embd"])
-    machine = (device.type, device_name(device), torch.__version__, torch.get_num_threads())
-    name = hashlib.sha256(json.dumps([machine, shapes]).encode()).hexdigest()[:32]
+    # Two processors may have one name and different units.
+    units = dict(torch.cpu.get_capabilities()) if device.type == "cpu" else {}
+    machine = (device.type, device_name(device), units, torch.get_num_threads(), torch.version.cuda)
+    asked = json.dumps([machine, shapes, code_hash()], sort_keys=True)
+    name = hashlib.sha256(asked.encode()).hexdigest()[:32]
     cached = cache_dir / "products" / f"{name}.json"
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cached.with_suffix(".lock")):

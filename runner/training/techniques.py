@@ -31,7 +31,8 @@ class Techniques:
         }
         why_not = {"torch.compile": why_not_compile(device)}
         forced = train.autocast is Autocast.bf16
-        if not (products.bf16_is_faster or (forced and products.bf16.flops)):
+        acts = products.bf16.flops and not products.bf16.exact
+        if not (products.bf16_is_faster or (forced and acts)):
             why_not[BF16] = products.why_not(products.bf16)
         self.bf16 = asked_for[BF16] and BF16 not in why_not
         if self.bf16:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from runner.training.device import find_device, measure_products, prepare, synchronise
 from tests.benchmarks.machine import describe
+from tests.benchmarks.plan import plan_for
 
 # Each is repeated this long and the best time taken: a busy neighbour should not lower a limit.
 SECONDS = 1.0
@@ -39,12 +40,13 @@ def best_seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def matrix_products(device: torch.device) -> list[dict[str, Any]]:
-    """FLOP/s of (m, k) times (k, n): a large square, and GPT-2 124M's own for 4 x 64 tokens."""
+    """FLOP/s of (m, k) times (k, n): a large square, and GPT-2 124M's own at the first size."""
     side = 2048 if device.type == "cpu" else 8192
+    tokens = first_tokens(device)
     shapes = {
         "large square": (side, side, side),
-        "MLP of GPT-2 124M": (4 * 64, 768, 4 * 768),
-        "head of GPT-2 124M": (4 * 64, 768, 50304),
+        "MLP of GPT-2 124M": (tokens, 768, 4 * 768),
+        "head of GPT-2 124M": (tokens, 768, 50304),
     }
     found = []
     for name, (m, k, n) in shapes.items():
@@ -58,6 +60,12 @@ def matrix_products(device: torch.device) -> list[dict[str, Any]]:
         for precision, rate in rates.items():
             found.append({**product, "precision": precision, "flops_per_second": rate})
     return found
+
+
+def first_tokens(device: torch.device) -> int:
+    """The tokens of a micro batch at the first size that is compared on such a device."""
+    point = plan_for(device.type).sizes[0].point
+    return point.micro_batch_size * point.context
 
 
 def product_rate(a: Tensor, b: Tensor) -> float:
@@ -94,11 +102,12 @@ def main(result: str) -> None:
     """Measures the limits of the device that the runner would take."""
     device = find_device("auto")
     prepare(device)
+    products = measure_products(device, first_tokens(device), 768)
     found = {
         "machine": describe(device),
         "matrix_products": matrix_products(device),
         "copy_bytes_per_second": copy_bytes_per_second(device),
-        "precision": "bf16" if measure_products(device, 4 * 64, 768).bf16_is_faster else "fp32",
+        "precision": "bf16" if products.bf16_is_faster else "fp32",
     }
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 

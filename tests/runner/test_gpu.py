@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import CompileMode
+from runner.products import BF16
 from runner.record import Status
 from tests.conftest import CommandLine
 from tests.runner.conftest import Runs
@@ -27,10 +28,21 @@ def test_the_accelerator_reproduces_the_cpus_curve_in_fp32(runs: Runs) -> None:
 
 
 def test_the_last_stage_applies_every_technique_the_device_supports(runs: Runs) -> None:
-    fields, _ = runs("+stage=step10", "train.steps=10", "device=auto")
+    # At the smoke scale bf16 is not faster, and flash attention needs it.
+    forced = "train.autocast=bf16"
+    fields, _ = runs("+stage=step10", "train.steps=10", "device=auto", forced)
     assert fields.status is Status.finished
     if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         assert fields.not_applied.keys() <= {"TF32"}  # under bf16 autocast it has no product
+
+
+def test_bf16_is_measured_to_be_faster_at_the_width_of_gpt2(runs: Runs) -> None:
+    sizes = ("model=gpt2", "train.context=1024", "train.micro_batch_size=2", "train.steps=2")
+    fields, _ = runs("+stage=step07", "device=auto", "train.total_batch_tokens=null", *sizes)
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+        assert BF16 in fields.applied
+        assert fields.products is not None
+        assert not fields.products.high.exact
 
 
 @pytest.mark.parametrize("mode", [mode.name for mode in CompileMode])

@@ -2,14 +2,17 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from runner.process import in_own_process
 from runner.record import Status
+from runner.run import prepare_libraries
 from tests.conftest import ROOT, CommandLine
 from tests.runner.test_command_line import records
 
@@ -31,10 +34,9 @@ int cuInit(unsigned flags) {
     note("initialised");
     return pthread_atfork(NULL, NULL, forked);
 }
-int cuDeviceGetCount(int *count) {
+int cuDeviceGet(int *device, int ordinal) {
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
-    *count = visible && !*visible ? 0 : 1;
-    return 0;
+    return visible && !*visible ? 101 : 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 25300000000; return 0; }
 """
@@ -116,6 +118,27 @@ def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "quiet\n", done.stderr
+
+
+def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
+    """The second stage of a sweep would otherwise lose its exit status."""
+    assert in_own_process(_end_the_parent) == 0
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
+    policy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    prepare_libraries(tmp_path)
+    assert ("GOMP_SPINCOUNT" in os.environ) is (policy is None)
+
+
+def _end_the_parent() -> None:
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.5)
 
 
 def _write_environment(file: Path) -> None:

@@ -50,6 +50,8 @@ def test_the_reasons_hold_both_rates() -> None:
     assert fast.gains[BF16] == "4.5 times fp32 here, 808 against 180 GFLOP/s"
     assert "180 GFLOP/s in fp32" in fast.summary
     assert "1.20 times its default" in fast.summary
+    nearly = products(bf16=109)
+    assert "only 1.09 times" in nearly.why_not(nearly.bf16)
     assert "cannot compute" in fast.why_not(Rate(0, True))
 
 

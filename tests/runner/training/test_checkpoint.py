@@ -21,6 +21,7 @@ from runner.training.weights import load_tensors, load_weights, save_tensors
 from tests.conftest import Settings, load_quietly
 from tests.records import synthetic_run
 from tests.runner.conftest import Runs
+from tests.runner.test_products import products
 
 
 def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Checkpoints, str]:
@@ -46,6 +47,15 @@ def test_another_runs_checkpoint_is_renamed_and_not_used(
     assert [path.name for path in tmp_path.glob("checkpoint*")] == [
         "checkpoint.safetensors.damaged"
     ]
+
+
+def test_a_checkpoint_of_another_precision_is_not_used(settings: Settings, tmp_path: Path) -> None:
+    for now, used in ((products(bf16=250), True), (products(bf16=100), False)):
+        first, _ = checkpoints(settings, tmp_path)
+        first.folder.run.products = products(bf16=200)
+        first.write()
+        first.folder.run.products = now
+        assert first.resume() is used
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:

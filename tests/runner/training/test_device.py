@@ -101,7 +101,11 @@ def test_all_questions_are_asked_of_the_gpu_that_was_chosen(
 
 
 @pytest.mark.parametrize("scale", ["cuda", "cuda_24gb", "cuda_8gb"])
-def test_a_scale_of_a_gpu_is_refused_without_one(scale: str) -> None:
+def test_a_scale_of_a_gpu_is_refused_without_one(
+    scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: False)
     with pytest.raises(UsageError, match="install a PyTorch build with cuda support"):
         find_device("auto", scale)
 
@@ -110,6 +114,7 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def fail() -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
 
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
     monkeypatch.setattr("torch.backends.cuda.is_built", lambda: True)
     monkeypatch.setattr("torch.cuda.init", fail)
     with pytest.raises(UsageError) as refused:

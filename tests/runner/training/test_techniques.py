@@ -1,9 +1,11 @@
 """What is applied follows from the measured rates, and what is not says why."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from runner.products import BF16, TF32, Products
+from runner.products import BF16, TF32, Products, Rate
 from runner.training.techniques import Techniques
 from tests.conftest import Settings
 from tests.runner.test_products import products
@@ -31,9 +33,15 @@ def test_bf16_is_applied_where_it_is_faster_or_forced(
     assert (BF16 in found.not_applied) is (autocast == "auto" and not applied)
 
 
+def test_a_forced_bf16_that_changes_nothing_is_not_applied(settings: Settings) -> None:
+    switched_off = replace(FAST, bf16=Rate(100e9, exact=True))
+    found = Techniques(settings("+stage=step06", "train.autocast=bf16"), CPU, switched_off)
+    assert "changes nothing" in found.not_applied[BF16]
+
+
 def test_the_reason_against_bf16_is_its_rate(settings: Settings) -> None:
     found = Techniques(settings("+stage=step06"), CPU, SLOW)
-    assert "0.5 times fp32 here, 50 against 100 GFLOP/s" in found.not_applied[BF16]
+    assert "0.50 times fp32 here, 50 against 100 GFLOP/s" in found.not_applied[BF16]
 
 
 def test_tf32_acts_only_where_products_are_in_fp32_and_lose_precision(settings: Settings) -> None:

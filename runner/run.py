@@ -160,9 +160,11 @@ def _train_isolated(
         raise
     if status == NOT_STARTED:
         raise UsageError(f"{planned.stage.name} could not be started; see above.")
+    if status != 0:
+        with folder.locked(console):  # the stage may have outlived the server that started it
+            if folder.status is Status.running:
+                _close(folder, Status.failed, _cause_of_death(status, config), console)
     folder.reload()
-    if status != 0 and folder.status is Status.running:
-        _close(folder, Status.failed, _cause_of_death(status, config), console)
 
 
 def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:

@@ -52,7 +52,7 @@ KEYS = st.sampled_from(
      "train.context", "train.total_batch_tokens", "train.learning_rate", "train.schedule",
      "train.warmup_steps", "train.min_lr_ratio", "train.betas", "train.eps", "train.weight_decay",
      "train.decay_matrices_only", "train.fused", "train.clip_grad_norm", "train.autocast",
-     "train.matmul_precision", "train.flow_checks", "train.checkpoint_every",
+     "train.matmul_precision", "train.compile_scope", "train.flow_checks", "train.checkpoint_every",
      "train.checkpoint_every.steps", "train.checkpoint_every.minutes", "evaluation.tokens",
      "evaluation.peak_seconds", "model.n_layer", "model.n_head", "model.n_embd",
      "model.context_length", "model.vocab_size", "model.norm", "model.residual", "model.init",

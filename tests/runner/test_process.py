@@ -1,5 +1,6 @@
 """Stages in processes of their own, which must be able to use CUDA."""
 
+import io
 import os
 import shutil
 import signal
@@ -9,11 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+import runner.run
+from conf.schema import Config
+from runner.folder import RunFolder
 from runner.process import in_own_process
-from runner.record import Status
-from runner.run import prepare_libraries
-from tests.conftest import ROOT, CommandLine
+from runner.record import Run, Status
+from runner.run import _train_isolated, prepare_libraries
+from tests.conftest import ROOT, CommandLine, Settings
+from tests.records import synthetic_run
 from tests.runner.test_command_line import records
 
 # A driver with one GPU of 24 GB. It writes who initialised it, and whether a process was forked
@@ -125,6 +131,16 @@ def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
     assert in_own_process(_end_the_parent) == 0
 
 
+def test_a_stage_that_outlives_the_server_keeps_its_result(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.run, "train_recorded", _finish_without_a_server)
+    folder = RunFolder(tmp_path / "run")
+    console = Console(file=io.StringIO())
+    _train_isolated(settings("+stage=step02"), [], folder, synthetic_run(), console)
+    assert folder.status is Status.finished
+
+
 @pytest.mark.parametrize("policy", [None, "active"])
 def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
     policy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +150,15 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     prepare_libraries(tmp_path)
     assert ("GOMP_SPINCOUNT" in os.environ) is (policy is None)
+
+
+def _finish_without_a_server(config: Config, files: list[Path], path: Path, planned: Run) -> None:
+    folder = RunFolder(path)
+    with folder.locked(Console(file=io.StringIO())):
+        folder.start(planned, afresh=True)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1)
+        folder.end(Status.finished)
 
 
 def _end_the_parent() -> None:

@@ -20,11 +20,11 @@ import pytest
 from runner.files import unseal
 from tests.faults.lab import (
     Lab,
-    children,
     finished_records,
     messages,
     outcome,
     steps_done,
+    training,
     wait_until,
 )
 
@@ -80,7 +80,7 @@ def killed_at_random(lab: Lab, times: int) -> None:
             lab.check_resumed(experiment, *sweep)
             experiment = lab.new_experiment()
             continue
-        stages = children(process.pid)
+        stages = training(experiment)
         match lab.chance.choice(["sweep", "stage", "both"] if stages else ["sweep"]):
             case "sweep":
                 process.kill()
@@ -231,7 +231,7 @@ def stage_ended(lab: Lab, times: int) -> None:
         experiment = lab.new_experiment()
         process = lab.start(experiment, *SWEEP)
         assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
-        os.kill(children(process.pid)[0], signum)
+        os.kill(training(experiment)[0], signum)
         assert process.wait() == 1
         assert any(signum.name in message for message in messages(experiment))
         statuses = {stage: found[0] for stage, found in outcome(experiment).items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from runner.files import unseal
+from runner.files import process_is_gone, unseal
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -145,10 +145,11 @@ def steps_done(experiment: Path) -> int:
     )
 
 
-def children(pid: int) -> list[int]:
-    """Processes that a process has started, on Linux."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+def training(experiment: Path) -> list[int]:
+    """The processes that are training an experiment's runs."""
+    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
+    running = [record["process"] for record in records if record["status"] == "running"]
+    return [who["pid"] for who in running if not process_is_gone(who["host"], who["pid"])]
 
 
 def messages(experiment: Path) -> Iterator[str]:

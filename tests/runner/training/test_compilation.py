@@ -14,8 +14,15 @@ from tests.conftest import Settings
 OFF = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
 
-@pytest.mark.parametrize("chunk", ["512", "null"])
-@pytest.mark.parametrize("scope", list(CompileScope))
+@pytest.mark.parametrize(
+    ("scope", "chunk"),
+    [
+        (CompileScope.blocks_and_head, "512"),
+        (CompileScope.blocks_and_head, "null"),
+        pytest.param(CompileScope.blocks, "null", marks=pytest.mark.slow),
+        pytest.param(CompileScope.model, "null", marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_step_compiles_nothing_and_has_the_eager_gradients(
     settings: Settings, scope: CompileScope, chunk: str
 ) -> None:

@@ -11,6 +11,7 @@ CUDA_CONTEXT = 0.5e9
 WORDS, CHANNELS, LAYERS, HEADS = 50304, 64, 2, 2
 
 
+@pytest.mark.slow
 def test_the_baseline_of_gpt2_needs_what_a_calculation_by_hand_gives() -> None:
     config = configured("step02", "cuda")
     expected = sum(amount for _, amount in by_hand(config).values())
@@ -30,6 +31,7 @@ def test_accumulation_keeps_the_gradients_through_a_micro_batch(settings: Settin
     assert peak_bytes(accumulated) - alone == pytest.approx(4 * parameters, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["true", "false"])
 def test_flash_attention_keeps_no_matrix_of_all_pairs_of_tokens(
     compiled: str, settings: Settings

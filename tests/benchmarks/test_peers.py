@@ -30,6 +30,7 @@ def follow(peer: str, record: Run, cache_dir: Path, bf16: bool = False) -> Measu
     return train_peer(peer, record.config, tokens, bf16, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_transformers_has_the_losses_of_step_7_and_at_no_other_learning_rate(
     command_line: CommandLine, cache_dir: Path, tmp_path: Path
 ) -> None:

@@ -52,14 +52,14 @@ def errors_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except Interrupted as interrupted:
-        status = 128 + interrupted.signum
-        if interrupted.at_once:
-            sys.stdout.flush()
-            os._exit(status)
-        # A sweep's report is still written at exit; another signal ends this too.
-        install_handlers(lambda signum, frame: os._exit(status))
-        sys.exit(status)
+        _end_interrupted(interrupted)
     except Exception as mistake:
+        # OmegaConf fails with errors of its own where a signal interrupts it.
+        cause: BaseException | None = mistake
+        while cause is not None and not isinstance(cause, Interrupted):
+            cause = cause.__context__
+        if cause is not None:
+            _end_interrupted(cause)
         expected = isinstance(
             mistake, (UsageError, HydraException, OmegaConfBaseException, OSError)
         )
@@ -69,6 +69,16 @@ def errors_in_a_sentence() -> Iterator[None]:
             sys.exit(2)
         typed = "" if expected else f"{' '.join(sys.argv[1:])}: Hydra cannot compose this: "
         fail(typed + sentence(mistake))
+
+
+def _end_interrupted(interrupted: Interrupted) -> NoReturn:
+    status = 128 + interrupted.signum
+    if interrupted.at_once:
+        sys.stdout.flush()
+        os._exit(status)
+    # A sweep's report is still written at exit; another signal ends this too.
+    install_handlers(lambda signum, frame: os._exit(status))
+    sys.exit(status)
 
 
 def _is_from_composing(mistake: Exception) -> bool:

@@ -37,15 +37,22 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     context: Any = multiprocessing.get_context(method)
     process = context.Process(target=_child, args=(dict(os.environ), work, *arguments))
     received: list[int] = []
+    passed_on: list[int] = []
+
+    def pass_on() -> None:
+        while len(passed_on) < len(received):
+            passed_on.append(signal.SIGKILL if passed_on else signal.SIGUSR1)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, passed_on[-1])
 
     def relay(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.kill(process.pid, signal.SIGUSR1 if len(received) == 1 else signal.SIGKILL)
+        if process.pid is not None:
+            pass_on()
 
-    # A signal that arrives before the process has started waits until it can be passed on; the
-    # server, which is started here too, never gets one. multiprocessing's tracker is started first,
-    # because its start unblocks signals.
+    # The server, which is started here too, inherits that signals are blocked, and so is not ended
+    # by one. multiprocessing's tracker is started first, because its start unblocks signals. One
+    # that arrives before the process has started is passed on afterwards.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
@@ -53,6 +60,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        pass_on()
         process.join()
     if received:
         raise Interrupted(received[0], at_once=len(received) > 1)
@@ -67,8 +75,8 @@ def _child(environment: dict[str, str], work: Callable[..., None], *arguments: A
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     install_handlers()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # one that waited ends it here
         work(*arguments)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)

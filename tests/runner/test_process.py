@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rich.console import Console
 import runner.run
 from conf.schema import Config
 from runner.folder import RunFolder
+from runner.interruption import Interrupted
+from runner.messages import errors_in_a_sentence
 from runner.process import in_own_process
 from runner.record import Run, Status
 from runner.run import _train_isolated, prepare_libraries
@@ -129,6 +132,27 @@ def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
 def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
     """The second stage of a sweep would otherwise lose its exit status."""
     assert in_own_process(_end_the_parent) == 0
+
+
+def test_a_signal_that_waited_for_the_start_ends_the_stage_quietly(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        in_own_process(time.sleep, 20)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_that_an_interruption_caused_is_an_interruption() -> None:
+    def compose() -> None:
+        try:
+            raise Interrupted(signal.SIGINT)
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    with pytest.raises(SystemExit) as ended, errors_in_a_sentence():
+        compose()
+    assert ended.value.code == 130
 
 
 def test_a_stage_that_outlives_the_server_keeps_its_result(

@@ -28,8 +28,9 @@ from gpt2.config import GPTConfig
 from gpt2.model import GPT, Block
 from runner.settings import read_settings
 from runner.training.optimizer import build_optimizer
+from stages.ladder import CONF
+from tests.benchmarks.ours import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "memory.md"
 GB = 1e9
 BIGGEST, *_ = CUDA_SCALES
@@ -42,7 +43,7 @@ AVAILABLE = {scale: least or 7.5 * GB for scale, least in CUDA_SCALES.items()}
 def configured(stage: str, scale: str) -> Config:
     """A stage's checked configuration at a scale, as the command line composes it."""
     register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return read_settings(compose("config", [f"scale={scale}", f"+stage={stage}"]))
 
 

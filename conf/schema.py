@@ -176,10 +176,28 @@ class TrainConf:
 
 @dataclass
 class EvaluationConf:
-    """The evaluation: on how many held-out tokens, and how long the peak FLOP/s is measured."""
+    """The held-out evaluation, at the end and during training, and the measurement of FLOP/s."""
 
-    tokens: PositiveInt
-    peak_seconds: PositiveFloat
+    tokens: PositiveInt  # held-out tokens, in windows of train.context
+    every: PositiveInt | None  # steps between two evaluations; None: only at the end
+    peak_seconds: PositiveFloat  # of matrix products, before the steps and after them
+
+    def is_due(self, steps: int) -> bool:
+        """Whether the held-out loss is measured after so many steps."""
+        return self.every is not None and steps % self.every == 0
+
+
+@dataclass
+class ReportConf:
+    """The report's statistics: docs/statistics.md explains each."""
+
+    confidence: Fraction  # of every interval; one minus it is the error rate of the family
+    margin: PositiveFloat  # nats/token: a smaller difference in loss does not matter
+    minimum_seeds: Annotated[int, Ge(2)]  # fewer decide no outcome
+    minimum_rounds: Annotated[int, Ge(2)]  # fewer interleaved rounds decide nothing about speed
+    resamples: Annotated[int, Ge(100)]  # bootstrap samples of the held-out windows
+    losses: list[PositiveFloat]  # nats/token: the report says when training reached each
+    busy: Fraction  # a machine this much slower than at its best was busy or throttled
 
 
 @dataclass
@@ -199,6 +217,7 @@ class Config:
 
     experiment: Annotated[str, MinLen(1)]
     seed: Seed
+    repeat: PositiveInt
     device: str
     checkpoint: Checkpoint
     force: bool
@@ -210,6 +229,7 @@ class Config:
     train: TrainConf
     evaluation: EvaluationConf
     sample: SampleConf
+    report: ReportConf
     stage: StageConf | None
 
 
@@ -232,7 +252,7 @@ def validator(kind: type) -> Any:
 
 def scale_model(scale: str | None) -> str:
     """The default model of a scale; `model=` on the command line has precedence."""
-    return "nano" if scale == "smoke" else "gpt2"
+    return {"smoke": "nano", "mini": "mini"}.get(scale or "", "gpt2")
 
 
 def register() -> None:

@@ -18,23 +18,31 @@ import numpy.typing as npt
 import pandas as pd
 
 from conf.errors import UsageError
-from runner.record import STEP_COLUMNS as MEASURED
-from runner.record import Run, Settings, Status, Step, UnreadableRecord, read_run, summarise
+from runner.record import (
+    Run,
+    Settings,
+    Status,
+    Step,
+    UnreadableRecord,
+    columns,
+    read_run,
+    summarise,
+)
 
 Floats = npt.NDArray[np.float64]
 
 
 def _described(kind: type) -> dict[str, str]:
     """The columns of a record's type, and of the types inside it, with what each holds."""
-    columns: dict[str, str] = {}
+    found: dict[str, str] = {}
     types = get_type_hints(kind)
     for entry in fields(kind):
         if "doc" in entry.metadata:
-            columns[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
+            found[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
         elif is_dataclass(inner := types[entry.name]):
             assert isinstance(inner, type)
-            columns |= _described(inner)
-    return columns
+            found |= _described(inner)
+    return found
 
 
 RUN_COLUMNS = {
@@ -44,7 +52,7 @@ RUN_COLUMNS = {
 }
 STEP_COLUMNS = {
     **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
-    **MEASURED,
+    **columns(Step),
     "tokens_seen": "tokens trained on up to and with the step",
     "seconds": "sum of step_ms up to and with the step, in seconds",
 }
@@ -187,13 +195,13 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
         table = _read_steps(folder / "steps.csv", run.steps_sha256)
     except UnreadableRecord as error:
         problems.append(f"{name} has no curve: {error}.")
-        table = pd.DataFrame(columns=list(MEASURED), dtype=float)
+        table = pd.DataFrame(columns=list(columns(Step)), dtype=float)
     if not run.status.is_final:
         steps = [Step(*values) for values in table.itertuples(index=False)]
         run = replace(run, results=summarise(steps, run.resumed_at, run.results))
     sums = {"tokens_seen": table["tokens"].cumsum(), "seconds": table["step_ms"].cumsum() / 1000}
-    columns = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
-    return ReadRun(name, experiment, run, Curve(**columns))
+    curve = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
+    return ReadRun(name, experiment, run, Curve(**curve))
 
 
 def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
@@ -213,9 +221,9 @@ def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
     whole = text[: text.rfind("\n") + 1]
     try:
         raw = pd.read_csv(io.StringIO(whole), index_col=False, on_bad_lines="skip")
-        table = raw[list(MEASURED)].apply(pd.to_numeric, errors="coerce").astype(float)
+        table = raw[list(columns(Step))].apply(pd.to_numeric, errors="coerce").astype(float)
     except (ValueError, KeyError):
-        raise UnreadableRecord(f"steps.csv has no columns {', '.join(MEASURED)}") from None
+        raise UnreadableRecord(f"steps.csv has no columns {', '.join(columns(Step))}") from None
     table = table[np.isfinite(table["step"]) & (table["step"] >= 0)]
     # A resumed run may write a step again; what it wrote last is what it trained on from.
     table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)

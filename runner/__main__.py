@@ -1,5 +1,6 @@
 """python -m runner: trains a stage, or several with -m; without a stage it shows the ladder."""
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from runner.messages import error, errors_in_a_sentence, fail, say, sentence
 from runner.record import StageInfo, Status
 from runner.run import Command, run
 from runner.settings import read_settings
+from runner.sweep import rounds_first
 from stages.ladder import changes_between, read_ladder
 
 
@@ -37,6 +39,9 @@ def main() -> None:
         for override in flags.overrides:
             if override.startswith("stage="):
                 fail(f"{override}: a stage is added to the configuration, so write +{override}.")
+        if flags.multirun:
+            options = [word for word in sys.argv[1:] if word not in flags.overrides]
+            sys.argv[1:] = [*options, *rounds_first(flags.overrides)]
         register()
         task()
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, run.json, steps.csv and log.txt."""
+"""The folder of a run: its lock, run.json, steps.csv, held_out.csv and log.txt."""
 
 import contextlib
 import os
@@ -16,41 +16,45 @@ from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
     CHECKPOINT,
-    STEP_COLUMNS,
     WEIGHTS,
     Process,
     Run,
     Status,
     Step,
     UnreadableRecord,
+    Window,
+    columns,
     read_run,
 )
 
-HEADER = ",".join(STEP_COLUMNS) + "\n"
+STEPS, HELD_OUT, LOG = "steps.csv", "held_out.csv", "log.txt"
 
 
 class RunFolder:
-    """A run's folder. `run` is the content of run.json, and `steps` are the steps done so far.
+    """A run's folder: `run` is the content of run.json, `steps` and `windows` of the tables.
 
-    `damage` says why run.json or steps.csv cannot be used, if so. Only the process that holds the
+    `damage` says why a file cannot be used, if so. Only the process that holds the
     folder's lock may write, see `locked`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.steps: list[Step] = []
-        self._files: list[TextIO] = []
+        self.windows: list[Window] = []
+        self._files: dict[str, TextIO] = {}
         self.reload()
 
     def reload(self) -> None:
-        """Read run.json and check steps.csv."""
+        """Read run.json and check the tables."""
         self._run: Run | None = None
         self.damage: str | None = None
-        steps = self.path / "steps.csv"
         try:
             self._run = read_run(self.path)
-            if self._run.status.is_final and _sha256(steps) != self._run.steps_sha256:
-                self.damage = f"{steps} is damaged: it differs from what the run wrote"
+            written = {STEPS: self._run.steps_sha256, HELD_OUT: self._run.held_out_sha256}
+            for name, sha256 in written.items() if self._run.status.is_final else ():
+                if _sha256(self.path / name) != sha256:
+                    damaged = self.path / name
+                    self.damage = f"{damaged} is damaged: it differs from what the run wrote"
         except UnreadableRecord as error:
             self.damage = f"{self.path / 'run.json'} cannot be used: {error}"
         except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +97,7 @@ class RunFolder:
 
     def start(self, run: Run, afresh: bool) -> None:
         """Begin the record of a run; `afresh` deletes a checkpoint too."""
-        stale = ["steps.csv", "log.txt", "traceback.txt"]
+        stale = [STEPS, HELD_OUT, LOG, "traceback.txt"]
         if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS]
         for name in stale:
@@ -106,13 +110,13 @@ class RunFolder:
         run.started = now()
         self._run = run
         self.save()
-        self._open_files(())
+        self._open_files((), ())
 
-    def resume(self, steps: Sequence[Step]) -> None:
-        """Continue after the steps of a checkpoint."""
+    def resume(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
+        """Continue after the steps and evaluations of a checkpoint."""
         self.run.resumed_at.append(len(steps))
         self.save()
-        self._open_files(steps)
+        self._open_files(steps, windows)
 
     def add_time(self, name: str, seconds: float) -> None:
         """Add to one of the run's `Timings`."""
@@ -126,36 +130,50 @@ class RunFolder:
     def add_step(self, step: Step) -> None:
         """Append one optimizer step to steps.csv and to the log. Raises OSError."""
         self.steps.append(step)
-        for file, line in zip(self._files, (_row(step), step.line()), strict=True):
-            try:
-                file.write(line)
-                if os.fstat(file.fileno()).st_nlink == 0:
-                    raise FileNotFoundError(None, "it was deleted while the run wrote to it")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, file.name) from error
+        self._append(STEPS, _row(step))
+        self._append(LOG, step.line())
+
+    def add_windows(self, windows: Sequence[Window]) -> None:
+        """Append one evaluation to held_out.csv. Raises OSError."""
+        self.windows += windows
+        self._append(HELD_OUT, "".join(map(_row, windows)))
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
         self._close_files()
         self.run.status, self.run.message, self.run.ended = status, message, now()
-        self.run.steps_sha256 = _sha256(self.path / "steps.csv")
+        self.run.steps_sha256 = _sha256(self.path / STEPS)
+        self.run.held_out_sha256 = _sha256(self.path / HELD_OUT)
         self.save()
 
-    def _open_files(self, steps: Sequence[Step]) -> None:
+    def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
         self._close_files()
-        self.steps = list(steps)
-        rows, lines = [HEADER, *map(_row, steps)], [step.line() for step in steps]
-        for name, content in (("steps.csv", rows), ("log.txt", lines)):
+        self.steps, self.windows = list(steps), list(windows)
+        contents = {
+            STEPS: [_header(Step), *map(_row, steps)],
+            HELD_OUT: [_header(Window), *map(_row, windows)],
+            LOG: [step.line() for step in steps],
+        }
+        for name, lines in contents.items():
             path = self.path / name
-            write_atomically(path, "".join(content).encode())
+            write_atomically(path, "".join(lines).encode())
             # Buffered by line: a line is handed to the system before the next step.
-            self._files.append(path.open("a", buffering=1, encoding="utf-8"))
+            self._files[name] = path.open("a", buffering=1, encoding="utf-8")
+
+    def _append(self, name: str, lines: str) -> None:
+        file = self._files[name]
+        try:
+            file.write(lines)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise FileNotFoundError(None, "it was deleted while the run wrote to it")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, file.name) from error
 
     def _close_files(self) -> None:
-        for file in self._files:
+        for file in self._files.values():
             with contextlib.suppress(OSError):
                 file.close()
-        self._files = []
+        self._files = {}
 
 
 def now() -> str:
@@ -163,8 +181,12 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _row(step: Step) -> str:
-    return ",".join(map(str, step.values)) + "\n"
+def _header(kind: type) -> str:
+    return ",".join(columns(kind)) + "\n"
+
+
+def _row(row: Step | Window) -> str:
+    return ",".join(map(str, row.values)) + "\n"
 
 
 def _sha256(file: Path) -> str | None:

@@ -23,19 +23,21 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 # Keys, with all below them, on which no measured number depends: names, folders, and the source of
 # the text, which counts by its hash.
 NOT_MEASURED = (
-    "experiment", "checkpoint", "force", "stage", "output_dir", "cache_dir", "model.name",
+    "experiment", "checkpoint", "force", "stage", "report", "output_dir", "cache_dir", "model.name",
     "scale.name", "data.name", "data.path", "data.url", "data.sha256", "train.checkpoint_every",
 )  # fmt: skip
+# What tells the runs of one stage apart: the draws, and the moment.
+ROUND = ("repeat", "seed")
 # Of the other keys, those that decide no loss, or that runs are matched by separately.
-NOT_CONDITIONS = ("seed", "device", "sample", "evaluation.peak_seconds")
+NOT_CONDITIONS = (*ROUND, "device", "sample", "evaluation.every", "evaluation.peak_seconds")
 # Groups whose choice has a field of its own in the record.
 NAMED_GROUPS = ("data", "model", "scale")
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """A configuration as JSON types, enums as their names, without this machine's folders."""
+    """A run's configuration as JSON types, enums as their names, without this machine's folders."""
     plain = resolved(OmegaConf.structured(config))
-    return {key: plain[key] for key in plain if key not in ("output_dir", "cache_dir")}
+    return {key: plain[key] for key in plain if key not in ("output_dir", "cache_dir", "report")}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -56,9 +58,9 @@ def conditions(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def variant(overrides: Iterable[str]) -> list[str]:
-    """The overrides that change what is measured, without the stage and the seed."""
+    """The overrides that change what is measured, without the stage and the round."""
     keyed = {override_key(override): override for override in overrides}
-    changing = _without(keyed, (*NOT_MEASURED, "seed", "device", "hydra"))
+    changing = _without(keyed, (*NOT_MEASURED, *ROUND, "device", "hydra"))
     return sorted(override for key, override in changing.items() if key not in NAMED_GROUPS)
 
 
@@ -68,7 +70,7 @@ def override_key(override: str) -> str:
 
 
 def recipe(plain: dict[str, Any]) -> str:
-    """One hash of what decides a run's losses in its configuration, the same for all seeds."""
+    """One hash of what decides a run's losses in its configuration, the same for all rounds."""
     return _sha256(conditions(plain))
 
 

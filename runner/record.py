@@ -1,8 +1,8 @@
-"""The one schema of a run's record, `<experiment>/<stage>/<label>/{run.json,steps.csv}`.
+"""The one schema of a run's record, `<experiment>/<stage>/<label>/`.
 
-The runner writes what these types hold and reports read it back as the same types. Beside each
-field is what it means. Every rule about a record (which steps are cold, which runs are comparable)
-is here, once.
+The runner writes what these types hold as run.json, steps.csv and held_out.csv, and reports read it
+back as the same types. Beside each field is what it means. Every rule about a record (which steps
+are cold, which runs are comparable) is here, once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from conf.schema import Aim, validator
 from runner.files import DamagedFile, process_is_gone, unseal
 from runner.products import Products
 
-FORMAT = 3
+FORMAT = 4
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -87,7 +87,23 @@ class Step:
         )
 
 
-STEP_COLUMNS = {entry.name: entry.metadata["doc"] for entry in fields(Step)}
+@dataclass(frozen=True)
+class Window:
+    """The loss on one window of held-out text; its fields are the columns of held_out.csv."""
+
+    step: int = described("optimizer steps taken before it was measured")
+    first_token: int = described("position of the window's first token in the held-out text")
+    tokens: int = described("tokens predicted in the window")
+    loss: float = described("mean loss of these tokens, nats/token")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return (self.step, self.first_token, self.tokens, self.loss)
+
+
+def columns(kind: type) -> dict[str, str]:
+    """The columns of a table of the record, Step or Window, with what each holds."""
+    return {entry.name: entry.metadata["doc"] for entry in fields(kind)}
 
 
 @dataclass(kw_only=True)
@@ -113,6 +129,7 @@ class DataInfo:
     tokens: int | None = optional("tokens of the text", "data_tokens")
     train_tokens: int | None = optional("tokens trained on")
     held_out_tokens: int | None = optional("tokens held out")
+    windows_sha256: str | None = optional("hash of the held-out windows that are evaluated")
 
 
 @dataclass
@@ -161,12 +178,16 @@ class Results:
     best: float = measured("lowest training loss, nats/token")
     first: float = measured("training loss of the first step, nats/token")
     last: float = measured("training loss of the last step, nats/token")
+    mean: float = measured("mean training loss over the steps, nats/token")
     held_out: float = measured("loss on the held-out text, nats/token")
+    held_out_error: float = measured("standard error of held_out: its windows are a sample")
     tokens_per_step: float = measured("tokens in an optimizer step")
     tokens_per_second: float = measured("tokens_per_step over step_ms")
     step_ms: float = measured("milliseconds of a step, median over the warm steps")
     mfu: float = measured("FLOP/s of the model over peak_flops")
     peak_flops: float = measured("FLOP/s of the fastest matrix product measured on the machine")
+    flops_before: float = measured("FLOP/s of that product before the steps, median")
+    flops_after: float = measured("the same after the steps")
     peak_memory_bytes: float = measured("largest memory of the run in bytes")
     peak_flops_dtype: str | None = optional("type of that matrix product")
 
@@ -211,6 +232,7 @@ class Settings:
     """The configuration values that tables show."""
 
     seed: int = described("seed of the draws and of the order of the data")
+    repeat: int = described("number of the run among those that are the same but for the moment")
     model: str = described("name of the model")
     scale: str = described("name of the scale")
     steps: int = described("optimizer steps the run was to take", "steps_planned")
@@ -249,22 +271,29 @@ class Run:
     checks: list[Check] = described("the flow checks, see Check", default_factory=list)
     products: Products | None = optional("rates of the device's matrix products, see Products")
     model: ModelInfo = field(default_factory=ModelInfo)
+    compile_cache: str | None = optional("cold or warm: whether kernels were compiled, or found")
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
     samples: list[Sample] = described("text drawn from the model", default_factory=list)
     weights: KeptWeights | None = optional("weights in the run's folder: steps, held_out, or empty")
     steps_sha256: str | None = optional("checksum of steps.csv once the run has ended, or empty")
+    held_out_sha256: str | None = optional("the same of held_out.csv")
 
     @cached_property
     def settings(self) -> Settings:
         """The settings that tables show."""
         named = {group: self.config[group]["name"] for group in ("model", "scale")}
-        flat = {**self.config["train"], **named, "seed": self.config["seed"]}
+        flat = {**self.config, **self.config["train"], **named}
         return Settings(**{entry.name: flat[entry.name] for entry in fields(Settings)})
 
     @property
     def seed(self) -> int:
         return self.settings.seed
+
+    @property
+    def round(self) -> tuple[int, int]:
+        """Seed and repeat: which of the comparable runs of its stage it is."""
+        return self.settings.seed, self.settings.repeat
 
     @property
     def is_abandoned(self) -> bool:
@@ -295,14 +324,15 @@ def read_run(folder: Path) -> Run:
 
 
 def parse_run(content: dict[str, Any]) -> Run:
-    """A run from run.json's fields, of this format or format 2. Raises UnreadableRecord."""
+    """A run from run.json's fields, of formats 2 to 4. Raises UnreadableRecord."""
     from pydantic import ValidationError
 
     found = content.get("format", "no format")
-    if found not in (2, FORMAT):
+    if found not in (2, 3, FORMAT):
         raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
     try:
         content = _from_format_2(content) if found == 2 else {**content}
+        content["config"] = {"repeat": 1, **content["config"]}  # formats 2 and 3 knew no repeats
         for part in ("model", "results"):
             content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
         run: Run = validator(Run).validate_python(content)
@@ -334,7 +364,7 @@ def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
     stage["aim"] = stage["aim"] if stage["aim"] in {aim.value for aim in Aim} else Aim.loss
     scale, overrides = content["config"]["scale"]["name"], sorted(content["variant"])
     conditions = {"scale.name": scale, "overrides": overrides}
-    return {**content, "format": FORMAT, "stage": stage, "conditions": conditions, "recipe": ""}
+    return {**content, "stage": stage, "conditions": conditions, "recipe": ""}
 
 
 def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
@@ -355,6 +385,7 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int], known: Results) 
     return replace(
         known,
         steps=len(steps),
+        mean=statistics.fmean(finite) if finite else math.nan,
         worst=max(finite, default=math.nan),
         best=min(finite, default=math.nan),
         first=steps[0].loss,
@@ -369,6 +400,7 @@ class Conditions(NamedTuple):
     """What must be equal for two runs of one seed to be compared by loss; settings as JSON."""
 
     data_sha256: str
+    windows_sha256: str | None
     device: str | None
     device_name: str | None
     code: str
@@ -381,9 +413,8 @@ class Conditions(NamedTuple):
         """The conditions of a run."""
         on, settings = run.environment, json.dumps(run.conditions, sort_keys=True, default=str)
         answers = run.products.answers if run.products else ""
-        return cls(
-            run.data.sha256, on.device, on.device_name, run.code, on.torch, answers, settings
-        )
+        text = run.data.sha256, run.data.windows_sha256
+        return cls(*text, on.device, on.device_name, run.code, on.torch, answers, settings)
 
 
 def same_speed_conditions(a: Run, b: Run) -> bool:

@@ -105,10 +105,11 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
     plain = as_plain(config)
     identity = fingerprint(plain, data.sha256)
     head, dirty = commit()
+    repeat = f"-repeat{config.repeat}" if config.repeat > 1 else ""
     return Run(
         stage=command.stage,
         experiment=config.experiment,
-        label=f"seed{config.seed}-{identity[:8]}",
+        label=f"seed{config.seed}{repeat}-{identity[:8]}",
         fingerprint=identity,
         code=code_hash(),
         command=f"python -m runner {shlex.join(command.overrides)}",

@@ -1,6 +1,8 @@
 """Micro batches of tokens for training, and windows of held-out text."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,24 +48,35 @@ class TokenStream:
         return np.random.default_rng([self.seed, epoch]).permutation(self.windows)
 
 
-def held_out_batches(
-    tokens: Tokens, micro_batch_size: int, context: int, total_tokens: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Evenly spread windows of held-out text, about `total_tokens` in all, in order.
+class HeldOut:
+    """Windows of `context` tokens, evenly spread over the held-out text, about `wanted` tokens.
 
-    Yields inputs and targets like `TokenStream.micro_batch`; the last batch may be smaller.
+    They depend on nothing else, so that every stage and every seed is judged on the same windows.
     Raises UsageError for a text shorter than one window.
     """
-    windows = (len(tokens) - 1) // context
-    if windows < 1:
-        raise UsageError(
-            f"The text is too short: its held-out part has {len(tokens):,} tokens, but a window "
-            f"needs {context + 1:,}; give more text, or raise data.held_out_fraction."
-        )
-    wanted = min(windows, max(1, total_tokens // context))
-    starts = [int(i) * context for i in np.linspace(0, windows - 1, wanted).round()]
-    for i in range(0, wanted, micro_batch_size):
-        yield _windows(tokens, starts[i : i + micro_batch_size], context)
+
+    def __init__(self, tokens: Tokens, context: int, wanted: int) -> None:
+        windows = (len(tokens) - 1) // context
+        if windows < 1:
+            raise UsageError(
+                f"The text is too short: its held-out part has {len(tokens):,} tokens, but a "
+                f"window needs {context + 1:,}; give more text, or raise "
+                "data.held_out_fraction."
+            )
+        self.tokens = tokens
+        self.context = context
+        count = min(windows, max(1, wanted // context))
+        self.starts = [int(i) * context for i in np.linspace(0, windows - 1, count).round()]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets like `TokenStream.micro_batch`, in order; the last may be smaller."""
+        for i in range(0, len(self.starts), size):
+            yield _windows(self.tokens, self.starts[i : i + size], self.context)
+
+    @property
+    def sha256(self) -> str:
+        """One hash of where the windows are and of how long they are."""
+        return hashlib.sha256(json.dumps([self.context, self.starts]).encode()).hexdigest()
 
 
 def _windows(tokens: Tokens, starts: list[int], context: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,15 @@ from gpt2.model import GPT
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
-from runner.record import CHECKPOINT, WEIGHTS, KeptWeights, Step, UnreadableRecord, parse_run
+from runner.record import (
+    CHECKPOINT,
+    WEIGHTS,
+    KeptWeights,
+    Step,
+    UnreadableRecord,
+    Window,
+    parse_run,
+)
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
@@ -90,9 +98,11 @@ class Checkpoints:
                 generator.set_rng_state(tensors[name])
         rows = tensors["steps"].tolist()
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in rows]
+        rows = tensors["held_out"].tolist()
+        windows = [Window(int(n), int(first), int(t), loss) for n, first, t, loss in rows]
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(record, field))
-        self.folder.resume(steps)
+        self.folder.resume(steps, windows)
         warn(self.console, f"Resuming from step {len(steps)}.")
         return True
 
@@ -111,7 +121,12 @@ class Checkpoints:
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in entries.items()}
         tensors |= {name: generator.get_rng_state() for name, generator in _generators().items()}
-        tensors["steps"] = torch.tensor([step.values for step in steps], dtype=torch.float64)
+        tables = {
+            "steps": [step.values for step in steps],
+            "held_out": [window.values for window in self.folder.windows],
+        }
+        for name, rows in tables.items():
+            tensors[name] = torch.tensor(rows, dtype=torch.float64)
         record = json.dumps(asdict(run), default=str)
         try:
             save_tensors(self.path, tensors, {"fingerprint": run.fingerprint, "record": record})

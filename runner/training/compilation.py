@@ -4,6 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from conf.schema import CompileScope, TrainConf
 from gpt2.model import GPT
@@ -47,6 +48,11 @@ def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str
         buffer.copy_(buffers[name])
     synchronise(device)
     return failure
+
+
+def cache_state() -> str:
+    """cold if this process compiled kernels, warm if the compiler's cache held them all."""
+    return "cold" if counters["inductor"]["fxgraph_cache_miss"] else "warm"
 
 
 def _first_pass(model: GPT, idx_BT: Tensor, scope: CompileScope) -> Tensor:

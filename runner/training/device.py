@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -196,19 +197,23 @@ def why_not_flash(
     return None
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP/s of the fastest square matrix product within `seconds`, which corresponds to MFU 1."""
+def product_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
+    """FLOP/s of the fastest square matrix product within `seconds`, and of the median one.
+
+    The fastest corresponds to MFU 1. The median is lower while the machine is busy or throttled.
+    """
     size = 1536 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
+    times: list[float] = []
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until or math.isinf(best):
+    while time.perf_counter() < until or not times:
         synchronise(device)
         started = time.perf_counter()
         a @ b
         synchronise(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+        times.append(time.perf_counter() - started)
+    fastest, median = min(times), statistics.median(times)
+    return 2 * size**3 / fastest, 2 * size**3 / median
 
 
 def is_out_of_memory(error: BaseException) -> bool:

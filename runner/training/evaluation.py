@@ -1,25 +1,49 @@
 """The loss on held-out text."""
 
+import math
+import statistics
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 
 from gpt2.model import GPT
+from runner.data.stream import HeldOut
+from runner.record import Window
 from runner.training.device import upload
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: GPT, batches: list[tuple[torch.Tensor, torch.Tensor]], autocast: torch.autocast
-) -> float:
-    """Mean cross entropy in nats per token over held-out text, padded rows left out."""
+def evaluate(
+    model: GPT, held_out: HeldOut, batch_size: int, autocast: torch.autocast, step: int
+) -> list[Window]:
+    """The mean cross entropy of each held-out window, padded rows left out.
+
+    `step` is how many steps the model was trained for.
+    """
     device = next(model.parameters()).device
+    losses: list[float] = []
     model.eval()
-    total, count = 0.0, 0
-    # What is compiled is so for training; an evaluation is too short to compile them again.
+    # What is compiled is so for training; an evaluation is too short to compile it again.
     with torch.compiler.set_stance("force_eager"):
-        for batch in batches:
+        for batch in held_out.batches(batch_size):
+            idx_BT, targets_BT = upload(batch, device)
             with autocast:
-                _, loss = model(*upload(batch, device))
-            total += loss.item() * batch[1].numel()
-            count += batch[1].numel()
+                logits_BTV = model(idx_BT)[0]
+            # A window at a time, since logits in fp32 are large.
+            windows = zip(logits_BTV, targets_BT, strict=True)
+            losses += [
+                F.cross_entropy(logits.float(), targets).item() for logits, targets in windows
+            ]
     model.train()
-    return total / count
+    places = zip(held_out.starts, losses, strict=True)
+    return [Window(step, first, held_out.context, loss) for first, loss in places]
+
+
+def mean_and_error(windows: Sequence[Window]) -> tuple[float, float]:
+    """The mean loss of windows of one length, and its standard error; NaN for a single one."""
+    losses = [window.loss for window in windows]
+    mean = statistics.fmean(losses)
+    if len(losses) < 2 or not math.isfinite(mean):
+        return mean, math.nan
+    return mean, statistics.stdev(losses, mean) / math.sqrt(len(losses))

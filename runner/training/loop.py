@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from conf.schema import Checkpoint, Config
 from gpt2.config import GPTConfig, Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
 from runner.data.corpus import Corpus
-from runner.data.stream import TokenStream, held_out_batches
+from runner.data.stream import HeldOut, TokenStream
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import warn
@@ -22,8 +21,8 @@ from runner.progress import step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
-from runner.training.compilation import compile_model
-from runner.training.evaluation import held_out_loss
+from runner.training.compilation import cache_state, compile_model
+from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.probe import find_products
@@ -32,14 +31,14 @@ from runner.training.techniques import Techniques
 
 @dataclass
 class Training:
-    """What the loop and the evaluation after it use."""
+    """What the loop and the evaluations use."""
 
     device: torch.device
     model: GPT
     optimizer: torch.optim.Optimizer
     autocast: torch.autocast
     stream: TokenStream
-    held_out: list[tuple[Tensor, Tensor]]
+    held_out: HeldOut
     checkpoints: Checkpoints
 
 
@@ -70,7 +69,8 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
 
     sizes = train.micro_batch_size, train.context
     stream = TokenStream(corpus.train, *sizes, config.seed)
-    held_out = list(held_out_batches(corpus.held_out, *sizes, config.evaluation.tokens))
+    held_out = HeldOut(corpus.held_out, train.context, config.evaluation.tokens)
+    run.data.windows_sha256 = held_out.sha256
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)
     if config.model.norm is Norm.batch:
@@ -81,7 +81,8 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.bfloat16 if products.bf16_is_faster else torch.float32
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
-    run.results.peak_flops = machine.peak_flops(device, peak_dtype, config.evaluation.peak_seconds)
+    peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
+    run.results.peak_flops, run.results.flops_before = peak
     checkpoints = Checkpoints(config, folder, model, optimizer, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
@@ -93,6 +94,8 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
         if why_not := compile_model(model, train, autocast):
             techniques.withdraw("torch.compile", why_not)
             warn(console, f"torch.compile is not applied: {why_not}.")
+        else:
+            run.compile_cache = cache_state()
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
@@ -140,13 +143,31 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             show(done)
             if not done.is_finite:
                 break
-            interruption = interrupted()
-            if interruption or checkpoints.due():
-                if config.checkpoint is Checkpoint.best and not interruption:
-                    checkpoints.keep(held_out_loss(model, training.held_out, autocast))
+            interruption, due, ended = interrupted(), checkpoints.due(), step + 1 == train.steps
+            keep = due and not interruption and config.checkpoint is Checkpoint.best
+            if not ended and (keep or config.evaluation.is_due(step + 1)):
+                held_out_loss, _ = measure_held_out(training, config, folder)
+                if keep:
+                    checkpoints.keep(held_out_loss)
+            if interruption or due:
                 checkpoints.write()
             if interruption:
                 raise interruption
+
+
+def measure_held_out(training: Training, config: Config, folder: RunFolder) -> tuple[float, float]:
+    """The loss on the held-out windows, written into `folder`, and its standard error."""
+    started = time.perf_counter()
+    windows = evaluate(
+        training.model,
+        training.held_out,
+        config.train.micro_batch_size,
+        training.autocast,
+        len(folder.steps),
+    )
+    folder.add_windows(windows)
+    folder.add_time("evaluation_s", time.perf_counter() - started)
+    return mean_and_error(windows)
 
 
 def conclude(training: Training, config: Config, folder: RunFolder) -> None:
@@ -155,6 +176,9 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
     results.mfu = run.model.flops_per_token * results.tokens_per_second / results.peak_flops
     results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
+    dtype = getattr(torch, str(results.peak_flops_dtype))
+    seconds = config.evaluation.peak_seconds
+    _, results.flops_after = machine.product_flops(training.device, dtype, seconds)
     last = folder.steps[-1]
     if not last.is_finite:
         run.diverged_at = last.step
@@ -162,9 +186,7 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
         folder.end(Status.diverged, f"The {what} is not finite at step {last.step}.")
         return
 
-    started = time.perf_counter()
-    results.held_out = held_out_loss(model, training.held_out, training.autocast)
-    folder.add_time("evaluation_s", time.perf_counter() - started)
+    results.held_out, results.held_out_error = measure_held_out(training, config, folder)
     with torch.compiler.set_stance("force_eager"):
         text = sample(model, **asdict(config.sample))
     run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]

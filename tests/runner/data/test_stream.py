@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conf.errors import UsageError
-from runner.data.stream import TokenStream, held_out_batches
+from runner.data.stream import HeldOut, TokenStream
 
 TOKENS = np.arange(1001, dtype=np.uint16)
 
@@ -33,14 +33,22 @@ def test_another_batch_size_changes_no_token_and_no_order() -> None:
 
 
 def test_held_out_windows_are_spread_over_the_whole_text() -> None:
-    batches = list(held_out_batches(TOKENS, 4, 10, total_tokens=60))
-    starts = [row[0].item() for idx, _ in batches for row in idx]
-    assert len(starts) == 6
+    held_out = HeldOut(TOKENS, context=10, wanted=60)
+    starts = [row[0].item() for idx, _ in held_out.batches(4) for row in idx]
+    assert starts == held_out.starts
+    assert len(set(starts)) == 6
     assert (starts[0], starts[-1]) == (0, 990)
+
+
+def test_the_hash_of_held_out_windows_is_of_their_places_and_length() -> None:
+    hashes = {HeldOut(TOKENS, context, wanted).sha256 for context, wanted in ((10, 60), (10, 60))}
+    assert len(hashes) == 1
+    others = {HeldOut(TOKENS, *sizes).sha256 for sizes in ((10, 50), (20, 60), (5, 30))}
+    assert len(hashes | others) == 4
 
 
 def test_a_text_too_short_for_a_batch_or_a_held_out_window_is_refused() -> None:
     with pytest.raises(UsageError, match=r"too short.*1,001 tokens.*needs 1,601"):
         TokenStream(TOKENS, 16, 100, seed=1)
     with pytest.raises(UsageError, match="held-out part has 5 tokens"):
-        list(held_out_batches(TOKENS[:5], 4, 10, 60))
+        HeldOut(TOKENS[:5], 10, 60)

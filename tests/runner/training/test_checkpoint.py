@@ -9,13 +9,13 @@ from rich.console import Console
 
 from conf.errors import UsageError
 from gpt2.model import GPT
-from runner.data.stream import held_out_batches
+from runner.data.stream import HeldOut
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.identity import as_plain
 from runner.record import read_run
 from runner.training.checkpoint import Checkpoints
-from runner.training.evaluation import held_out_loss
+from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.optimizer import build_optimizer
 from runner.training.weights import load_tensors, load_weights, save_tensors
 from tests.conftest import Settings, load_quietly
@@ -121,8 +121,9 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     kept = load_weights(tmp_path / "runs" / "1" / "weights.safetensors")
     config = settings(*overrides)
     corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
-    batches = list(held_out_batches(corpus.held_out, 2, 32, config.evaluation.tokens))
-    again = held_out_loss(kept, batches, torch.autocast("cpu", enabled=False))
+    held_out = HeldOut(corpus.held_out, 32, config.evaluation.tokens)
+    windows = evaluate(kept, held_out, 2, torch.autocast("cpu", enabled=False), weights.steps)
+    again, _ = mean_and_error(windows)
     assert again == pytest.approx(weights.held_out, abs=1e-6)
     assert read_run(tmp_path / "runs" / "1").weights == weights
 

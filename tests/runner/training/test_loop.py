@@ -9,8 +9,9 @@ import torch
 
 from gpt2.config import Attention
 from gpt2.model import GPT
-from runner.data.stream import TokenStream
+from runner.data.stream import HeldOut, TokenStream
 from runner.record import Status
+from runner.training.evaluation import evaluate
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 
@@ -22,6 +23,38 @@ def test_the_same_seed_gives_the_same_bits(runs: Runs) -> None:
     assert a.results.held_out == b.results.held_out
     _, other = runs("+stage=step05", "train.steps=6", "seed=2")
     assert steps_a.loss.tolist() != other.loss.tolist()
+
+
+def test_the_held_out_loss_is_measured_during_training_on_windows_that_never_change(
+    runs: Runs, settings: Settings
+) -> None:
+    fields, _ = runs("+stage=step05", "train.steps=7", "evaluation.every=3")
+    rare, _ = runs("+stage=step09", "train.steps=7", "evaluation.every=null", "seed=2")
+    table, last = (pd.read_csv(runs.folder / n / "held_out.csv") for n in "12")
+    assert table.step.unique().tolist() == [3, 6, 7]
+    assert last.step.unique().tolist() == [7]
+    windows = table[table.step == 7]
+    assert windows.first_token.tolist() == last.first_token.tolist()
+    assert fields.data.windows_sha256 == rare.data.windows_sha256
+    assert fields.results.held_out == pytest.approx(windows.loss.mean(), abs=1e-12)
+    assert fields.results.held_out_error == pytest.approx(windows.loss.sem(), abs=1e-12)
+
+    config = settings("+stage=step05")
+    corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
+    model = GPT(config.model, config.seed).eval()
+    held_out = HeldOut(corpus.held_out, 32, config.evaluation.tokens)
+    autocast = torch.autocast("cpu", enabled=False)
+    window = evaluate(model, held_out, 5, autocast, step=0)[-1]
+    tokens = torch.tensor(corpus.held_out[window.first_token :][:33].astype("int64"))
+    log_p = model.double()(tokens[None, :-1])[0].log_softmax(-1)
+    independent = -log_p[0, range(32), tokens[1:]].mean().item()
+    assert window.loss == pytest.approx(independent, abs=1e-5)
+
+
+def test_evaluations_change_no_step(runs: Runs) -> None:
+    _, often = runs("+stage=step07", "train.steps=5", "evaluation.every=1")
+    _, never = runs("+stage=step07", "train.steps=5", "evaluation.every=null")
+    assert often.loss.tolist() == never.loss.tolist()
 
 
 def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> None:

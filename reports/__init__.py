@@ -1,7 +1,7 @@
 """From the records of runs to numbers, figures and pages. Never trains, never imports torch.
 
     import reports
-    records = reports.load("outputs/ladder")    # DataFrames: records.runs, records.steps
+    records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .held_out
     page = reports.write_report(["outputs/ladder"])
 
 pandas and matplotlib are imported when a function is first called, so that `import reports` is
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from conf.schema import ReportConf
     from reports.read import Records
 
 __all__ = ["load", "print_summary", "write_report"]
@@ -33,8 +34,10 @@ def load(*experiments: str | Path) -> Records:
     return read_records(experiments)
 
 
-def write_report(experiments: Sequence[str | Path]) -> Path:
+def write_report(experiments: Sequence[str | Path], rules: ReportConf | None = None) -> Path:
     """Write the report on these experiment folders into the first one and return its page.
+
+    `rules` are the settings of its statistics, those of conf/report where none are given.
 
     Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
     `report.json` and `figures/`, each replaced in one go, so that a reader never sees a
@@ -42,11 +45,15 @@ def write_report(experiments: Sequence[str | Path]) -> Path:
     """
     from reports.page import write
 
-    return write(experiments)
+    return write(experiments, rules)
 
 
-def print_summary(experiments: Sequence[str | Path], console: Console | None = None) -> None:
+def print_summary(
+    experiments: Sequence[str | Path],
+    console: Console | None = None,
+    rules: ReportConf | None = None,
+) -> None:
     """Print the ladder's short table and the path of the page."""
     from reports.summary import show
 
-    show(experiments, console)
+    show(experiments, console, rules)

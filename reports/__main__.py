@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conf.errors import UsageError
 from reports import print_summary, write_report
+from reports.rules import read_rules
 from runner.messages import fail
 
 
@@ -15,19 +16,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "
-        "their records alone, into report/ in the first of them.",
+        "their records alone, into report/ in the first of them. Settings of conf/report, such as "
+        "margin=0.05, may follow.",
     )
     parser.add_argument(
         "experiments",
         nargs="+",
-        type=Path,
         metavar="outputs/experiment",
         help="an experiment's folder; several are compared side by side",
     )
-    experiments = parser.parse_args().experiments
+    words = parser.parse_args().experiments
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    experiments = [word for word in words if word not in settings]
     try:
-        write_report(experiments)
-        print_summary(experiments)
+        rules = read_rules(settings)
+        write_report(experiments, rules)
+        print_summary(experiments, rules=rules)
     except UsageError as error:
         fail(str(error))
 

@@ -16,6 +16,8 @@ from rich.console import Console
 
 import reports
 from conf.errors import UsageError
+from conf.schema import ReportConf
+from reports.rules import read_rules
 from runner.messages import error, say
 from runner.sweep import experiments
 
@@ -45,7 +47,13 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.on_multirun_end)
-        _report(config, lambda folder: reports.print_summary([folder]))
+        _report(config, lambda folder: reports.print_summary([folder], rules=_rules(config)))
+
+
+def _rules(config: DictConfig) -> ReportConf:
+    """The report's settings; a sweep's configuration does not hold what was typed, see `task`."""
+    typed = [word for word in config.hydra.overrides.task if word.startswith("report.")]
+    return read_rules([word.removeprefix("report.") for word in typed])
 
 
 def _report(config: DictConfig, announce: Callable[[Path], None] = lambda folder: None) -> None:
@@ -54,7 +62,7 @@ def _report(config: DictConfig, announce: Callable[[Path], None] = lambda folder
         if not any(experiment.glob("*/*/run.json")):
             continue
         try:
-            reports.write_report([experiment])
+            reports.write_report([experiment], _rules(config))
             announce(experiment)
         except UsageError as mistake:
             error(str(mistake))

@@ -1,4 +1,4 @@
-"""The guide's claims, as the ladder's overlays hold them, and whether each held here.
+"""The guide's claims, as the ladder's overlays hold them, and what the runs say of each.
 
 A claim about one change inside a stage is judged on two runs that differ in that change alone.
 """
@@ -7,131 +7,174 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 
-from conf.schema import Claim, Measure
+from conf.schema import Claim, Measure, ReportConf
 from reports import formats
-from reports.compare import Group, StageRuns, chosen
+from reports.compare import Group, StageRuns, newest_of_each
 from reports.read import ReadRun
 from reports.reference import guide_log
-from reports.statistics import Estimate, speed_up
+from reports.speed import SpeedUp, speed_up
+from reports.verdicts import Outcome, Verdict
 from stages.ladder import Stage, flatten, read_ladder
 
-# How far the ends of an interval, and a last loss, may be from the guide's.
-INTERVAL_DISTANCE = 0.5
-LOSS_DISTANCE = 0.1
-# Of a claimed gain in speed, the share that must be there for the claim to have held.
-SHARE_OF_GAIN = 0.75
-
 RULES = (
-    f"An interval held when both ends are within {INTERVAL_DISTANCE} of the guide's; a gain in "
-    f"speed when at least {SHARE_OF_GAIN:.0%} of it was measured; the last loss when it is at most "
-    f"{LOSS_DISTANCE} above the guide's. Smaller here: a significant gain in speed, below that "
-    "share."
+    "A gain in speed is supported where its interval over interleaved rounds holds the guide's "
+    "value and leaves out no gain, contradicted where it leaves out the guide's value, and not "
+    "decided otherwise. A loss of the guide's is not comparable: it is of a run whose data, batch "
+    "and machine are not stated."
 )
 
 
-# Our conditions, what was measured under them, and the verdict.
-Found = tuple[str, str, str]
+class Ruling(str, Enum):
+    """What the runs say of a claim."""
+
+    supported = "supported"
+    contradicted = "contradicted"
+    not_decided = "not decided"
+    not_comparable = "not comparable"
+    not_measured = "not measured"
+
+
+# Our conditions, what was measured under them, and the ruling.
+Found = tuple[str, str, Ruling]
 
 
 @dataclass(frozen=True)
 class Judgement:
     """A claim and what was measured for it.
 
-    `verdict` is held, held in part, smaller here, did not hold, not decided or not measured;
-    `command` makes the run that is missing, and is empty where none is.
+    `command` makes the runs that are missing, and is empty where none are.
     """
 
     claim: str
     theirs: str
     ours: str
     measured: str
-    verdict: str
+    verdict: Ruling
     command: str = ""
 
 
-def judge(groups: Sequence[Group]) -> list[Judgement]:
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are judged by: groups of runs and the verdicts on the first one's stages."""
+
+    groups: Sequence[Group]
+    verdicts: Mapping[str, Verdict]
+    shared: set[str]
+    rules: ReportConf
+
+
+def judge(evidence: Evidence) -> list[Judgement]:
     """The guide's claims in its order, judged on the main group and, for pairs, its variants."""
     return [
-        _judgement(claim, stage, groups) for stage in read_ladder() for claim in stage.about.claims
+        _judgement(claim, stage, evidence)
+        for stage in read_ladder()
+        for claim in stage.about.claims
     ]
 
 
-def _judgement(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Judgement:
-    found = JUDGES[claim.measure](claim, stage, groups)
-    if found:
+def _judgement(claim: Claim, stage: Stage, evidence: Evidence) -> Judgement:
+    found = JUDGES[claim.measure](claim, stage, evidence)
+    if found and found[2] is not Ruling.not_decided:
         return Judgement(claim.text, claim.conditions, *found)
-    own = next((s.newest for s in groups[0].stages if s.name == stage.name), None)
+    speed = claim.measure in (Measure.speed_up, Measure.step_ms)
+    command = _command(claim, stage, evidence) if speed or not found else ""
+    if found:
+        return Judgement(claim.text, claim.conditions, *found, command)
+    none = "", "no run to judge it by", Ruling.not_measured
+    return Judgement(claim.text, claim.conditions, *none, command)
+
+
+def _command(claim: Claim, stage: Stage, evidence: Evidence) -> str:
+    """The command that would decide a claim: for a speed, its pair in interleaved rounds."""
+    own = next((s.newest for s in evidence.groups[0].stages if s.name == stage.name), None)
     command = own.command if own else f"python -m runner +stage={stage.name}"
-    if own and claim.measure in (Measure.speed_up, Measure.step_ms) and claim.change:
-        before, _ = own.stage.changes.get(claim.change, (None, None))
-        command += f" {claim.change}={formats.setting(before)}"
-    return Judgement(
-        claim.text, claim.conditions, "", "no run to judge it by", "not measured", command
+    if claim.measure not in (Measure.speed_up, Measure.step_ms) or not claim.change:
+        return command
+    before, after = (
+        formats.setting(value)
+        for value in (own.stage.changes.get(claim.change, (None, None)) if own else (None, None))
     )
+    kept = [word for word in command.split()[3:] if not word.startswith(("seed=", "repeat="))]
+    rounds = ",".join(str(2 + i) for i in range(evidence.rules.minimum_rounds))
+    alone = f"{claim.change}={before},{after}"
+    return " ".join(["python -m runner -m", f"repeat={rounds}", *kept, alone])
 
 
-def _interval(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
-    ours = _finished(stage.name, groups[0])
+def _interval(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
+    ours = _finished(stage.name, evidence)
     if ours is None:
         return None
-    ends = ours.mean.worst, ours.mean.best
-    near = np.allclose(ends, claim.values, rtol=0, atol=INTERVAL_DISTANCE)
-    verdict = "held" if near else "did not hold"
-    return (conditions(ours), f"[{ends[0]:.2f}, {ends[1]:.2f}]", verdict)
+    return conditions(ours), formats.interval(ours.mean), Ruling.not_comparable
 
 
-def _speed_up(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
-    pair = _pair(claim, stage, groups)
-    estimate = pair and speed_up(*pair)
-    if not pair or not estimate:
+def _speed_up(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
+    pair = _pair(claim, stage, evidence.groups)
+    speed = pair and speed_up(*pair, evidence.shared, evidence.rules)
+    if not pair or not speed:
         return None
     before, after = (runs[0].record for runs in pair)
     names = [" ".join((run.stage.name, *run.variant)) for run in (before, after)]
     ours = f"{claim.change} alone, {' to '.join(names)}; {after.environment.machine}"
-    measured = f"{formats.gain(estimate)} tokens/s"
+    measured = f"{formats.gain(speed)} tokens/s"
+    measured += f" over {speed.estimate.n} rounds" if speed.claims else f"; {speed.why_no_claim}"
     if claim.measure is Measure.speed_up:
-        return (ours, measured, _held(estimate, claim.values[0]))
+        return ours, measured, _held(speed, claim.values[0])
     times = [np.mean([run.record.results.step_ms for run in runs]) for runs in pair]
     measured = f"{times[0]:,.0f} ms to {times[1]:,.0f} ms a step; {measured}"
-    return (ours, measured, _held(estimate, claim.values[0] / claim.values[1]))
+    return ours, measured, _held(speed, claim.values[0] / claim.values[1])
 
 
-def _accumulation(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
-    after = _finished(stage.name, groups[0])
-    before = after and _finished(after.vs_previous.other, groups[0])
+def _held(speed: SpeedUp, claimed: float) -> Ruling:
+    found = speed.estimate
+    if not speed.claims:
+        return Ruling.not_decided
+    if not found.low <= claimed <= found.high:
+        return Ruling.contradicted
+    return Ruling.supported if found.above else Ruling.not_decided
+
+
+def _accumulation(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
+    after = _finished(stage.name, evidence)
+    before = after and _finished(after.vs_previous.other, evidence)
     if not after or not before or not (loss := after.vs_previous.loss):
         return None
     slower = after.mean.step_ms / before.mean.step_ms
     more = after.mean.tokens_per_step / before.mean.tokens_per_step
-    verdict = ("did not hold", "held in part", "held")[(slower > 1) + loss.lower]
-    doubt = "" if loss.significant else ", which is not distinguishable from zero"
+    outcome = evidence.verdicts[after.name].outcome
+    ruling = Ruling.not_decided
+    if slower < 1 or outcome in (Outcome.higher, Outcome.equivalent):
+        ruling = Ruling.contradicted
+    elif outcome is Outcome.lower:
+        ruling = Ruling.supported
+    tokens = after.vs_previous.at_tokens
+    at_tokens = f"; {formats.change(tokens.loss)} training loss at equal tokens" if tokens else ""
     return (
         f"{after.name} after {before.name}, as many steps of {more:.3g} times the tokens; "
         f"{after.newest.environment.machine}",
-        f"a step takes {slower:.1f} times as long; held-out loss {formats.change(loss)}{doubt}",
-        verdict,
+        f"a step takes {slower:.1f} times as long; held-out loss {formats.change(loss)} at equal "
+        f"steps{at_tokens}",
+        ruling,
     )
 
 
-def _last_loss(claim: Claim, stage: Stage, groups: Sequence[Group]) -> Found | None:
-    ours = _finished(stage.name, groups[0])
+def _last_loss(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
+    ours = _finished(stage.name, evidence)
     if ours is None:
         return None
     last = guide_log()["step"].iloc[-1]
     reached = np.concatenate([run.curve.loss[run.curve.step == last] for run in ours.finished])
-    if not len(reached):
-        return (conditions(ours), "a run of fewer steps", "not measured")
-    verdict = "held" if reached.mean() <= claim.values[0] + LOSS_DISTANCE else "did not hold"
-    return (conditions(ours), f"{reached.mean():.3f} at step {last}", verdict)
+    measured = f"{reached.mean():.3f} at step {last}" if len(reached) else "a run of fewer steps"
+    return conditions(ours), measured, Ruling.not_comparable
 
 
-JUDGES: dict[Measure, Callable[[Claim, Stage, Sequence[Group]], Found | None]] = {
+JUDGES: dict[Measure, Callable[[Claim, Stage, Evidence], Found | None]] = {
     Measure.interval: _interval,
     Measure.speed_up: _speed_up,
     Measure.step_ms: _speed_up,
@@ -149,31 +192,30 @@ def conditions(stage: StageRuns) -> str:
     )
 
 
-def _finished(name: str, group: Group) -> StageRuns | None:
-    return next((stage for stage in group.ladder if stage.name == name and stage.finished), None)
-
-
-def _held(estimate: Estimate, claimed: float) -> str:
-    if estimate.value - 1 >= SHARE_OF_GAIN * (claimed - 1):
-        return "held" if estimate.higher else "not decided"
-    return "smaller here" if estimate.higher else "did not hold"
+def _finished(name: str, evidence: Evidence) -> StageRuns | None:
+    ladder = evidence.groups[0].ladder
+    return next((stage for stage in ladder if stage.name == name and stage.finished), None)
 
 
 def _pair(
     claim: Claim, stage: Stage, groups: Sequence[Group]
 ) -> tuple[list[ReadRun], list[ReadRun]] | None:
-    """Finished runs without and with a change, otherwise equal, one pair for each seed."""
+    """Finished runs without and with a change, otherwise equal, over seeds and repeats."""
     if claim.change not in stage.changes:
         return None
     after = stage.changes[claim.change]
     alike: dict[str, dict[bool, list[ReadRun]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
-        for run in (run for other in group.ladder for run in other.finished):
+        for run in (run for s in group.ladder for run in s.rounds if run.finished):
             if group.conditions == groups[0].conditions:
                 value, rest = _apart(run, claim.change)
                 alike[rest][value == after].append(run)
-    pairs = [(chosen(runs[False]), chosen(runs[True])) for runs in alike.values() if len(runs) == 2]
-    # A pair of the claim's own stage before any other; then the one with most seeds.
+    pairs = [
+        (newest_of_each(runs[False]), newest_of_each(runs[True]))
+        for runs in alike.values()
+        if len(runs) == 2
+    ]
+    # A pair of the claim's own stage before any other; then the one with most rounds.
     pairs.sort(key=lambda pair: (pair[1][0].record.stage.name == stage.name, len(pair[1])))
     return pairs[-1] if pairs else None
 

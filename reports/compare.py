@@ -4,50 +4,59 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from conf.schema import Aim
+from conf.schema import Aim, ReportConf
+from reports.curves import At, Plateau, Stop, at_equal, earlier_stop, plateau, spikes
 from reports.read import Floats, ReadRun
-from reports.statistics import Estimate, difference, speed_up, spikes
+from reports.speed import SpeedUp, find_shared, speed_up
+from reports.statistics import Estimate, mean_difference, mean_over_windows
 from runner.record import Conditions, Results, Run, Timings
+
+Pairs = list[tuple[ReadRun, ReadRun]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A stage against another stage, `other`, over the seeds that both have.
+    """A stage against another stage, `other`, over the seeds that both have finished, `pairs`.
 
-    `loss` is of the held-out loss and `best` of the interval's lower end. None where no seed has
-    both, or where there is no other stage.
+    `loss` is of the held-out loss; `at_tokens` and `at_seconds` are of the training loss, where
+    both have spent as much. None where no seed has both, or where there is no other stage.
     """
 
     other: str = ""
+    pairs: Pairs = field(default_factory=list)
     loss: Estimate | None = None
-    best: Estimate | None = None
-    speed: Estimate | None = None
+    speed: SpeedUp | None = None
+    at_tokens: At | None = None
+    at_seconds: At | None = None
+    stop: Stop | None = None
 
 
 @dataclass
 class StageRuns:
-    """The runs of a stage in one group of comparable runs, over its seeds.
+    """The runs of a stage in one group of comparable runs, over its seeds and their repeats.
 
-    `runs` holds one run a seed: the newest that finished, else the newest. `mean`, `timings` (means
-    too) and `spread` (standard deviation over seeds, NaN for one) are over `measured`.
+    `rounds` holds one run for each seed and repeat: the newest that finished, else the newest.
+    `runs` holds one a seed, of its lowest repeat. `mean`, `timings` (means too) and `spread`
+    (standard deviation over seeds, NaN for one) are over `measured`.
     `vs_previous` compares it with the highest stage below it that finished; `skips` says that
     another is between them.
     `still_without` are the techniques not applied for a reason that a stage below already gave.
     """
 
-    runs: list[ReadRun]
+    rounds: list[ReadRun]
     vs_previous: Comparison = Comparison()
     vs_baseline: Comparison = Comparison()
     skips: bool = False
     still_without: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.runs = _one_a_seed(self.rounds)
         self.finished = [run for run in self.runs if run.finished]
         self.measured = self.finished or self.runs
         self.newest: Run = max((run.record for run in self.measured), key=lambda run: run.started)
@@ -57,6 +66,8 @@ class StageRuns:
         timings = [run.record.timings for run in self.measured]
         self.timings: Timings = _over_seeds(timings, np.mean, least=1)
         self.spikes = {run.name: steps for run in self.runs if (steps := spikes(run.curve))}
+        plateaus = {run.name: plateau(run.curve) for run in self.runs}
+        self.plateaus: dict[str, Plateau] = {name: p for name, p in plateaus.items() if p}
         about = self.newest.stage
         self.name, self.title, self.number, self.aim = (
             about.name, about.title, about.number, about.aim,
@@ -67,6 +78,11 @@ class StageRuns:
     def not_applied(self) -> dict[str, str]:
         """The techniques that did not act in some run, and why."""
         return {what: why for run in self.runs for what, why in run.record.not_applied.items()}
+
+    @property
+    def lost(self) -> list[Run]:
+        """The seeds' runs that have not finished."""
+        return [run.record for run in self.runs if not run.finished]
 
     @property
     def clipped(self) -> tuple[int, int] | None:
@@ -133,17 +149,18 @@ class Group:
         return sorted({run.seed for run in self.runs})
 
 
-def compare(runs: Iterable[ReadRun]) -> list[Group]:
+def compare(runs: Sequence[ReadRun], rules: ReportConf) -> list[Group]:
     """The groups of comparable runs, the main one first.
 
     The main group is the one with the most finished stages, then the most stages, then one without
     overrides, then the newest.
     """
     alike: dict[Conditions, list[ReadRun]] = defaultdict(list)
+    shared = find_shared(runs)
     for run in runs:
         alike[Conditions.of(run.record)].append(run)
     groups = [
-        Group(conditions, variant, _stages(members))
+        Group(conditions, variant, _stages(members, shared, rules))
         for conditions, found in alike.items()
         for variant, members in _variants(found)
     ]
@@ -176,11 +193,11 @@ def _variants(runs: Sequence[ReadRun], label: str = "") -> list[tuple[str, list[
     return [(label, ladder), *(part for key in others for part in _variants(others[key], key))]
 
 
-def _stages(runs: Sequence[ReadRun]) -> list[StageRuns]:
+def _stages(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> list[StageRuns]:
     by_name: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
         by_name[run.record.stage.name].append(run)
-    stages = [StageRuns(chosen(found)) for found in by_name.values()]
+    stages = [StageRuns(newest_of_each(found)) for found in by_name.values()]
     stages.sort(key=lambda stage: (stage.number, stage.name))
     group = Group(Conditions.of(runs[0].record), "", stages)
     known: dict[str, str] = {}
@@ -188,28 +205,93 @@ def _stages(runs: Sequence[ReadRun]) -> list[StageRuns]:
         below = [other for other in group.ladder if other.number < stage.number]
         finished = [other for other in below if other.finished]
         if finished:
-            stage.vs_previous = compared(finished[-1], stage)
+            stage.vs_previous = compared(finished[-1], stage, shared, rules)
             stage.skips = finished[-1] is not group.ladder[at - 1]
         if group.baseline is not None and group.baseline is not stage:
-            stage.vs_baseline = compared(group.baseline, stage)
+            stage.vs_baseline = compared(group.baseline, stage, shared, rules)
         stage.still_without = [w for w, why in stage.not_applied.items() if known.get(w) == why]
         known |= stage.not_applied
     return stages
 
 
-def compared(before: StageRuns, after: StageRuns) -> Comparison:
-    """A stage against one before it, over their finished runs."""
-    runs = before.finished, after.finished
+def compared(
+    before: StageRuns, after: StageRuns, shared: set[str], rules: ReportConf
+) -> Comparison:
+    """A stage against another one, over their finished runs."""
+    by_seed = {run.record.seed: run for run in before.finished}
+    pairs = [(by_seed[b.record.seed], b) for b in after.finished if b.record.seed in by_seed]
+    first, second = ([run for run in stage.rounds if run.finished] for stage in (before, after))
     return Comparison(
         before.name,
-        loss=difference(*runs, lambda results: results.held_out),
-        best=difference(*runs, lambda results: results.best),
-        speed=speed_up(*runs),
+        pairs,
+        _held_out_difference(pairs, rules),
+        speed_up(first, second, shared, rules),
+        at_equal(pairs, "tokens_seen", rules),
+        at_equal(pairs, "seconds", rules),
+        earlier_stop(pairs, rules),
     )
 
 
-def chosen(runs: Sequence[ReadRun]) -> list[ReadRun]:
-    """One run a seed: the newest that finished, else the newest; in order of seed."""
+def _held_out_difference(pairs: Pairs, rules: ReportConf) -> Estimate | None:
+    """Over seeds; for one seed over the windows, where both runs have them."""
+    values = np.array([b.record.results.held_out - a.record.results.held_out for a, b in pairs])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    if len(values) > 1:
+        return mean_difference(values, rules)
+    before, after = (run.held_out.final for run in pairs[0])
+    if len(before) and len(before) == len(after):
+        return mean_over_windows(after - before, rules)
+    return Estimate(float(values[0]))
+
+
+def find_control(stage: StageRuns, groups: Sequence[Group], rules: ReportConf) -> Comparison | None:
+    """A stage against the one that it stands on, trained for as many tokens; None if not run.
+
+    The control takes more steps, with its warmup stretched as much; else its conditions are those
+    of the first group.
+    """
+    main, *others = groups
+    below = next((s for s in main.ladder if s.name == stage.vs_previous.other), None)
+    if below is None or not stage.finished:
+        return None
+    for group in others:
+        control = next((s for s in group.ladder if s.name == below.name and s.finished), None)
+        if control and _stretched(below.newest, control.newest) and _as_long(stage, control):
+            return compared(control, stage, set(), rules)
+    return None
+
+
+STRETCHED = ("train.steps", "train.warmup_steps")
+
+
+def _stretched(run: Run, longer: Run) -> bool:
+    """Whether the two differ in the number of steps alone, and in the warmup in proportion."""
+    same = Conditions.of(run)._replace(settings="") == Conditions.of(longer)._replace(settings="")
+    rest = [{k: v for k, v in r.conditions.items() if k not in STRETCHED} for r in (run, longer)]
+    a, b = run.config["train"], longer.config["train"]
+    in_proportion = a["warmup_steps"] * b["steps"] == b["warmup_steps"] * a["steps"]
+    return same and rest[0] == rest[1] and in_proportion
+
+
+def _as_long(stage: StageRuns, control: StageRuns) -> bool:
+    tokens = (s.mean.steps * s.mean.tokens_per_step for s in (stage, control))
+    return math.isclose(*tokens, rel_tol=0.01)
+
+
+def newest_of_each(runs: Sequence[ReadRun]) -> list[ReadRun]:
+    """One run for each seed and repeat: the newest that finished, else the newest; in order."""
     order = sorted(runs, key=lambda run: (run.finished, run.record.started))
-    best = {run.record.seed: run for run in order}
-    return [best[seed] for seed in sorted(best)]
+    best = {run.record.round: run for run in order}
+    return [best[each] for each in sorted(best)]
+
+
+def _one_a_seed(rounds: Sequence[ReadRun]) -> list[ReadRun]:
+    """The lowest repeat of each seed that finished, else the lowest: repeats are no seeds."""
+    order = sorted(rounds, key=lambda run: (not run.finished, *run.record.round))
+    return sorted({run.record.seed: run for run in reversed(order)}.values(), key=_seed)
+
+
+def _seed(run: ReadRun) -> int:
+    return run.record.seed

@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -22,7 +23,7 @@ from reports.compare import Group, StageRuns
 from reports.palette import THEME, Look
 from reports.read import Floats, ReadRun
 from reports.reference import guide_log
-from reports.statistics import warm
+from reports.speed import warm
 from reports.svg import Picture, picture
 from runner.record import Results, Status
 
@@ -66,11 +67,15 @@ class Band:
 
 
 class Painter:
-    """Draws the figures of one group of comparable runs."""
+    """Draws the figures of one group of comparable runs.
 
-    def __init__(self, group: Group, look: dict[str, Look]) -> None:
+    `disturbed` says that the machine was busy or shared, for the head of each figure of speeds.
+    """
+
+    def __init__(self, group: Group, look: dict[str, Look], disturbed: str) -> None:
         self.group = group
         self.look = look
+        self.notice = "the machine was not free during some runs" if disturbed else ""
         drawable = [s for s in group.ladder if any(len(run.curve.step) for run in s.runs)]
         self.stages = drawable[:MOST_STAGES]
         numbers = [stage.number for stage in self.stages]
@@ -119,13 +124,16 @@ class Painter:
     def _panel(self, stage: StageRuns, steps: float) -> Picture:
         look, limits = self.look[stage.name], self.loss_limits()
         baseline = self.group.baseline if self.group.baseline is not stage else None
-        with _figure(2.9) as figure:
+        with blank(2.9) as figure:
             axes = figure.add_axes((0.095, 0.17, 0.80, 0.68))
             if baseline is not None:
                 behind = self.band(baseline, "step", "loss")
                 axes.plot(behind.x, behind.y, color=GREY, linewidth=1.3)
                 _interval(axes, steps * 1.045, baseline.mean, GREY)
             band = self._draw(axes, stage, "step", "loss")
+            measured = pd.concat([pd.DataFrame(vars(run.held_out)) for run in stage.measured])
+            held_out = measured.groupby("step").loss.mean()
+            axes.plot(held_out.index - 1, held_out, "D", color=look.hex, markersize=3.5)
             _interval(axes, steps * 1.085, stage.mean, look.hex)
             marks = [mark for run in stage.runs for mark in _marks(axes, stage, run, limits[1])]
             axes.set(xlabel="step", ylabel=QUANTITIES["loss"])
@@ -155,7 +163,7 @@ class Painter:
         """The curves of all stages; `name` is a key of ALL_STAGES."""
         title, x, y, label = ALL_STAGES[name]
         log_x, log_y = x != "step", y == "grad_norm"
-        with _figure(4.1) as figure:
+        with blank(4.1) as figure:
             axes = figure.add_axes((0.105, 0.125, 0.835, 0.785))
             drawn = {}
             for stage in self.stages:
@@ -230,22 +238,23 @@ class Painter:
             rate, speed = stage.mean.tokens_per_second, stage.vs_baseline.speed
             versus = f"  ({formats.times(speed)})" if speed else ""
             rates.append((rate, f"{formats.count(rate)}{versus}"))
-            seconds = stage.timings.compile_s
-            compilation.append((seconds, f"{seconds:,.1f} s" if seconds else "none"))
+            compilation.append(_compilation(stage))
             share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
             use.append((share, formats.number(share, ".0f", "%")))
         title, axis = (
             "Tokens per second, and times the baseline's",
             "tokens/s, median of warm steps",
         )
-        found = [self._bars("speed-tokens", title, axis, stages, rates)]
+        found = [self._bars("speed-tokens", title, axis, stages, rates, self.notice)]
         title, axis = "Step time: median, and 5 to 95% of the steps", "milliseconds a step"
-        found.append(self._spread("speed-steps", title, axis, stages, warm, " ms"))
+        found.append(
+            self._spread("speed-steps", title, axis, stages, warm, " ms", notice=self.notice)
+        )
         title, axis = "Compilation, once a run", "seconds, in no other figure"
-        found.append(self._bars("speed-compile", title, axis, stages, compilation))
+        found.append(self._bars("speed-compile", title, axis, stages, compilation, self.notice))
         if not math.isnan(peak):
             title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
-            found.append(self._bars("speed-mfu", title, axis, stages, use))
+            found.append(self._bars("speed-mfu", title, axis, stages, use, self.notice))
         return found
 
     def _bars(
@@ -255,11 +264,12 @@ class Painter:
         axis: str,
         stages: Sequence[StageRuns],
         cells: Sequence[tuple[float, str]],
+        notice: str,
     ) -> Picture:
         """A bar a stage; `cells` are its value and label."""
         values = np.nan_to_num([value for value, _ in cells])
-        with _figure(0.95 + 0.26 * len(stages)) as figure:
-            axes = self._rows(figure, title, stages)
+        with blank(0.95 + 0.26 * len(stages)) as figure:
+            axes = self.rows(figure, title, stages, notice)
             looks = [self.look[stage.name] for stage in stages]
             colours = [look.hex for look in looks]
             bars = axes.barh(range(len(stages)), values, height=0.62, color=colours)
@@ -287,9 +297,10 @@ class Painter:
         of: Callable[[ReadRun], Floats],
         unit: str = "",
         threshold: float | None = None,
+        notice: str = "",
     ) -> Picture:
-        with _figure(0.95 + 0.26 * len(stages)) as figure:
-            axes = self._rows(figure, title, stages)
+        with blank(0.95 + 0.26 * len(stages)) as figure:
+            axes = self.rows(figure, title, stages, notice)
             said = []
             for at, stage in enumerate(stages):
                 values = np.concatenate([of(run) for run in stage.measured])
@@ -311,10 +322,13 @@ class Painter:
             axes.set_xlabel(axis)
             return picture(figure, name, f"{title}: {'; '.join(said)}.")
 
-    def _rows(self, figure: Figure, title: str, stages: Sequence[StageRuns]) -> Axes:
-        """Axes with one row a stage, the first on top, under a title."""
+    def rows(
+        self, figure: Figure, title: str, stages: Sequence[StageRuns], notice: str = ""
+    ) -> Axes:
+        """Axes with one row a stage, the first on top, under a title and perhaps a warning."""
         height = figure.get_figheight()
         figure.text(0.02, 1 - 0.2 / height, title, fontweight="bold", fontsize=10.5, va="center")
+        figure.text(0.97, 0.1 / height, notice, color=BAD, fontsize=8, va="center", ha="right")
         axes = figure.add_axes((0.36, 0.55 / height, 0.61, (height - 0.95) / height))
         axes.set_yticks(range(len(stages)), [self.long(stage) for stage in stages])
         axes.tick_params(axis="y", labelcolor=INK)
@@ -327,7 +341,7 @@ class Painter:
         """The guide's published losses or norms, over this stage's; a key of AGAINST_GUIDE."""
         title, y = AGAINST_GUIDE[name]
         look, log = self.look[stage.name], guide_log()
-        with _figure(3.4) as figure:
+        with blank(3.4) as figure:
             axes = figure.add_axes((0.105, 0.15, 0.835, 0.74))
             (published,) = axes.plot(log["step"], log[y], color=INK, linestyle=DASHED)
             published.set(linewidth=1.3, label="the guide's published run")
@@ -352,10 +366,21 @@ def slug(name: str) -> str:
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[Figure]:
+def blank(height: float) -> Iterator[Figure]:
     """An empty figure of the page's width and this height in inches, in the report's style."""
     with matplotlib.rc_context(COLOURS, fname=STYLE):
         yield Figure(figsize=(WIDTH, height))
+
+
+def _compilation(stage: StageRuns) -> tuple[float, str]:
+    """The longest mean of its compilations, cold and warm apart, and both in words."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for run in stage.measured:
+        if run.record.compile_cache:
+            seconds[run.record.compile_cache].append(run.record.timings.compile_s)
+    means = {state: float(np.mean(times)) for state, times in seconds.items() if times}
+    words = ", ".join(f"{mean:,.1f} s {state}" for state, mean in means.items())
+    return max(means.values(), default=0.0), words or "none"
 
 
 def _interval(axes: Axes, x: float, results: Results, colour: str) -> None:

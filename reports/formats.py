@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from reports.speed import SpeedUp
 from reports.statistics import Estimate
 from runner.record import Results
 
@@ -40,29 +41,39 @@ def signed(value: float) -> str:
     return "0.000" if rounded[1:] == "0.000" else rounded
 
 
-def plus_minus(estimate: Estimate | None) -> str:
-    """Half the interval of a difference in loss."""
+def bounds(estimate: Estimate | None) -> str:
+    """The interval of a difference in loss; empty where it is unknown."""
     if estimate is None or math.isnan(estimate.low):
         return ""
-    return f"± {estimate.half_width:.3f}"
+    return f"{signed(estimate.low)} to {signed(estimate.high)}"
 
 
 def change(estimate: Estimate | None) -> str:
-    """A difference in loss, with half its interval."""
+    """A difference in loss, with its interval."""
     if estimate is None:
         return NONE
-    return f"{signed(estimate.value)} {plus_minus(estimate)}".strip()
+    within = bounds(estimate)
+    return f"{signed(estimate.value)} ({within})" if within else signed(estimate.value)
 
 
-def times(estimate: Estimate | None) -> str:
+def times(speed: SpeedUp | None) -> str:
     """A speed-up as a factor."""
-    return NONE if estimate is None else f"{estimate.value:.2f}×"
+    return NONE if speed is None else f"{speed.estimate.value:.2f}×"
 
 
-def gain(estimate: Estimate) -> str:
+def times_bounds(speed: SpeedUp | None) -> str:
+    """The interval of a speed-up over rounds, or that it is a figure without a claim."""
+    if speed is None:
+        return ""
+    found = speed.estimate
+    return f"{found.low:.2f} to {found.high:.2f}" if speed.claims else "no claim"
+
+
+def gain(speed: SpeedUp) -> str:
     """A speed-up in percent, with its interval."""
-    value, low, high = (100 * (v - 1) for v in (estimate.value, estimate.low, estimate.high))
-    within = "" if math.isnan(low) else f" ({low:+.0f}% to {high:+.0f}%)"
+    found = speed.estimate
+    value, low, high = (100 * (v - 1) for v in (found.value, found.low, found.high))
+    within = f" ({low:+.0f}% to {high:+.0f}%)" if speed.claims else ""
     return f"{value:+.0f}%{within}".replace("-", "−")
 
 
@@ -98,6 +109,6 @@ def together(values: Sequence[str]) -> str:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "loss": loss, "count": count, "memory": memory, "interval": interval, "signed": signed,
-    "plus_minus": plus_minus, "change": change, "times": times, "setting": setting,
-    "markdown": markdown,
+    "bounds": bounds, "change": change, "times": times, "times_bounds": times_bounds,
+    "setting": setting, "markdown": markdown,
 }  # fmt: skip

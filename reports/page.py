@@ -13,29 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 from markupsafe import Markup
 
 from conf.errors import UsageError
-from reports import claims, formats, sentences
-from reports.compare import Comparison, Group, StageRuns, compare, numbers
+from conf.schema import ReportConf
+from reports import claims, effects, formats, sentences
+from reports.compare import Comparison, StageRuns, numbers
+from reports.curves import step_reaching
 from reports.figures import AGAINST_GUIDE, Painter
+from reports.findings import Findings
 from reports.palette import THEME, looks
-from reports.read import Records, read_records
 from reports.reference import SOURCE
 from reports.svg import Picture
-from reports.verdicts import verdict
 from runner.files import write_atomically
 from runner.record import Results
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write(experiments: Sequence[str | Path]) -> Path:
+def write(experiments: Sequence[str | Path], rules: ReportConf | None) -> Path:
     """Write the whole report; see `reports.write_report`."""
     folder = Path(experiments[0]) / "report" if experiments else Path()
-    files = build(read_records(experiments))
+    files = build(Findings.of(experiments, rules))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two sweeps may end at once: the pages of one must not be between the tables of another.
@@ -47,27 +49,26 @@ def write(experiments: Sequence[str | Path]) -> Path:
     return folder / "index.html"
 
 
-def build(records: Records) -> dict[str, bytes]:
+def build(found: Findings) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
-    main, *apart = groups = compare(records.found)
+    records, groups, main = found.records, found.groups, found.main
     stages = {(s.number, s.name, s.aim) for group in groups for s in group.stages}
     look = looks([(name, number, aim) for number, name, aim in sorted(stages)])
-    painter = Painter(main, look)
+    painter = Painter(main, look, found.disturbed)
     top = next((s for s in main.ladder if s.name == "step10" and s.finished), None)
-    pictures = _pictures(painter, top)
+    pictures = _pictures(painter, top, found)
     everything = [picture for found in pictures.values() for picture in found]
-    others = [(group, sentences.apart(group, main)) for group in apart]
-    foreign = [said for group, said in others if group.conditions != main.conditions]
-    table, judged = stages_table(groups), claims.judge(groups)
+    foreign = [said for group, said in found.others if group.conditions != main.conditions]
+    table = stages_table(found)
     context = {
         "experiments": ", ".join(dict.fromkeys(run.experiment for run in records.found)),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         "main": main,
-        "answer": sentences.answer(main),
-        "judged": judged,
-        "rules": claims.RULES,
+        "found": found,
+        "verdicts": found.verdicts[0],
+        "claims_rules": claims.RULES,
+        "reached": _reached(found),
         "drawn": painter.stages,
-        "others": others,
         "fallbacks": sorted({f for run in records.found if (f := run.record.data.fallback)}),
         "notices": {
             "Not all runs can be compared. The report is on the largest group that can; shown "
@@ -76,19 +77,23 @@ def build(records: Records) -> dict[str, bytes]:
         },
         "guide_note": sentences.guide_note(top, claims.conditions(top)) if top else "",
         "source": SOURCE,
-        "axis": _interval_axis(main),
+        "axis": _interval_axis(painter),
         "look": look,
         "theme": THEME,
         "pictures": pictures,
         "plots": {picture.name: picture.plot for picture in everything if picture.plot},
-        "readouts": {look[s.name].index: sentences.readout(s) for s in main.stages},
+        "readouts": {
+            look[s.name].index: sentences.readout(s, found.verdicts[0][s.name]) for s in main.stages
+        },
     }
     values = {
-        "format": 1,
-        "answer": context["answer"],
+        "format": 2,
+        "answer": found.answer,
+        "rules": asdict(found.rules),
+        "disturbed": found.disturbed,
         "conditions": [group.conditions._asdict() for group in groups],
         "stages": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "claims": [asdict(claim) for claim in judged],
+        "claims": [asdict(claim) for claim in found.claims],
         "problems": records.problems,
     }
     texts = {
@@ -97,6 +102,7 @@ def build(records: Records) -> dict[str, bytes]:
         "report.json": json.dumps(values, indent=1, ensure_ascii=False) + "\n",
         "stages.csv": table.to_csv(index=False, lineterminator="\n"),
         "steps.csv": records.steps.to_csv(index=False, lineterminator="\n"),
+        "held_out.csv": records.held_out.to_csv(index=False, lineterminator="\n"),
     }
     texts |= {f"figures/{picture.name}.svg": picture.svg for picture in everything}
     return {
@@ -105,12 +111,14 @@ def build(records: Records) -> dict[str, bytes]:
     }
 
 
-def _pictures(painter: Painter, top: StageRuns | None) -> dict[str, list[Picture]]:
+def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[str, list[Picture]]:
     """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
-        return {key: [] for key in ("stages", "all", "speed", "norms", "guide")}
+        return {key: [] for key in ("effects", "stops", "stages", "all", "speed", "norms", "guide")}
     guide = AGAINST_GUIDE if top in painter.stages else ()
     return {
+        "effects": effects.forest(painter, found.rules),
+        "stops": effects.stops(painter, found.rules),
         "stages": painter.stage_panels(),
         "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
         "speed": painter.speed(),
@@ -119,20 +127,34 @@ def _pictures(painter: Painter, top: StageRuns | None) -> dict[str, list[Picture
     }
 
 
-def _interval_axis(group: Group) -> tuple[int, int]:
-    """The common axis of the table's bars: (left, right) in whole nats/token."""
-    ends = [v for s in group.stages for v in (s.mean.worst, s.mean.best) if math.isfinite(v)]
-    left, right = math.floor(min(ends, default=0)), math.ceil(max(ends, default=1))
+def _interval_axis(painter: Painter) -> tuple[int, int]:
+    """The common axis of the table's bars: (left, right) in whole nats/token, spikes cut off."""
+    low, high = painter.loss_limits() if painter.stages else (0.0, 1.0)
+    left, right = math.floor(low), math.ceil(high)
     return left, max(right, left + 1)
 
 
-def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
+def _reached(found: Findings) -> dict[str, Any] | None:
+    """The steps at which training reached set losses: columns, and a row a stage; None if none."""
+    stages = [stage for stage in found.main.ladder if stage.finished]
+    columns, table = [], []
+    for loss in found.rules.losses:
+        steps = [np.mean([step_reaching(run, loss) for run in s.finished]) for s in stages]
+        if np.isfinite(steps).any():
+            columns.append((f"{loss:g} nats", "number"))
+            table.append([formats.number(float(step), ".0f") for step in steps])
+    rows = list(zip(stages, zip(*table, strict=True), strict=True))
+    return {"columns": columns, "rows": rows} if table else None
+
+
+def stages_table(found: Findings) -> pd.DataFrame:
     """A row a stage of each group: the numbers of the report, full precision."""
     rows = []
-    for number, group in enumerate(groups):
+    for number, (group, verdicts) in enumerate(zip(found.groups, found.verdicts, strict=True)):
         conditions = group.conditions._asdict()
         for stage in group.stages:
             over, _ = stage.clipped or (math.nan, 0)
+            verdict, stop = verdicts[stage.name], stage.vs_previous.stop
             rows.append(
                 {
                     "group": number,
@@ -150,25 +172,43 @@ def stages_table(groups: Sequence[Group]) -> pd.DataFrame:
                     **asdict(stage.timings),
                     "held_out_spread": stage.spread.held_out,
                     "best_spread": stage.spread.best,
+                    "compile_cache": stage.newest.compile_cache,
                     "previous": stage.vs_previous.other,
                     **_flat(stage.vs_previous, "previous"),
                     **_flat(stage.vs_baseline, "baseline"),
+                    "outcome": verdict.outcome.value if verdict.outcome else None,
+                    "p_holm": verdict.p,
+                    "seeds_needed": verdict.seeds_needed,
+                    "depends_on_stop_at": stop.step if stop else None,
                     "spikes": sum(map(len, stage.spikes.values())),
+                    "plateaus": len(stage.plateaus),
                     "clipped_steps": over,
                     "not_applied": "; ".join(f"{k}: {v}" for k, v in stage.not_applied.items()),
-                    "verdict": verdict(stage).text,
+                    "verdict": verdict.text,
                 }
             )
     return pd.DataFrame(rows).drop(columns="settings")
 
 
-def _flat(comparison: Comparison, other: str) -> dict[str, float]:
+def _flat(comparison: Comparison, other: str) -> dict[str, Any]:
     """A comparison's columns: loss_vs_previous, loss_vs_previous_low, ..."""
-    return {
-        f"{what}_vs_{other}{end}": getattr(getattr(comparison, what), part, math.nan)
-        for what in ("loss", "best", "speed")
-        for part, end in (("value", ""), ("low", "_low"), ("high", "_high"), ("p", "_p"))
+    estimates = {
+        "loss": comparison.loss,
+        "speed": comparison.speed and comparison.speed.estimate,
+        "loss_at_equal_tokens": comparison.at_tokens and comparison.at_tokens.loss,
+        "loss_at_equal_seconds": comparison.at_seconds and comparison.at_seconds.loss,
     }
+    parts = {"": "value", "_low": "low", "_high": "high", "_p": "p", "_n": "n"}
+    flat: dict[str, Any] = {
+        f"{what}_vs_{other}{end}": getattr(estimate, part, math.nan)
+        for what, estimate in estimates.items()
+        for end, part in parts.items()
+    }
+    loss, speed = comparison.loss, comparison.speed
+    flat[f"loss_vs_{other}_over"] = loss.over.value if loss else None
+    flat[f"loss_vs_{other}_p_equivalent"] = loss.p_equivalent if loss else math.nan
+    flat[f"speed_vs_{other}_no_claim"] = speed.why_no_claim if speed else None
+    return flat
 
 
 def _render(template: str, context: dict[str, Any]) -> str:
@@ -185,7 +225,7 @@ def _render(template: str, context: dict[str, Any]) -> str:
     # The page's policy allows this one script and no other.
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     environment.filters.update(formats.FILTERS)
-    environment.filters.update(verdict=verdict, svg=lambda picture: Markup(picture.inline))
+    environment.filters.update(zip=zip, svg=lambda picture: Markup(picture.inline))
     environment.globals.update(
         script=script, sheet=sheet, script_hash=f"sha256-{digest}", words=sentences
     )

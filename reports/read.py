@@ -24,6 +24,7 @@ from runner.record import (
     Status,
     Step,
     UnreadableRecord,
+    Window,
     columns,
     read_run,
     summarise,
@@ -56,6 +57,10 @@ STEP_COLUMNS = {
     "tokens_seen": "tokens trained on up to and with the step",
     "seconds": "sum of step_ms up to and with the step, in seconds",
 }
+HELD_OUT_COLUMNS = {
+    **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
+    **columns(Window),
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,30 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The held-out losses of a run, an array for each column of held_out.csv."""
+
+    step: Floats
+    first_token: Floats
+    tokens: Floats
+    loss: Floats
+
+    @property
+    def final(self) -> Floats:
+        """The losses of the last evaluation, in the order of the windows."""
+        last = self.step == max(self.step, default=0)
+        return self.loss[last][np.argsort(self.first_token[last])]
+
+
+@dataclass(frozen=True)
 class ReadRun:
-    """A run as it was read: its name as in RUN_COLUMNS, its record and its steps."""
+    """A run as it was read: its name as in RUN_COLUMNS, its record and its two tables."""
 
     name: str
     experiment: str
     record: Run
     curve: Curve
+    held_out: HeldOut
 
     @property
     def finished(self) -> bool:
@@ -93,6 +115,7 @@ class Records:
     found: every run, in order of experiment, stage, seed and start.
     runs: a row a run, columns as in RUN_COLUMNS.
     steps: a row a step of a run (tidy), columns as in STEP_COLUMNS.
+    held_out: a row a window of an evaluation of a run (tidy), columns as in HELD_OUT_COLUMNS.
     problems: a sentence for each record that was left out, or read only in part.
     """
 
@@ -105,17 +128,21 @@ class Records:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        tables = [
-            pd.DataFrame(vars(run.curve)).assign(
-                run=run.name,
-                experiment=run.experiment,
-                stage=run.record.stage.name,
-                seed=run.record.seed,
-            )
-            for run in self.found
-        ]
+        tables = [_tidy(run, run.curve) for run in self.found]
         whole = pd.concat(tables, ignore_index=True)[list(STEP_COLUMNS)]
         return whole.astype({"step": np.int64})
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        tables = [_tidy(run, run.held_out) for run in self.found]
+        whole = pd.concat(tables, ignore_index=True)[list(HELD_OUT_COLUMNS)]
+        return whole.astype(dict.fromkeys(("step", "first_token", "tokens"), np.int64))
+
+
+def _tidy(run: ReadRun, table: Curve | HeldOut) -> pd.DataFrame:
+    about = {"run": run.name, "experiment": run.experiment}
+    about |= {"stage": run.record.stage.name, "seed": run.record.seed}  # type: ignore[dict-item]
+    return pd.DataFrame(vars(table)).assign(**about)
 
 
 def read_records(experiments: Iterable[str | Path]) -> Records:
@@ -181,7 +208,7 @@ def _run_folders(experiment: Path) -> list[Path]:
 
 
 def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> ReadRun:
-    """One run; its steps are empty, and a problem is named, where they cannot be read."""
+    """One run; a table is empty, and a problem is named, where it cannot be read."""
     try:
         run = read_run(folder)
     except FileNotFoundError:
@@ -191,21 +218,37 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
     if run.is_abandoned:
         message = "Its process ended without closing the record."
         run = replace(run, status=Status.interrupted, message=message)
-    try:
-        table = _read_steps(folder / "steps.csv", run.steps_sha256)
-    except UnreadableRecord as error:
-        problems.append(f"{name} has no curve: {error}.")
-        table = pd.DataFrame(columns=list(columns(Step)), dtype=float)
+    table = _table(folder / "steps.csv", Step, run.steps_sha256, f"{name} has no curve", problems)
+    # A resumed run may write a step again; what it wrote last is what it trained on from.
+    table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
+    has_none = run.held_out_sha256 is None and run.status.is_final  # formats 2 and 3 had none
+    windows = pd.DataFrame(columns=list(columns(Window)), dtype=float)
+    if not has_none:
+        without = f"{name} has no held-out windows"
+        windows = _table(folder / "held_out.csv", Window, run.held_out_sha256, without, problems)
     if not run.status.is_final:
         steps = [Step(*values) for values in table.itertuples(index=False)]
         run = replace(run, results=summarise(steps, run.resumed_at, run.results))
     sums = {"tokens_seen": table["tokens"].cumsum(), "seconds": table["step_ms"].cumsum() / 1000}
     curve = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
-    return ReadRun(name, experiment, run, Curve(**curve))
+    held_out = HeldOut(**{str(key): np.asarray(value) for key, value in windows.items()})
+    return ReadRun(name, experiment, run, Curve(**curve), held_out)
 
 
-def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
-    """The whole lines of a steps.csv; a last line cut short is a step that never ended.
+def _table(
+    path: Path, kind: type, sha256: str | None, without: str, problems: list[str]
+) -> pd.DataFrame:
+    """A table of the record, Step or Window; empty, and a problem, where it cannot be read."""
+    try:
+        return _read_table(path, list(columns(kind)), sha256)
+    except UnreadableRecord as error:
+        problems.append(f"{without}: {error}.")
+        return pd.DataFrame(columns=list(columns(kind)), dtype=float)
+
+
+def _read_table(path: Path, names: list[str], sha256: str | None) -> pd.DataFrame:
+    """The whole lines of a CSV file; a last line cut short was never finished.
 
     `sha256` is the file's checksum when its run ended, or None while it has not.
     """
@@ -213,22 +256,18 @@ def _read_steps(path: Path, sha256: str | None) -> pd.DataFrame:
         content = path.read_bytes()
         text = content.decode("utf-8")
     except FileNotFoundError:
-        raise UnreadableRecord("there is no steps.csv") from None
+        raise UnreadableRecord(f"there is no {path.name}") from None
     except (OSError, UnicodeDecodeError):
-        raise UnreadableRecord("steps.csv is not readable text") from None
+        raise UnreadableRecord(f"{path.name} is not readable text") from None
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise UnreadableRecord("steps.csv is damaged: it is not what the run wrote")
+        raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
     whole = text[: text.rfind("\n") + 1]
     try:
         raw = pd.read_csv(io.StringIO(whole), index_col=False, on_bad_lines="skip")
-        table = raw[list(columns(Step))].apply(pd.to_numeric, errors="coerce").astype(float)
+        table = raw[names].apply(pd.to_numeric, errors="coerce").astype(float)
     except (ValueError, KeyError):
-        raise UnreadableRecord(f"steps.csv has no columns {', '.join(columns(Step))}") from None
-    table = table[np.isfinite(table["step"]) & (table["step"] >= 0)]
-    # A resumed run may write a step again; what it wrote last is what it trained on from.
-    table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
-    return table
+        raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None
+    return table[np.isfinite(table["step"]) & (table["step"] >= 0)]
 
 
 def _row(run: ReadRun) -> dict[str, Any]:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from conf.schema import Aim
+from conf.schema import Aim, ReportConf
 from reports import formats
 from reports.compare import Group, StageRuns
+from reports.curves import (
+    FALL_AFTERWARDS,
+    PLATEAU_NATS,
+    PLATEAU_SHARE,
+    SMOOTHED_STEPS,
+    SPIKE_WIDTHS,
+)
 from reports.formats import count, loss, together
 from reports.reference import guide_log
-from reports.statistics import NOISE_WIDTHS, SPIKE_WIDTHS, SPIKE_WINDOW
-from reports.verdicts import verdict
+from reports.statistics import Sample
+from reports.verdicts import Outcome, Verdict
 from runner.record import Run, Status
 
+Verdicts = Mapping[str, Verdict]
 
-def answer(group: Group) -> list[str]:
-    """What the ladder bought, and how sure that is."""
+
+def answer(group: Group, verdicts: Verdicts, rules: ReportConf) -> list[str]:
+    """Which steps to take, which made no difference, and which are undecided."""
     baseline, last = group.baseline, group.last
     command = "`python -m runner +stage=step02`"
     if last is None:
@@ -32,12 +42,87 @@ def answer(group: Group) -> list[str]:
     elif last is baseline:
         first = [f"{held_out} No later stage has finished yet, so nothing is compared with it."]
     else:
-        first = [_whole(baseline, last), _largest(group)]
-    return [*first, *_lists(group), certainty(group)]
+        first = [scope(group), *_decided(group, verdicts, rules), _whole(baseline, last)]
+    return [*first, *_unfinished(group)]
+
+
+def scope(group: Group) -> str:
+    """What the answer is for: steps, tokens, model, text, machine and seeds."""
+    found = facts(group)
+    sizes = {count(s.mean.tokens_per_step): s.name for s in reversed(group.ladder) if s.finished}
+    usual, *others = reversed(sizes.items())
+    tokens = "".join(f" ({size} from {name} on)" for size, name in others)
+    seeds = len(group.seeds)
+    return (
+        f"This holds for {found['Steps']} steps of {usual[0]} tokens{tokens}, "
+        f"{found['Model']}, {group.runs[0].data.name} and {found['Device']}, over "
+        f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; each stage is compared with the one "
+        "below it."
+    )
 
 
 def _name(stage: StageRuns) -> str:
     return f"{stage.title} ({stage.name})"
+
+
+def _decided(group: Group, verdicts: Verdicts, rules: ReportConf) -> list[str]:
+    """The stages by what was decided of them."""
+    by_outcome: dict[Outcome | None, list[StageRuns]] = defaultdict(list)
+    for stage in group.ladder:
+        by_outcome[verdicts[stage.name].outcome].append(stage)
+    speeds = [s for s in group.ladder if s.finished and s.aim is Aim.speed and s.vs_previous.speed]
+    faster = [s for s in speeds if s.vs_previous.speed and s.vs_previous.speed.faster]
+    slower = [s for s in speeds if s.vs_previous.speed and s.vs_previous.speed.slower]
+    lower, higher, equivalent = (
+        by_outcome[outcome] for outcome in (Outcome.lower, Outcome.higher, Outcome.equivalent)
+    )
+    said = []
+    if lower:
+        said.append(f"Take {_names(lower)}: {_it(lower)} lowered the held-out loss.")
+    if faster:
+        gains = [f"{_name(s)}, {formats.times(s.vs_previous.speed)}" for s in faster]
+        said.append(f"Take for speed {together(gains)}.")
+    if higher:
+        said.append(f"Leave out {_names(higher)}: {_it(higher)} raised the held-out loss here.")
+    if slower:
+        said.append(f"{_names(slower)} made training slower here.")
+    if equivalent:
+        said.append(
+            f"{_names(equivalent)} made no difference that matters: less than "
+            f"{rules.margin:g} nats/token."
+        )
+    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in by_outcome[Outcome.inconclusive]]
+    undecided += [
+        f"{_name(s)}: {verdicts[s.name].text.partition(';')[0]}"
+        for s in speeds
+        if s not in faster and s not in slower and len(group.seeds) > 1
+    ]
+    if undecided:
+        said.append(f"Undecided: {'; '.join(undecided)}.")
+    if len(group.seeds) == 1:
+        seeds = ",".join(map(str, range(1, rules.minimum_seeds + 1)))
+        said.append(
+            "One seed decides no loss and no speed. Its differences are below, with the text's "
+            f"sampling error only; a sweep with seed={seeds} decides."
+        )
+    return said
+
+
+def _names(stages: Sequence[StageRuns]) -> str:
+    return together([_name(stage) for stage in stages])
+
+
+def _it(stages: Sequence[StageRuns]) -> str:
+    return "it" if len(stages) == 1 else "they"
+
+
+def _open(verdict: Verdict) -> str:
+    """Why a stage is undecided, and how many seeds would decide it."""
+    why = verdict.text.removeprefix("inconclusive: ").partition("; ")[0]
+    if why.startswith("depends on when you stop"):
+        return f"{why} (more steps decide, not more seeds)"
+    needed = verdict.seeds_needed
+    return f"about {needed} seeds would decide" if needed else f"{why}, and a thousand may, too"
 
 
 def _whole(baseline: StageRuns, last: StageRuns) -> str:
@@ -45,76 +130,44 @@ def _whole(baseline: StageRuns, last: StageRuns) -> str:
     if found is None:
         return f"{_name(last)} has no run of the baseline's seed, so the two cannot be paired."
     before, after = loss(baseline.mean.held_out), loss(last.mean.held_out)
-    words = f"From {before} to {after} held-out loss, the baseline to {last.name}"
-    if not found.significant:
-        words += ", a difference that is not distinguishable from zero"
+    words = f"Together, from the baseline to {last.name}: {before} to {after} held-out loss"
     if speed is not None:
-        words += f", at {speed.value:.1f} times the tokens per second"
-        if not speed.significant:
-            words += ", which is within the spread of the step times"
+        words += f", at {speed.estimate.value:.1f} times the tokens per second"
     per_step = last.mean.tokens_per_step / baseline.mean.tokens_per_step
     if abs(per_step - 1) > 0.01:
-        words += f", having seen {per_step:.3g} times the tokens a step"
+        words += f", having seen {per_step:.3g} times the tokens"
     return f"{words}."
 
 
-def _largest(group: Group) -> str:
-    """The stages that significantly gained most over the one before them."""
-    gains = [(s.vs_previous.loss, s) for s in group.ladder]
-    speeds = [(s.vs_previous.speed, s) for s in group.ladder]
-    parts = []
-    if lower := [(e.value, s) for e, s in gains if e and e.lower]:
-        value, stage = min(lower, key=lambda found: found[0])
-        parts.append(
-            f"the largest gain in loss came from {_name(stage)}, {-value:.2f} below "
-            f"{stage.vs_previous.other}"
-        )
-    if faster := [(e.value, s) for e, s in speeds if e and e.higher]:
-        value, stage = max(faster, key=lambda found: found[0])
-        parts.append(
-            f"the largest in speed from {_name(stage)}, {value:.2f} times {stage.vs_previous.other}"
-        )
-    sentence = "; ".join(parts) or "no stage gained significantly over the one before it"
-    return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _lists(group: Group) -> list[str]:
-    """The stages that gained nothing, and those that did not finish."""
-    changes = [(s, s.vs_previous.loss) for s in group.ladder if s.vs_previous.loss]
-    known = [(s, change) for s, change in changes if not math.isnan(change.low)]
-    unchanged = [s for s, change in known if not change.significant and s.aim is not Aim.speed]
+def _unfinished(group: Group) -> list[str]:
+    """The stages that did not finish."""
     found = {
-        "made no significant difference in loss": unchanged,
-        "made the loss worse": [s for s, change in known if change.higher],
-        "diverged": [s for s in group.stages if s.status is Status.diverged],
-        "failed": [s for s in group.stages if s.status is Status.failed],
-        "did not reach the end": [s for s in group.stages if s.status is Status.interrupted],
-        "had not ended when this was written": [
-            s for s in group.stages if s.status is Status.running
-        ],
+        "diverged": Status.diverged,
+        "failed": Status.failed,
+        "did not reach the end": Status.interrupted,
+        "had not ended when this was written": Status.running,
     }
-    return [f"{together(list(map(_name, s)))} {words}." for words, s in found.items() if s]
+    by_words = {
+        words: [s for s in group.stages if s.status is status] for words, status in found.items()
+    }
+    return [f"{_names(stages)} {words}." for words, stages in by_words.items() if stages]
 
 
-def certainty(group: Group) -> str:
-    """What the ± of the differences is, and what it leaves open."""
+def certainty(group: Group, rules: ReportConf) -> str:
+    """What the intervals of the differences are."""
     compared = [stage.vs_previous.loss for stage in group.ladder if stage.vs_previous.loss]
-    widths = [e.half_width for e in compared if e.seeds == 1 and not math.isnan(e.low)]
     said = []
-    if any(estimate.seeds > 1 for estimate in compared):
+    if any(estimate.over is Sample.seeds and estimate.n > 1 for estimate in compared):
         said.append(
-            "With several seeds, ± is the 95% confidence interval of the mean difference, paired "
-            "by seed; where it includes zero, the difference is not significant."
+            f"With several seeds, an interval is the {rules.confidence:.0%} confidence interval of "
+            "the mean difference, paired by seed."
         )
-    if widths:
+    if any(estimate.over is Sample.windows for estimate in compared):
         said.append(
-            f"With one seed, ± is twice the run's own noise, here {min(widths):.2f} to "
-            f"{max(widths):.2f}: a difference smaller than its ± is not distinguishable from zero, "
-            "and a larger one may still be particular to this seed."
+            "With one seed, an interval is over the held-out windows: it is the text's sampling "
+            "error on this seed, and says nothing of other seeds."
         )
-    return (
-        " ".join(said) or "The runs are too short or too few to estimate how sure a difference is."
-    )
+    return " ".join(said) or "The runs are too few to estimate how sure a difference is."
 
 
 def apart(group: Group, main: Group) -> str:
@@ -201,13 +254,31 @@ def _model(group: Group, name: str) -> str:
     return f"{name}, {' to '.join(dict.fromkeys(sizes))} parameters"
 
 
-def speed_note(group: Group) -> str:
+def disturbed_note(disturbed: Mapping[str, str], shared: Collection[str], runs: int) -> str:
+    """Whether the machine was busy, throttled or shared; empty where it was not."""
+    said = []
+    if disturbed:
+        examples = [f"{name}: {what}" for name, what in list(disturbed.items())[:3]]
+        said.append(
+            f"The machine was busy or throttled during {len(disturbed)} of {runs} runs "
+            f"({'; '.join(examples)}{'; ...' if len(disturbed) > 3 else ''})."
+        )
+    if shared:
+        said.append(
+            f"{len(shared)} of {runs} runs shared the machine with another, so their speeds are "
+            "figures without a claim."
+        )
+    return " ".join(said)
+
+
+def speed_note(group: Group, rules: ReportConf) -> str:
     """How speeds were measured, and the machine's own peak."""
-    results = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
-    peaks = sorted((str(result.peak_flops_dtype), result.peak_flops) for result in results)
     note = (
-        "Tokens per second are the median over the warm steps. Compilation happens once a run "
-        "and is counted in no other figure."
+        "Tokens per second are the median over the warm steps. A speed-up is the geometric mean "
+        "over interleaved rounds, the runs of each seed and repeat, with its "
+        f"{rules.confidence:.0%} interval; with fewer than {rules.minimum_rounds} rounds it is a "
+        "figure without a claim. Compilation happens once a run and is counted in no other figure: "
+        "cold where kernels were compiled, warm where the compiler's cache held them."
     )
     products = [run.products for run in group.runs if run.products]
     if products:
@@ -219,6 +290,8 @@ def speed_note(group: Group) -> str:
         applied = {name for run in group.runs for name in run.applied}
         gains = [f"{name}, {gain}" for name, gain in measured.gains.items() if name in applied]
         note += f" Applied: {together(gains)}." if gains else ""
+    results = [run.results for run in group.runs if math.isfinite(run.results.peak_flops)]
+    peaks = sorted((str(result.peak_flops_dtype), result.peak_flops) for result in results)
     if not peaks:
         return f"{note} The machine's matrix-product peak was not measured."
     said = []
@@ -253,27 +326,40 @@ def guide_note(stage: StageRuns, conditions: str) -> str:
     )
 
 
-def method(group: Group) -> list[str]:
+INTERVAL = (
+    "The interval is the guide's: the highest and the lowest training loss of a run's steps. It is "
+    "mostly the first step's loss and the luckiest batch; held-out loss says more."
+)
+
+
+def method(group: Group, rules: ReportConf) -> list[str]:
     """How the numbers were made, for readers who want to check them."""
+    confidence, margin = f"{rules.confidence:.0%}", f"{rules.margin:g}"
     notes = [
-        "The interval is the guide's: the highest and the lowest training loss of a run's steps, "
-        "each a mean over one step's tokens. Held-out loss is measured once at the end, on text "
-        "that was never trained on; differences are of held-out losses.",
-        "Runs are compared only where all that decides losses is equal: data, device, training "
-        "code, torch's version, and the settings without the stage's own; speeds only at the same "
-        "number of threads. They are compared seed by seed: for one seed every stage draws the "
-        "same weights where it shares parameters, and sees the same tokens in the same order.",
-        "A run's own noise is the scatter of its loss about a smooth trend over the second half "
-        "of the steps, from second differences; for two runs on the same batches it is the "
-        f"scatter of their difference. With one seed ± is {NOISE_WIDTHS:.0f} of its standard "
-        "deviations. It does not cover other seeds: for that, run several (seed=1,2,3), and ± "
-        "becomes a confidence interval of the differences paired by seed (Student's t).",
-        "Each stage is judged against the stage before it, by its own aim. A loss stage should "
-        "lower the held-out loss, a speed stage should be faster and leave the loss unchanged, and "
-        "a stability stage should keep steps in bounds without harming the loss. A speed-up counts "
-        "when it is larger than the spread of the step times.",
+        f"{INTERVAL} Held-out loss is measured on text that was never trained on, at the same "
+        "windows for every stage, during training and at the end; differences are of the last.",
+        "Runs are compared only where all that decides losses is equal: data, held-out windows, "
+        "device, training code, torch's version, and the settings without the stage's own; speeds "
+        "only at the same number of threads. They are compared seed by seed: for one seed every "
+        "stage draws the same weights where it shares parameters, and sees the same tokens in the "
+        "same order. Repeats of a seed are not seeds; they count for speed alone.",
+        f"With one seed, an interval is the {confidence} bootstrap interval over the held-out "
+        "windows, and nothing is claimed. With several, it is Student's t interval of the "
+        "differences paired by seed.",
+        f"An outcome needs at least {rules.minimum_seeds} seeds. Each loss and stability stage is "
+        "tested against the stage it stands on; these tests are one family, corrected by Holm's "
+        f"method at {1 - rules.confidence:.0%}. `equivalent` means that two one-sided tests place "
+        f"the difference within {margin} nats/token, and wins over `lower` and `higher`. A "
+        "difference that had another sign in the last half of the run, or was twice as large, "
+        "depends on when you stop and is inconclusive. A seed that did not finish rules out "
+        "`lower` and `equivalent`. Differences to the baseline, at equal tokens and at equal "
+        "seconds are descriptive. docs/statistics.md says how often these rules err.",
+        f"A speed-up is a claim with at least {rules.minimum_rounds} rounds that were interleaved "
+        "and did not share the machine, if its interval leaves out 1.",
         f"A spike is a loss more than {SPIKE_WIDTHS:.0f} standard deviations of the run's scatter "
-        f"above the median of the {SPIKE_WINDOW} steps before it.",
+        f"above the median of the {SMOOTHED_STEPS} steps before it. A plateau is at least "
+        f"{PLATEAU_SHARE:.0%} of the steps in which the smoothed loss stays within "
+        f"{PLATEAU_NATS:g}, before it falls by more than {FALL_AFTERWARDS:g}.",
     ]
     if any("model.pad_vocab" in stage.newest.stage.changes for stage in group.stages):
         notes.append(
@@ -284,7 +370,7 @@ def method(group: Group) -> list[str]:
     return notes
 
 
-def readout(stage: StageRuns) -> str:
+def readout(stage: StageRuns, verdict: Verdict) -> str:
     """One line on a stage, for whoever selects it."""
     mean, versus = stage.mean, stage.vs_baseline
     times = f" ({formats.times(versus.speed)})" if versus.speed else ""
@@ -298,4 +384,4 @@ def readout(stage: StageRuns) -> str:
         (mean.tokens_per_second, f"{count(mean.tokens_per_second)} tokens/s{times}"),
     ]
     known = [words for value, words in parts if math.isfinite(value)]
-    return " · ".join([f"{stage.name} {stage.title}", *known, verdict(stage).text])
+    return " · ".join([f"{stage.name} {stage.title}", *known, verdict.text])

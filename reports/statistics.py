@@ -1,183 +1,154 @@
-"""Differences between runs and how sure they are.
+"""How sure a difference is: intervals, tests, equivalence, and how many seeds would decide.
 
-Losses are in nats/token; a difference is after minus before, so below zero is better. A speed-up
-is a ratio of tokens per second; above one is faster.
+docs/statistics.md says what each rule is and how it was checked. Losses are in nats/token; a
+difference is after minus before, so below zero is better. A speed-up is a ratio of tokens per
+second; above one is faster. SciPy and statsmodels are imported where they are used: a report
+without comparisons does not wait for them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
-import pandas as pd
 
-from reports.read import Curve, Floats, ReadRun
-from runner.record import Results, same_speed_conditions, warm_steps
+from conf.schema import ReportConf
+from reports.read import Floats
 
-CONFIDENCE = 0.95
-# About 95 % of a normal distribution is within two standard deviations.
-NOISE_WIDTHS = 2.0
-# A normal distribution's standard deviation over its median absolute deviation.
-ROBUST = 1.4826
-# A loss this many standard deviations of the run's own scatter above its last steps is a spike.
-SPIKE_WIDTHS = 8.0
-SPIKE_WINDOW = 5
-MINIMUM_STEPS_FOR_NOISE = 8
+POWER = 0.8  # with which `seeds_to_decide` seeds would decide
+MOST_SEEDS = 1000
+
+
+class Sample(str, Enum):
+    """What an interval is over, and so what it covers."""
+
+    seeds = "seeds"  # paired by seed: other draws and orders of the data
+    windows = "windows"  # held-out windows of one seed: other text, and nothing else
+    rounds = "rounds"  # interleaved rounds: other moments on the same machine
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A difference (neutral 0) or a speed-up (neutral 1) with its interval.
 
-    With several seeds the interval is the 95 % confidence interval of the mean of the differences
-    paired by seed (Student's t), and `p` its two-sided p-value. With one seed it is the value plus
-    or minus twice the runs' own noise, and `p` is NaN. NaN bounds mean that the noise is unknown.
+    `n` counts what `over` names. `p` is two-sided, of no effect; `p_equivalent` is that of two
+    one-sided tests, of an effect as large as the margin. NaN: too few values to say.
     """
 
     value: float
-    low: float
-    high: float
-    seeds: int
-    neutral: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
+    over: Sample = Sample.seeds
+    neutral: float = 0.0
     p: float = math.nan
+    p_equivalent: float = math.nan
+    deviation: float = math.nan  # standard deviation of the values
 
     @property
     def half_width(self) -> float:
-        """Half of the interval; NaN where the noise is unknown."""
+        """Half of the interval; NaN where it is unknown."""
         return (self.high - self.low) / 2
 
     @property
-    def higher(self) -> bool:
-        """Significantly above no effect: a higher loss, or a higher speed."""
+    def above(self) -> bool:
+        """Whether the whole interval is above no effect: a higher loss, or a higher speed."""
         return self.low > self.neutral
 
     @property
-    def lower(self) -> bool:
-        """Significantly below no effect: a lower loss, or a lower speed."""
+    def below(self) -> bool:
+        """Whether the whole interval is below no effect: a lower loss, or a lower speed."""
         return self.high < self.neutral
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out no effect at all."""
-        return self.higher or self.lower
 
+def mean_difference(values: Floats, rules: ReportConf, over: Sample = Sample.seeds) -> Estimate:
+    """The mean of paired differences: Student's t interval and test, and two one-sided tests."""
+    from scipy import stats
 
-def difference(
-    before: Sequence[ReadRun], after: Sequence[ReadRun], loss: Callable[[Results], float]
-) -> Estimate | None:
-    """A loss after minus before, paired by seed; None where no seed has both."""
-    return _paired(
-        before, after, lambda a, b: loss(b.record.results) - loss(a.record.results), loss_noise
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Estimate(mean, n=n, over=over)
+    deviation = float(values.std(ddof=1))
+    if deviation == 0:  # bit-identical runs, for example: there is nothing to test
+        certain = {"low": mean, "high": mean, "p": float(mean == 0)}
+        equivalent = float(abs(mean) >= rules.margin)
+        return Estimate(mean, n=n, over=over, p_equivalent=equivalent, deviation=0.0, **certain)
+    tested = stats.ttest_1samp(values, 0.0)
+    interval = tested.confidence_interval(rules.confidence)
+    too_low = stats.ttest_1samp(values, -rules.margin, alternative="greater").pvalue
+    too_high = stats.ttest_1samp(values, rules.margin, alternative="less").pvalue
+    return Estimate(
+        mean,
+        float(interval.low),
+        float(interval.high),
+        n,
+        over,
+        p=float(tested.pvalue),
+        p_equivalent=float(max(too_low, too_high)),
+        deviation=deviation,
     )
 
 
-def speed_up(before: Sequence[ReadRun], after: Sequence[ReadRun]) -> Estimate | None:
-    """Tokens per second after over before, paired by seed, in logarithms."""
-    found = _paired(
-        before, after, _log_speed_up, lambda a, b: math.hypot(*map(speed_noise, (a, b)))
+def mean_over_windows(values: Floats, rules: ReportConf) -> Estimate:
+    """The mean difference over held-out windows of one seed, with its bootstrap interval.
+
+    The percentile interval of resampled windows (Efron and Tibshirani 1993, chapter 13); the draws
+    are seeded, so that a report written again says the same.
+    """
+    from scipy import stats
+
+    mean, n = float(values.mean()), len(values)
+    if n < 2 or np.ptp(values) == 0:
+        width = 0.0 if n > 1 else math.nan
+        return Estimate(mean, mean - width, mean + width, n, Sample.windows)
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=rules.resamples,
+        confidence_level=rules.confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
     )
-    if found is None:
-        return None
+    interval = found.confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), n, Sample.windows)
+
+
+def mean_ratio(ratios: Floats, rules: ReportConf) -> Estimate:
+    """The geometric mean of speed-ups over rounds, with Student's t interval of the logarithms."""
+    found = mean_difference(np.log(ratios), rules, Sample.rounds)
     value, low, high = (math.exp(bound) for bound in (found.value, found.low, found.high))
-    return Estimate(value, low, high, found.seeds, neutral=1.0, p=found.p)
+    return replace(found, value=value, low=low, high=high, neutral=1.0, p_equivalent=math.nan)
 
 
-def _log_speed_up(a: ReadRun, b: ReadRun) -> float:
-    rates = [run.record.results.tokens_per_second for run in (a, b)]
-    if not (same_speed_conditions(a.record, b.record) and min(rates) > 0):
-        return math.nan
-    return math.log(rates[1] / rates[0])
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of one family, adjusted by Holm's method (1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
-def _paired(
-    before: Sequence[ReadRun],
-    after: Sequence[ReadRun],
-    measure: Callable[[ReadRun, ReadRun], float],
-    noise: Callable[[ReadRun, ReadRun], float],
-) -> Estimate | None:
-    by_seed = {run.record.seed: run for run in before}
-    pairs = [(by_seed[b.record.seed], b) for b in after if b.record.seed in by_seed]
-    pairs = [pair for pair in pairs if math.isfinite(measure(*pair))]
-    if not pairs:
+def seeds_to_decide(found: Estimate, family: int, rules: ReportConf) -> int | None:
+    """About how many seeds would decide a difference, if it and its spread are as estimated.
+
+    For a difference beyond the margin: those with which the test at Holm's strictest level, one
+    `family`-th of the error rate, has a power of 0.8. For a smaller one: those with which two
+    one-sided tests have it. None for more than MOST_SEEDS.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    error = 1 - rules.confidence
+    distance = abs(abs(found.value) - rules.margin)
+    if abs(found.value) > rules.margin:
+        effect, level, side = abs(found.value), error / max(family, 1), "two-sided"
+    else:
+        effect, level, side = distance, error, "larger"
+    if not found.deviation > 0 or effect == 0:
         return None
-    values = np.array([measure(*pair) for pair in pairs])
-    if len(pairs) > 1:
-        low, high, p = t_interval(values)
-        return Estimate(float(values.mean()), low, high, len(pairs), neutral=0.0, p=p)
-    (value,), width = values.tolist(), NOISE_WIDTHS * noise(*pairs[0])
-    return Estimate(value, value - width, value + width, 1, neutral=0.0)
-
-
-def t_interval(values: Floats) -> tuple[float, float, float]:
-    """95 % confidence interval of the mean and the p-value of its being zero, Student's t.
-
-    From scipy.special: importing scipy.stats takes longer than the rest of a report.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    freedom = len(values) - 1
-    mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-    if error == 0:
-        return mean, mean, 1.0 if mean == 0 else 0.0
-    width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return mean - width, mean + width, 2 * float(stdtr(freedom, -abs(mean) / error))
-
-
-def scatter(values: Floats) -> float:
-    """Standard deviation of a series about its smooth trend; NaN for fewer than eight values.
-
-    From second differences, of which independent noise of variance s^2 gives 6 s^2 and a smooth
-    trend almost nothing (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986).
-    """
-    if len(values) < MINIMUM_STEPS_FOR_NOISE or not np.isfinite(values).all():
-        return math.nan
-    return float(np.sqrt(np.mean(np.diff(values, 2) ** 2) / 6))
-
-
-def loss_noise(before: ReadRun, after: ReadRun) -> float:
-    """Standard deviation of one run's loss minus another's, from their second halves.
-
-    Runs of one seed that take equally many tokens a step see the same batches; the effect of the
-    batches is then shared and is not noise: the scatter is that of the step by step difference.
-    Otherwise the runs' own scatters add in quadrature.
-    """
-    a, b = before.curve, after.curve
-    length = min(len(a.loss), len(b.loss))
-    half = slice(length // 2, length)
-    if length and np.array_equal(a.tokens_seen[:length], b.tokens_seen[:length]):
-        return scatter(b.loss[half] - a.loss[half])
-    return math.hypot(*(scatter(curve.loss[len(curve.loss) // 2 :]) for curve in (a, b)))
-
-
-def warm(run: ReadRun) -> Floats:
-    """The milliseconds of the steps that count for speed."""
-    return run.curve.step_ms[warm_steps(len(run.curve.step_ms), run.record.resumed_at)]
-
-
-def speed_noise(run: ReadRun) -> float:
-    """Relative standard deviation of a warm step's time, robust to single slow steps."""
-    step_ms = warm(run)
-    if len(step_ms) < MINIMUM_STEPS_FOR_NOISE or not (step_ms > 0).all():
-        return math.nan
-    log_ms = np.log(step_ms)
-    return float(ROBUST * np.median(np.abs(log_ms - np.median(log_ms))))
-
-
-def spikes(curve: Curve) -> list[int]:
-    """Steps at which the loss jumped far above the median of the five before; a jump counts once.
-
-    Far is eight times the run's own scatter, taken robustly so that a spike does not hide itself.
-    """
-    loss = curve.loss
-    second = np.diff(loss, 2) if len(loss) > 2 else np.empty(0)
-    second = second[np.isfinite(second)]
-    if len(loss) < MINIMUM_STEPS_FOR_NOISE + SPIKE_WINDOW or not len(second):
-        return []
-    width = ROBUST * float(np.median(np.abs(second))) / math.sqrt(6)
-    before = pd.Series(loss).shift().rolling(SPIKE_WINDOW, min_periods=1).median()
-    jumped = (loss - before.to_numpy() > SPIKE_WIDTHS * width) & (width > 0)
-    jumped[:SPIKE_WINDOW] = False
-    begins = jumped & ~np.concatenate([[False], jumped[:-1]])
-    return [int(step) for step in curve.step[begins]]
+    power = TTestPower()
+    for seeds in range(max(rules.minimum_seeds, found.n + 1), MOST_SEEDS + 1):
+        if power.power(effect / found.deviation, seeds, level, alternative=side) >= POWER:
+            return seeds
+    return None

@@ -9,22 +9,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conf.schema import ReportConf
 from reports import formats
-from reports.compare import compare
-from reports.read import read_records
-from reports.sentences import answer, apart
-from reports.verdicts import verdict
+from reports.findings import Findings
 
-# Columns of a terminal from which titles and the differences' ± fit beside the numbers.
-ROOMY = 120
+# Columns of a terminal from which titles and the differences' intervals fit beside the numbers.
+ROOMY = 130
 STYLES = {"good": "green", "bad": "red", "even": "", "none": "dim"}
 
 
-def show(experiments: Sequence[str | Path], console: Console | None = None) -> None:
-    """Print the main group's table, what is shown apart, and the page's path."""
+def show(
+    experiments: Sequence[str | Path],
+    console: Console | None = None,
+    rules: ReportConf | None = None,
+) -> None:
+    """Print the answer, the main group's table, what is shown apart, and the page's path."""
     console = console or Console()
-    records = read_records(experiments)
-    main, *others = compare(records.found)
+    found = Findings.of(experiments, rules)
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage", no_wrap=True, max_width=20)
@@ -33,8 +34,8 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
     for heading in ("interval", "held-out", "previous", "tokens/s", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=16)
-    for stage in main.stages:
-        before, judged = stage.vs_previous.loss, verdict(stage)
+    for stage in found.main.stages:
+        before, verdict = stage.vs_previous.loss, found.verdicts[0][stage.name]
         cells = [
             stage.name,
             *([stage.title] if roomy else []),
@@ -44,14 +45,17 @@ def show(experiments: Sequence[str | Path], console: Console | None = None) -> N
             formats.count(stage.mean.tokens_per_second),
             formats.times(stage.vs_baseline.speed),
         ]
-        table.add_row(*map(Text, cells), Text(judged.text, style=STYLES[judged.tone]))
+        table.add_row(*map(Text, cells), Text(verdict.text, style=STYLES[verdict.tone]))
     console.print(table)
     console.print()
-    for sentence in answer(main):
+    for sentence in found.answer:
         console.print(Text(sentence))
-    for group in others:
-        console.print(Text(f"Shown apart: {apart(group, main)}.", style="yellow"))
-    for problem in records.problems:
-        console.print(Text(problem, style="yellow"))
+    for warning in (
+        found.disturbed,
+        *(f"Shown apart: {difference}." for _, difference in found.others),
+        *found.records.problems,
+    ):
+        if warning:
+            console.print(Text(warning, style="yellow"))
     page = Path(experiments[0]) / "report" / "index.html"
     console.print(Text(f"Report: {page}"), soft_wrap=True)

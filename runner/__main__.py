@@ -16,12 +16,11 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import register
-from runner.identity import conditions, override_key, resolved
+from runner.identity import ROUND, conditions, override_key, resolved
 from runner.messages import error, errors_in_a_sentence, fail, say, sentence
 from runner.record import StageInfo, Status
 from runner.run import Command, run
 from runner.settings import read_settings
-from runner.sweep import rounds_first
 from stages.ladder import changes_between, read_ladder
 
 
@@ -59,6 +58,15 @@ def task(cfg: DictConfig) -> Status:
         error(str(refused))
         refused.reported = True
         raise refused from mistake
+
+
+def rounds_first(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a sweep with `repeat` and `seed` before all others.
+
+    Hydra varies the last override fastest. So every stage is trained once before the next round
+    begins, and a machine that becomes slower does so for all stages.
+    """
+    return sorted(overrides, key=lambda override: override_key(override) not in ROUND)
 
 
 def read_command(cfg: DictConfig) -> Command:

@@ -273,7 +273,9 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
             "bold",
         )
     if run.timings.compile_s:
-        say(console, f"  compiled in {run.timings.compile_s:.1f} s, not counted in the steps")
+        cache = f" with a {run.compile_cache} cache" if run.compile_cache else ""
+        seconds = f"{run.timings.compile_s:.1f} s"
+        say(console, f"  compiled in {seconds}{cache}, not counted in the steps")
     gains = run.products.gains if run.products else {}
     applied = [f"{name} ({gains[name]})" if name in gains else name for name in run.applied]
     if applied:

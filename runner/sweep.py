@@ -1,8 +1,7 @@
-"""The experiments of a sweep, the order of its runs, and its exit status."""
+"""The experiments of a command, and its exit status."""
 
 import itertools
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from runner.identity import ROUND, override_key
 from runner.record import Status, read_runs
 
 
@@ -38,15 +36,6 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.failed or _failures(config) - self.earlier:
             sys.exit(1)
-
-
-def rounds_first(overrides: Iterable[str]) -> list[str]:
-    """The overrides of a sweep with `repeat` and `seed` before all others.
-
-    Hydra varies the last override fastest. So every stage is trained once before the next round
-    begins, and a machine that becomes slower does so for all stages.
-    """
-    return sorted(overrides, key=lambda override: override_key(override) not in ROUND)
 
 
 def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:

@@ -7,6 +7,7 @@ from runner.record import DataInfo, Environment, Process, Run, StageInfo
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
+    "repeat": 1,
     "model": {"name": "synthetic"},
     "scale": {"name": "synthetic"},
     "train": {

@@ -69,7 +69,9 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
 
     sizes = train.micro_batch_size, train.context
     stream = TokenStream(corpus.train, *sizes, config.seed)
-    held_out = HeldOut(corpus.held_out, train.context, config.evaluation.tokens)
+    # Not the stage's own context: every stage is judged on the same windows.
+    window = min(run.conditions["train.context"], config.model.context_length)
+    held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens)
     run.data.windows_sha256 = held_out.sha256
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)

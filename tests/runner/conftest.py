@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,12 +23,16 @@ class Runs:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder, self.count = settings, folder, 0
 
-    def __call__(self, *overrides: str) -> tuple[Run, pd.DataFrame]:
+    def __call__(
+        self, *overrides: str, given: dict[str, Any] | None = None
+    ) -> tuple[Run, pd.DataFrame]:
+        """`given` are the conditions, where they are not those of the overrides."""
         config = self.settings(*overrides)
         self.count += 1
         folder = RunFolder(self.folder / str(self.count))
         plain = as_plain(config)
-        folder.start(synthetic_run(config=plain, conditions=conditions(plain)), afresh=True)
+        composed = given or conditions(plain)
+        folder.start(synthetic_run(config=plain, conditions=composed), afresh=True)
         data = config.data
         cache = Path(config.cache_dir)
         _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)

@@ -1,0 +1,201 @@
+"""What training curves show: spikes, plateaus, equal tokens and seconds, and where one stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from conf.schema import ReportConf
+from reports.read import Curve, Floats, ReadRun
+from reports.statistics import Estimate, mean_difference
+
+# A training loss is a single batch's; the mean of so many says where the run is.
+SMOOTHED_STEPS = 5
+# A loss this many standard deviations of the run's own scatter above its last steps is a spike.
+SPIKE_WIDTHS = 8.0
+MINIMUM_STEPS = 8
+# A plateau: the smoothed loss stays this close for a fifth of the run, and falls afterwards.
+PLATEAU_NATS = 0.15
+PLATEAU_SHARE = 0.2
+FALL_AFTERWARDS = 0.5
+# Where a run is at so many tokens or seconds: the mean loss over the last tenth up to there.
+LAST_SHARE = 0.1
+# A normal distribution's standard deviation over its median absolute deviation.
+ROBUST = 1.4826
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Steps over which the loss hardly changed before it fell again."""
+
+    first: int
+    last: int
+    loss: float
+
+
+def smoothed(loss: Floats) -> Floats:
+    """The mean of each loss and the four before it; NaN in the first four."""
+    return pd.Series(loss).rolling(SMOOTHED_STEPS).mean().to_numpy()
+
+
+def spikes(curve: Curve) -> list[int]:
+    """Steps at which the loss jumped far above the median of the five before; a jump counts once.
+
+    Far is eight times the run's own scatter, from second differences (Gasser, Sroka and
+    Jennen-Steinmetz, Biometrika 73, 1986), taken robustly so that a spike does not hide itself.
+    """
+    loss = curve.loss
+    second = np.diff(loss, 2) if len(loss) > 2 else np.empty(0)
+    second = second[np.isfinite(second)]
+    if len(loss) < MINIMUM_STEPS + SMOOTHED_STEPS or not len(second):
+        return []
+    width = ROBUST * float(np.median(np.abs(second))) / math.sqrt(6)
+    before = pd.Series(loss).shift().rolling(SMOOTHED_STEPS, min_periods=1).median()
+    jumped = (loss - before.to_numpy() > SPIKE_WIDTHS * width) & (width > 0)
+    jumped[:SMOOTHED_STEPS] = False
+    begins = jumped & ~np.concatenate([[False], jumped[:-1]])
+    return [int(step) for step in curve.step[begins]]
+
+
+def plateau(curve: Curve) -> Plateau | None:
+    """The longest plateau, or None."""
+    loss = smoothed(curve.loss)
+    least = max(MINIMUM_STEPS, math.ceil(PLATEAU_SHARE * len(loss)))
+    best: tuple[int, int] | None = None
+    begin = SMOOTHED_STEPS - 1
+    for end in range(begin, len(loss)):
+        while begin < end and not np.ptp(loss[begin : end + 1]) <= PLATEAU_NATS:
+            begin += 1
+        longest = best[1] - best[0] if best else least - 2
+        if end - begin > longest and loss[begin] - np.nanmin(loss[end:]) > FALL_AFTERWARDS:
+            best = begin, end
+    if best is None:
+        return None
+    first, last = best
+    level = float(loss[first : last + 1].mean())
+    return Plateau(int(curve.step[first]), int(curve.step[last]), level)
+
+
+def step_reaching(run: ReadRun, loss: float) -> float:
+    """The first step at which the smoothed training loss is this low; NaN where it never is."""
+    reached = np.flatnonzero(smoothed(run.curve.loss) <= loss)
+    return float(run.curve.step[reached[0]]) if len(reached) else math.nan
+
+
+@dataclass(frozen=True)
+class At:
+    """A difference in training loss where both runs have spent as much of something."""
+
+    spent: float
+    loss: Estimate
+
+
+def at_equal(pairs: Sequence[tuple[ReadRun, ReadRun]], spent: str, rules: ReportConf) -> At | None:
+    """After minus before where both have seen as many tokens, or trained as many seconds.
+
+    `spent` is a column of the curves, tokens_seen or seconds.
+    """
+    values, ends = [], []
+    for pair in pairs:
+        curves = [run.curve for run in pair]
+        if not all(len(curve.loss) for curve in curves):
+            continue
+        end = min(float(getattr(curve, spent)[-1]) for curve in curves)
+        before, after = (_loss_at(curve, getattr(curve, spent), end) for curve in curves)
+        if math.isfinite(after - before):
+            values.append(after - before)
+            ends.append(end)
+    if not values:
+        return None
+    return At(float(np.mean(ends)), mean_difference(np.array(values), rules))
+
+
+def _loss_at(curve: Curve, spent: Floats, end: float) -> float:
+    reached = spent <= end * (1 + 1e-9)
+    if not reached.any():
+        return math.nan
+    last = reached & (spent > (1 - LAST_SHARE) * end)
+    return float(curve.loss[last].mean() if last.any() else curve.loss[reached][-1])
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An earlier stop that would say something else: after which step, and the difference there."""
+
+    step: int
+    difference: float
+    at_end: float
+    reversed: bool
+
+
+def earlier_stop(pairs: Sequence[tuple[ReadRun, ReadRun]], rules: ReportConf) -> Stop | None:
+    """Where in the last half of the runs the difference has another sign, or was twice as large.
+
+    Of the smoothed training losses. The whole interval, over seeds, must be on the other side of
+    zero, or beyond twice the difference at the end, and beyond the margin; for one seed it is two
+    standard errors of the smoothed difference. The farthest such step is given.
+    """
+    differences = _differences(pairs)
+    if differences is None:
+        return None
+    steps, values = differences
+    mean, width = _interval(values, rules)
+    at_end = float(mean[-1])
+    if not math.isfinite(at_end):
+        return None
+    nearest = np.where(mean > 0, mean - width, mean + width)  # the end of the interval next to zero
+    sure = (np.sign(nearest) == np.sign(mean)) & (np.abs(nearest) > rules.margin)
+    other_sign = sure & (np.sign(mean) != np.sign(at_end))
+    halved = sure & ~other_sign & (np.abs(nearest) > 2 * abs(at_end))
+    second_half = np.arange(len(mean)) >= len(mean) // 2
+    for found, is_reversed in ((other_sign, True), (halved, False)):
+        at = np.flatnonzero(found & second_half)
+        if len(at):
+            where = at[np.argmax(np.abs(mean[at]))]
+            return Stop(int(steps[where]), float(mean[where]), at_end, is_reversed)
+    return None
+
+
+def difference_curve(
+    pairs: Sequence[tuple[ReadRun, ReadRun]], rules: ReportConf
+) -> tuple[Floats, Floats, Floats, Floats] | None:
+    """Steps, and the smoothed difference in training loss with both ends of its interval."""
+    differences = _differences(pairs)
+    if differences is None:
+        return None
+    steps, values = differences
+    mean, width = _interval(values, rules)
+    return steps, mean, mean - width, mean + width
+
+
+def _differences(pairs: Sequence[tuple[ReadRun, ReadRun]]) -> tuple[Floats, Floats] | None:
+    """Steps, and a row of smoothed differences in training loss for each pair."""
+    pairs = [pair for pair in pairs if all(len(run.curve.loss) for run in pair)]
+    if not pairs:
+        return None
+    length = min(len(run.curve.loss) for pair in pairs for run in pair)
+    if length < MINIMUM_STEPS + SMOOTHED_STEPS:
+        return None
+    rows = [
+        smoothed(after.curve.loss[:length] - before.curve.loss[:length]) for before, after in pairs
+    ]
+    kept = slice(SMOOTHED_STEPS - 1, length)
+    return pairs[0][0].curve.step[kept], np.stack(rows)[:, kept]
+
+
+def _interval(values: Floats, rules: ReportConf) -> tuple[Floats, Floats]:
+    """The mean over seeds of each step, and half of its interval."""
+    from scipy import stats
+
+    mean, n = values.mean(axis=0), len(values)
+    if n > 1:
+        quantile = stats.t.ppf((1 + rules.confidence) / 2, n - 1)
+        return mean, quantile * values.std(axis=0, ddof=1) / math.sqrt(n)
+    # Neighbours share four of five batches; those five apart share none.
+    apart = np.diff(values[0][::SMOOTHED_STEPS], 2)
+    error = math.sqrt(float(np.mean(apart**2)) / 6) if len(apart) else math.inf
+    return mean, np.full_like(mean, 2 * error)

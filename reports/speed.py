@@ -1,0 +1,137 @@
+"""Speeds: which runs may be compared by them, and when the machine was busy or throttled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from conf.schema import ReportConf
+from reports.read import Floats, ReadRun
+from reports.statistics import Estimate, mean_ratio
+from runner.record import same_speed_conditions, warm_steps
+
+# Steps at the beginning and at the end of a run whose times are compared.
+DRIFT_SHARE = 1 / 3
+MINIMUM_STEPS = 12
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """Tokens/s after over before; `why_no_claim` is empty where the estimate decides."""
+
+    estimate: Estimate
+    why_no_claim: str
+
+    @property
+    def claims(self) -> bool:
+        return not self.why_no_claim
+
+    @property
+    def faster(self) -> bool:
+        return self.claims and self.estimate.above
+
+    @property
+    def slower(self) -> bool:
+        return self.claims and self.estimate.below
+
+
+def speed_up(
+    before: Sequence[ReadRun], after: Sequence[ReadRun], shared: set[str], rules: ReportConf
+) -> SpeedUp | None:
+    """The speed-up over the rounds, seed and repeat, that both have; None where they have none.
+
+    `shared` are the names of runs that shared their machine with another.
+    """
+    by_round = {run.record.round: run for run in before}
+    pairs = [(by_round[b.record.round], b) for b in after if b.record.round in by_round]
+    pairs = [pair for pair in pairs if _has_speed(pair)]
+    if not pairs:
+        return None
+    rates = np.array([[run.record.results.tokens_per_second for run in pair] for pair in pairs])
+    return SpeedUp(mean_ratio(rates[:, 1] / rates[:, 0], rules), _doubt(pairs, shared, rules))
+
+
+def _has_speed(pair: tuple[ReadRun, ReadRun]) -> bool:
+    before, after = (run.record for run in pair)
+    rates = before.results.tokens_per_second, after.results.tokens_per_second
+    return same_speed_conditions(before, after) and all(
+        math.isfinite(rate) and rate > 0 for rate in rates
+    )
+
+
+def _doubt(pairs: Sequence[tuple[ReadRun, ReadRun]], shared: set[str], rules: ReportConf) -> str:
+    """Why a speed-up is a figure without a claim, if it is."""
+    if any(run.name in shared for pair in pairs for run in pair):
+        return "runs shared the machine"
+    if len(pairs) < rules.minimum_rounds:
+        rounds = "one round" if len(pairs) == 1 else f"{len(pairs)} rounds"
+        return f"{rounds} of the {rules.minimum_rounds} that decide"
+    spans = sorted(
+        (min(run.record.started for run in pair), max(run.record.started for run in pair))
+        for pair in pairs
+    )
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        return "the rounds were not interleaved"
+    return ""
+
+
+def find_shared(runs: Sequence[ReadRun]) -> set[str]:
+    """The names of runs that trained while another of these runs did, on the same machine."""
+    by_host: dict[str, list[tuple[datetime, datetime, str]]] = defaultdict(list)
+    for run in runs:
+        if run.record.ended is not None:
+            start, end = map(datetime.fromisoformat, (run.record.started, run.record.ended))
+            by_host[run.record.process.host].append((start, end, run.name))
+    shared: set[str] = set()
+    for spans in by_host.values():
+        spans.sort()
+        latest, owner = spans[0][1], spans[0][2]
+        for start, end, name in spans[1:]:
+            if start < latest:
+                shared |= {name, owner}
+            if end > latest:
+                latest, owner = end, name
+    return shared
+
+
+def disturbances(runs: Sequence[ReadRun], rules: ReportConf) -> dict[str, str]:
+    """What shows that the machine was busy or throttled during a run, by the run's name."""
+    best: dict[tuple[str, str | None], float] = defaultdict(float)
+    for run in runs:
+        key = _product(run)
+        best[key] = max(best[key], np.nan_to_num(run.record.results.peak_flops))
+    found = {}
+    for run in runs:
+        results, most = run.record.results, best[_product(run)]
+        slowest = np.nanmin([results.flops_before, results.flops_after, math.inf])
+        drift = _drift(run)
+        if slowest < (1 - rules.busy) * most:
+            found[run.name] = f"matrix products at {slowest / most:.0%} of the best measured"
+        elif not 1 - rules.busy < drift < 1 / (1 - rules.busy):
+            found[run.name] = f"the steps at the end took {drift:.2f} times those at the start"
+    return found
+
+
+def _product(run: ReadRun) -> tuple[str, str | None]:
+    """The machine, and the type of the product measured on it."""
+    return run.record.environment.machine, run.record.results.peak_flops_dtype
+
+
+def _drift(run: ReadRun) -> float:
+    """The median step time of the last third over that of the first; 1 for a short run."""
+    step_ms = warm(run)
+    if len(step_ms) < MINIMUM_STEPS:
+        return 1.0
+    part = int(len(step_ms) * DRIFT_SHARE)
+    return float(np.median(step_ms[-part:]) / np.median(step_ms[:part]))
+
+
+def warm(run: ReadRun) -> Floats:
+    """The milliseconds of the steps that count for speed."""
+    return run.curve.step_ms[warm_steps(len(run.curve.step_ms), run.record.resumed_at)]

@@ -21,6 +21,7 @@ from reports.read import ReadRun
 from reports.reference import guide_log
 from reports.speed import SpeedUp, speed_up
 from reports.verdicts import Outcome, Verdict
+from runner.record import Conditions
 from stages.ladder import Stage, flatten, read_ladder
 
 RULES = (
@@ -204,10 +205,11 @@ def _pair(
     if claim.change not in stage.changes:
         return None
     after = stage.changes[claim.change]
+    main = _conditions(groups[0], claim.change)
     alike: dict[str, dict[bool, list[ReadRun]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         for run in (run for s in group.ladder for run in s.rounds if run.finished):
-            if group.conditions == groups[0].conditions:
+            if _conditions(group, claim.change) == main:
                 value, rest = _apart(run, claim.change)
                 alike[rest][value == after].append(run)
     pairs = [
@@ -218,6 +220,13 @@ def _pair(
     # A pair of the claim's own stage before any other; then the one with most rounds.
     pairs.sort(key=lambda pair: (pair[1][0].record.stage.name == stage.name, len(pair[1])))
     return pairs[-1] if pairs else None
+
+
+def _conditions(group: Group, key: str | None) -> Conditions:
+    """The conditions of a group but for a key, which an override sets for every stage."""
+    settings = json.loads(group.conditions.settings)
+    settings.pop(key, None)
+    return group.conditions._replace(settings=json.dumps(settings, sort_keys=True))
 
 
 def _apart(run: ReadRun, key: str) -> tuple[Any, str]:

@@ -54,11 +54,20 @@ def scope(group: Group) -> str:
     tokens = "".join(f" ({size} from {name} on)" for size, name in others)
     seeds = len(group.seeds)
     return (
-        f"This holds for {found['Steps']} steps of {usual[0]} tokens{tokens}, "
-        f"{found['Model']}, {group.runs[0].data.name} and {found['Device']}, over "
+        f"This holds for {found['Steps']} steps of {usual[0]} tokens{tokens}, with "
+        f"{_models(group)} on {group.runs[0].data.name}, on {found['Device']}, over "
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; each stage is compared with the one "
         "below it."
     )
+
+
+def _models(group: Group) -> str:
+    """The models by name, with their parameters in millions."""
+    named = {
+        run.settings.model: formats.number(run.model.parameters / 1e6, ".3g", " million")
+        for run in group.runs
+    }
+    return together([f"{name} ({size} parameters)" for name, size in named.items()])
 
 
 def _name(stage: StageRuns) -> str:
@@ -120,7 +129,7 @@ def _open(verdict: Verdict) -> str:
     """Why a stage is undecided, and how many seeds would decide it."""
     why = verdict.text.removeprefix("inconclusive: ").partition("; ")[0]
     if why.startswith("depends on when you stop"):
-        return f"{why} (more steps decide, not more seeds)"
+        return f"{why}; more steps decide it, not more seeds"
     needed = verdict.seeds_needed
     return f"about {needed} seeds would decide" if needed else f"{why}, and a thousand may, too"
 

@@ -29,13 +29,18 @@ python -m tests.benchmarks memory
 
 Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
 writes docs/memory.md; about two minutes.
+
+python -m tests.benchmarks statistics
+
+Resamples a bank of small runs, to see how often the report's rules err, and writes
+docs/statistics.md; about a quarter of an hour for the bank, which is trained once.
 """
 
 import sys
 
 from rich.console import Console
 
-from tests.benchmarks import command_line, gpu, memory, performance, reliability
+from tests.benchmarks import command_line, error_rates, gpu, memory, performance, reliability
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
@@ -62,8 +67,13 @@ def main() -> None:
         if names == ["memory"]:
             memory.measure(Console())
             return
+        if names == ["statistics"]:
+            error_rates.measure(Console())
+            return
         if unknown := set(names) - BENCHMARKS.keys():
-            there = ", ".join((*BENCHMARKS, "performance", "gpu", "memory", "reliability"))
+            there = ", ".join(
+                (*BENCHMARKS, "performance", "gpu", "memory", "reliability", "statistics")
+            )
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:
             BENCHMARKS[name]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,23 @@ LADDER: dict[str, tuple[str, str, dict[str, list[Any]], float, float]] = {
     ),
 }
 ORDER = list(LADDER)
+WINDOWS = 64  # of held-out text, the same for every synthetic run
 
 
 def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: Any) -> Path:
     """Write one synthetic run and return its folder.
 
-    given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `status`, `label`, `started`, `variant`
-    and `old` (written as format 2 was) shape the run; any other key is a dotted path into run.json,
-    with __ for the dots.
+    given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `repeat`, `status`, `label`, `started`,
+    `variant` and `old` (written as format 2 was) shape the run; any other key is a dotted path into
+    run.json, with __ for the dots. `all_steps` are the steps without a stage. Rounds, seed and
+    repeat, follow each other.
     """
     title, aim, changes, floor, step_ms = LADDER.get(stage, (stage, "loss", {}, 6.0, 300.0))
     number = ORDER.index(stage) + 1 if stage in LADDER else len(ORDER) + 1
     floor, step_ms = given.pop("floor", floor), given.pop("step_ms", step_ms)
     steps = given.pop("steps", 5 if stage == "step01" else 50)
-    status, label = given.pop("status", "finished"), given.pop("label", f"seed{seed}-0a0b0c0d")
+    status, repeat = given.pop("status", "finished"), given.pop("repeat", 1)
+    label = given.pop("label", f"seed{seed}-{repeat}-0a0b0c0d")
     noise, variant, old = (
         given.pop("noise", 0.03),
         given.pop("variant", []),
@@ -81,6 +85,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
 
     config: dict[str, Any] = {
         "seed": seed,
+        "repeat": repeat,
         "device": "auto",
         "model": {
             "name": "synthetic-gpt2",
@@ -104,6 +109,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "context": 64,
             "total_batch_tokens": None,
             "clip_grad_norm": None,
+            "warmup_steps": 0,
             "learning_rate": 6e-4,
             "compile": False,
             "weight_decay": 0.01,
@@ -123,6 +129,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         group, key = path.split(".")
         config[group][key] = value
 
+    begun = datetime(2026, 11, 22, tzinfo=timezone.utc) + timedelta(hours=2 * seed + 24 * repeat)
     folder = experiment / stage / label
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["step,loss,grad_norm,lr,step_ms,tokens"]
@@ -133,6 +140,12 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         for i in range(len(losses))
     ]
     (folder / "steps.csv").write_text("\n".join(lines) + "\n")
+    windows = np.random.default_rng(7).normal(0, 0.3, WINDOWS)
+    windows += np.random.default_rng(seed * 1000 + number).normal(0, noise, WINDOWS)
+    windows += floor + 0.15 - windows.mean()
+    rows = ["step,first_token,tokens,loss"] if status == "finished" else []
+    rows += [f"{steps},{64 * i},64,{float(loss)!r}" for i, loss in enumerate(windows) if rows]
+    (folder / "held_out.csv").write_text("\n".join(rows or ["step,first_token,tokens,loss"]) + "\n")
     finite = losses[np.isfinite(losses)]
     median = float(np.median(times[3:])) if len(times) > 3 else math.nan
     results = (
@@ -141,12 +154,16 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "best": float(finite.min()),
             "first": float(losses[0]),
             "last": float(losses[-1]),
+            "mean": float(finite.mean()),
             "held_out": float(floor + 0.15),
+            "held_out_error": float(windows.std(ddof=1) / WINDOWS**0.5),
             "tokens_per_second": 1000 * tokens / median,
             "step_ms": median,
             "tokens_per_step": tokens,
             "mfu": 0.35 * 330 / step_ms,
             "peak_flops": 8e11,
+            "flops_before": 7.9e11,
+            "flops_after": 7.8e11,
             "peak_flops_dtype": "bfloat16",
             "peak_memory_bytes": 2.6e9,
         }
@@ -154,7 +171,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         else {}
     )
     record: dict[str, Any] = {
-        "format": 3,
+        "format": 4,
         "status": status,
         "message": None,
         "diverged_at": None,
@@ -173,7 +190,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         "command": f"python -m runner +stage={stage}",
         "variant": variant,
         "recipe": " ".join([stage, *variant]),
-        "conditions": settings | {"train.steps": 50},
+        "conditions": settings | {"train.steps": given.pop("all_steps", 50)},
         "resumed_at": [],
         "config": config,
         "data": {
@@ -183,6 +200,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "tokens": 300_000,
             "train_tokens": 270_000,
             "held_out_tokens": 30_000,
+            "windows_sha256": "c0" * 32,
             "fallback": None,
         },
         "model": {"parameters": 124_439_808, "flops_per_token": 8.5e8},
@@ -198,8 +216,10 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         },
         "process": {"host": platform.node(), "pid": os.getpid()},
         "steps_sha256": file_sha256(folder / "steps.csv") if status == "finished" else None,
-        "started": given.pop("started", f"2026-11-22T20:{number:02d}:00+00:00"),
-        "ended": None,
+        "held_out_sha256": file_sha256(folder / "held_out.csv") if status == "finished" else None,
+        "compile_cache": "warm" if number >= 6 else None,
+        "started": (begun + timedelta(minutes=number)).isoformat(),
+        "ended": (begun + timedelta(minutes=number, seconds=50)).isoformat(),
         "applied": ["bf16 autocast", "torch.compile"] if number >= 6 else [],
         "not_applied": {"TF32": "it needs an NVIDIA GPU from Ampere on"} if number >= 6 else {},
         "checks": [{"name": "no token sees the future", "passed": True, "detail": "exactly zero"}]
@@ -216,6 +236,8 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
         if status == "finished" and stage != "step01"
         else [],
     }
+    if "started" in given:
+        record |= {"started": given.pop("started"), "ended": None}
     for path, value in given.items():
         *parents, key = path.split("__")
         node = record
@@ -225,7 +247,9 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
     if old:
         record["format"] = 2
         record["stage"]["claim"] = None
-        del record["recipe"], record["conditions"]
+        del record["recipe"], record["conditions"], record["held_out_sha256"]
+        del record["config"]["repeat"]
+        (folder / "held_out.csv").unlink()
         if status == "failed":  # before its model was known
             del record["model"]
     (folder / "run.json").write_bytes(seal(record))

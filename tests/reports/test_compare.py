@@ -1,50 +1,52 @@
-"""Differences, noise, verdicts and claims, against closed forms, SciPy and known noise."""
+"""Groups, verdicts, curves, speeds and claims, on synthetic records."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 
 import reports
-from reports.claims import Judgement, judge
-from reports.compare import Group, compare
+from reports.claims import Judgement, Ruling
+from reports.compare import Group
+from reports.curves import plateau, spikes
+from reports.findings import Findings
 from reports.read import Curve
-from reports.sentences import answer
-from reports.statistics import scatter, spikes, t_interval
-from reports.verdicts import verdict
-from tests.reports.conftest import write_ladder, write_run
+from reports.statistics import Sample
+from reports.verdicts import Outcome, Verdict
+from tests.reports.conftest import ORDER, write_ladder, write_run
+
+FIVE = (1, 2, 3, 4, 5)
 
 
 def groups_of(*experiments: Path) -> list[Group]:
-    return compare(reports.load(*experiments).found)
+    return Findings.of(experiments).groups
+
+
+def verdicts_of(experiment: Path) -> dict[str, Verdict]:
+    return Findings.of([experiment]).verdicts[0]
+
+
+def answer_of(experiment: Path) -> str:
+    return " ".join(Findings.of([experiment]).answer)
 
 
 def claims_of(experiment: Path) -> list[Judgement]:
-    return judge(groups_of(experiment))
+    return Findings.of([experiment]).claims
 
 
 def curve_of(loss: np.ndarray) -> Curve:
     return Curve(np.arange(float(len(loss))), loss, *[np.zeros(len(loss))] * 6)
 
 
-def test_scatter_is_the_noise_and_not_the_trend() -> None:
-    trend = np.exp(-np.arange(4000) / 900)
-    noise = np.random.default_rng(0).normal(0, 0.05, 4000)
-    assert scatter(trend) < 1e-5
-    assert scatter(trend + noise) == pytest.approx(0.05, rel=0.05)
-    assert math.isnan(scatter(np.ones(7)))
-
-
-def test_the_t_interval_is_scipys() -> None:
-    values = np.array([-0.31, -0.22, -0.4, -0.27])
-    low, high, p = t_interval(values)
-    expected = scipy.stats.ttest_1samp(values, 0)
-    interval = expected.confidence_interval(0.95)
-    assert (low, high, p) == pytest.approx((interval.low, interval.high, expected.pvalue))
+def write_pair(experiment: Path, floors: list[float], stage: str = "step03", **given: Any) -> Path:
+    """A baseline and a stage, a seed for each difference of its loss from the baseline's."""
+    for seed, difference in enumerate(floors, 1):
+        write_run(experiment, "step02", seed, floor=7.0 + 0.1 * seed, noise=0.001)
+        write_run(experiment, stage, seed, floor=7.0 + 0.1 * seed + difference, **given)
+    return experiment
 
 
 def test_a_spike_is_found_once_and_a_falling_loss_has_none() -> None:
@@ -54,34 +56,161 @@ def test_a_spike_is_found_once_and_a_falling_loss_has_none() -> None:
     assert spikes(curve_of(loss)) == [30]
 
 
-def test_with_one_seed_a_difference_below_its_noise_is_not_significant(tmp_path: Path) -> None:
-    experiment = tmp_path / "noisy"
-    write_run(experiment, "step02", noise=0.1)
-    write_run(experiment, "step03", floor=7.38, noise=0.1)
-    write_run(experiment, "step04", floor=6.0, noise=0.1)
-    group = groups_of(experiment)[0]
-    _, small, large = group.ladder
-    assert small.vs_previous.loss is not None
-    assert not small.vs_previous.loss.significant
-    assert verdict(small).text == "no significant difference in loss"
-    assert large.vs_previous.loss is not None
-    assert large.vs_previous.loss.lower
-    said = " ".join(answer(group))
-    assert "(step03) made no significant difference in loss" in said
-    assert "With one seed" in said
+def test_a_plateau_is_named_only_where_the_loss_falls_afterwards() -> None:
+    noise = np.random.default_rng(3).normal(0, 0.01, 50)
+    loss = np.concatenate([[10.9] * 25, np.linspace(10.9, 7, 25)]) + noise
+    found = plateau(curve_of(loss))
+    assert found is not None
+    assert found.first <= 5
+    assert 24 <= found.last <= 28
+    assert found.loss == pytest.approx(10.9, abs=0.05)
+    assert plateau(curve_of(loss[::-1].copy())) is None
 
 
-def test_a_speed_stage_is_judged_on_speed_and_on_the_loss_it_left(tmp_path: Path) -> None:
-    experiment = tmp_path / "speed"
-    for stage in ("step02", "step05"):
-        write_run(experiment, stage, floor=6.0)
-    write_run(experiment, "step06", floor=6.0)
-    write_run(experiment, "step07", floor=7.0)
-    verdicts = {stage.name: verdict(stage) for stage in groups_of(experiment)[0].stages}
-    assert verdicts["step06"].text == "faster, loss unchanged"
-    assert verdicts["step06"].tone == "good"
-    assert verdicts["step07"].text == "faster, but the loss rose"
-    assert verdicts["step07"].tone == "bad"
+def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(
+    tmp_path: Path,
+) -> None:
+    experiment = write_pair(tmp_path / "one", [-1.0], noise=0.1)
+    loss = groups_of(experiment)[0].ladder[1].vs_previous.loss
+    assert loss is not None
+    assert (loss.over, loss.n) == (Sample.windows, 64)
+    assert loss.low < -1.0 < loss.high
+    # The windows' differences have a standard deviation of 0.1: two standard errors of 64.
+    assert loss.half_width == pytest.approx(1.96 * 0.1 / 8, rel=0.25)
+    verdict = verdicts_of(experiment)["step03"]
+    assert verdict.outcome is None
+    assert verdict.tone == "none"
+    assert "on this seed" in verdict.text
+    said = answer_of(experiment)
+    assert "One seed decides no loss and no speed" in said
+    assert not {"lower", "higher", "lowered", "raised", "Take"} & set(said.split())
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [
+        ([-0.30, -0.32, -0.28, -0.31, -0.29], Outcome.lower),
+        ([0.30, 0.32, 0.28, 0.31, 0.29], Outcome.higher),
+        ([0.001, -0.002, 0.000, 0.002, -0.001], Outcome.equivalent),
+        ([0.004, 0.005, 0.006, 0.005, 0.004], Outcome.equivalent),  # not zero, but too small
+        ([0.0, 0.0, 0.0, 0.0, 0.0], Outcome.equivalent),
+        ([-0.9, 0.5, -0.4, 0.8, -0.2], Outcome.inconclusive),
+        ([-0.30, -0.32, -0.28, -0.31], Outcome.inconclusive),  # four seeds
+    ],
+)
+def test_several_seeds_give_one_of_four_outcomes(
+    tmp_path: Path, differences: list[float], outcome: Outcome
+) -> None:
+    verdict = verdicts_of(write_pair(tmp_path / "seeds", differences, noise=0.001))["step03"]
+    assert verdict.outcome is outcome, verdict
+    assert (verdict.seeds_needed is not None) <= (outcome is Outcome.inconclusive)
+
+
+def test_holms_method_corrects_over_the_loss_and_stability_stages(tmp_path: Path) -> None:
+    experiment = tmp_path / "family"
+    scattered = [-0.1, -0.3, -0.15, -0.35, -0.02]  # p = 0.04 alone
+    for seed, difference in enumerate(scattered, 1):
+        for number, stage in enumerate(ORDER[1:]):
+            write_run(experiment, stage, seed, floor=9 + difference * number, noise=0.001)
+    verdicts = verdicts_of(experiment)
+    family = {"step03", "step04", "step05", "step08", "step09", "step10"}
+    assert {name for name, verdict in verdicts.items() if verdict.outcome} == family
+    alone = groups_of(experiment)[0].ladder[1].vs_previous.loss
+    assert alone is not None
+    assert alone.p == pytest.approx(0.0376, abs=1e-3)
+    assert all(verdicts[name].p == pytest.approx(6 * alone.p, rel=1e-6) for name in family)
+    assert verdicts["step03"].outcome is Outcome.inconclusive
+
+
+def test_a_seed_that_diverged_is_shown_and_rules_out_lower(tmp_path: Path) -> None:
+    experiment = write_pair(tmp_path / "lost", [-0.3, -0.32, -0.28, -0.31, -0.29], noise=0.001)
+    write_run(experiment, "step02", 6)
+    write_run(experiment, "step03", 6, status="diverged", losses=[10.9, 9.0, float("nan")])
+    verdict = verdicts_of(experiment)["step03"]
+    assert verdict.outcome is Outcome.inconclusive
+    assert "not every seed finished" in verdict.text
+    assert "seed 6 diverged" in verdict.text
+
+
+def test_a_difference_that_changes_its_sign_depends_on_when_you_stop(tmp_path: Path) -> None:
+    experiment = tmp_path / "stops"
+    at = np.arange(50.0)
+    plain = 10.9 - 0.05 * at
+    crossing = plain + np.where(at < 40, 0.4, -0.4)
+    for seed in FIVE:
+        noise = np.random.default_rng(seed).normal(0, 0.01, 50)
+        write_run(experiment, "step02", seed, losses=plain + noise, floor=8.4, noise=0.001)
+        write_run(experiment, "step03", seed, losses=crossing + noise, floor=8.0, noise=0.001)
+        write_run(experiment, "step04", seed, losses=crossing - 0.5 + noise, floor=7.5, noise=0.001)
+    verdicts = verdicts_of(experiment)
+    assert verdicts["step03"].outcome is Outcome.inconclusive
+    assert "depends on when you stop: +0.4" in verdicts["step03"].text
+    assert verdicts["step04"].outcome is Outcome.lower
+    assert "more steps decide it" in answer_of(experiment)
+    page = reports.write_report([experiment])
+    assert (page.parent / "figures" / "stop-3-1.png").exists()
+
+
+def test_a_speed_is_claimed_only_from_interleaved_rounds_of_a_free_machine(tmp_path: Path) -> None:
+    def write(name: str, seeds: tuple[int, ...], **given: Any) -> str:
+        for seed in seeds:
+            write_run(tmp_path / name, "step05", seed, floor=6.0)
+            write_run(tmp_path / name, "step06", seed, floor=6.0, **given)
+        return verdicts_of(tmp_path / name)["step06"].text
+
+    assert write("five", FIVE) == "faster; loss within 0.02"
+    assert "not decided (one round of the 5 that decide)" in write("one", (1,))
+    late = {"started": "2026-12-01T00:00:00+00:00"}
+    assert "the rounds were not interleaved" in write("stage by stage", FIVE, **late)
+    beside = {"ended": "2026-12-01T00:00:00+00:00"}
+    assert "runs shared the machine" in write("at once", FIVE, **beside)
+
+
+def test_repeats_count_for_speed_and_never_as_seeds(tmp_path: Path) -> None:
+    for repeat in FIVE:
+        write_run(tmp_path / "repeats", "step05", repeat=repeat, floor=6.0)
+        write_run(tmp_path / "repeats", "step06", repeat=repeat, floor=6.0)
+    stage = groups_of(tmp_path / "repeats")[0].ladder[1]
+    assert len(stage.runs) == 1
+    assert len(stage.rounds) == 5
+    assert stage.vs_previous.speed is not None
+    assert stage.vs_previous.speed.estimate.n == 5
+    assert stage.vs_previous.speed.faster
+    assert stage.vs_previous.loss is not None
+    assert stage.vs_previous.loss.over is Sample.windows
+
+
+def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
+    experiment = tmp_path / "busy"
+    write_run(experiment, "step02")
+    write_run(experiment, "step03")
+    assert Findings.of([experiment]).disturbed == ""
+    write_run(experiment, "step03", results__flops_after=4e11)
+    said = Findings.of([experiment]).disturbed
+    assert "busy or throttled during 1 of 2 runs" in said
+    assert "step03" in said
+    assert "50% of the best measured" in said
+    assert "busy or throttled" in reports.write_report([experiment]).read_text("utf-8")
+
+
+def test_accumulation_is_compared_at_equal_tokens_and_with_its_control(tmp_path: Path) -> None:
+    experiment = tmp_path / "control"
+    write_run(experiment, "step09")
+    write_run(experiment, "step10")
+    versus = groups_of(experiment)[0].ladder[1].vs_previous
+    assert versus.at_tokens is not None
+    assert versus.at_tokens.spent == 50 * 256
+    curves = [reports.load(experiment).steps.query(f"stage == '{s}'") for s in ("step09", "step10")]
+    # At 12,800 tokens step10 has taken 6 steps; step09 is at its last ones.
+    expected = curves[1].loss.iloc[5] - curves[0].loss.iloc[-5:].mean()
+    assert versus.at_tokens.loss.value == pytest.approx(expected)
+    assert Findings.of([experiment]).control is None
+
+    write_run(experiment, "step09", steps=400, all_steps=400, label="seed1-long")
+    control = Findings.of([experiment]).control
+    assert control is not None
+    assert control.other == "step09"
+    assert control.loss is not None
 
 
 def test_the_newest_finished_run_of_a_stage_counts(tmp_path: Path) -> None:
@@ -146,32 +275,47 @@ def test_speeds_are_compared_only_at_the_same_number_of_threads(tmp_path: Path) 
 def test_a_claim_about_one_change_needs_a_pair_that_differs_in_it_alone(tmp_path: Path) -> None:
     experiment = write_ladder(tmp_path / "ladder")
     powers = claims_of(experiment)[1]
-    assert powers.verdict == "not measured"
-    assert powers.command == "python -m runner +stage=step06 model.pad_vocab=false"
+    assert powers.verdict is Ruling.not_measured
+    alone = "model.pad_vocab=false,true"
+    assert powers.command == f"python -m runner -m repeat=2,3,4,5,6 +stage=step06 {alone}"
 
-    write_run(
-        experiment, "step06", variant=["model.pad_vocab=false"], step_ms=440.0, label="seed1-x"
-    )
-    powers = claims_of(experiment)[1]
-    assert powers.verdict == "smaller here"
+    def write(gain: float) -> Judgement:
+        for repeat in range(2, 7):
+            write_run(experiment, "step06", repeat=repeat)
+            variant = {"variant": ["model.pad_vocab=false"], "label": f"seed1-{repeat}-x"}
+            write_run(experiment, "step06", repeat=repeat, step_ms=400 * gain, **variant)
+        return claims_of(experiment)[1]
+
+    powers = write(1.1)
+    assert powers.verdict is Ruling.contradicted
     assert powers.measured.startswith("+10%")
     assert powers.command == ""
+    assert write(1.3).verdict is Ruling.supported
 
 
 def test_the_claims_are_judged_on_the_records(tmp_path: Path) -> None:
-    interval, _, attention, accumulation, log = claims_of(write_ladder(tmp_path / "ladder"))
-    assert (interval.measured, interval.verdict) == ("[10.95, 7.21]", "held")
+    experiment = write_ladder(tmp_path / "ladder")
+    interval, _, attention, accumulation, log = claims_of(experiment)
+    assert (interval.measured, interval.verdict) == ("[10.95, 7.21]", Ruling.not_comparable)
     assert attention.measured.startswith("405 ms to 334 ms")
+    assert attention.verdict is Ruling.not_decided
+    assert attention.command.startswith("python -m runner -m repeat=2,3,4,5,6 +stage=step07")
     assert "8.0 times as long" in accumulation.measured
-    assert accumulation.verdict == "held"
+    assert "at equal tokens" in accumulation.measured
+    assert accumulation.verdict is Ruling.not_decided
     assert log.claim == "Its run of 50 steps ends at a loss of 5.733."
+    assert log.verdict is Ruling.not_comparable
+    write_ladder(experiment, FIVE, noise=0.001)
+    _, _, attention, accumulation, _ = claims_of(experiment)
+    assert attention.verdict is Ruling.contradicted, "1.21 times is not 1.35"
+    assert accumulation.verdict is Ruling.supported
     missing = claims_of(write_run(tmp_path / "one", "step07").parents[1])
-    assert {claim.verdict for claim in missing} == {"not measured"}
-    assert all(claim.command.startswith("python -m runner +stage=step") for claim in missing)
+    assert {claim.verdict for claim in missing} == {Ruling.not_measured}
+    assert all("+stage=step" in claim.command for claim in missing)
 
 
 def test_without_a_baseline_the_answer_says_how_to_get_one(tmp_path: Path) -> None:
     write_run(tmp_path / "none", "step07")
-    said = " ".join(answer(groups_of(tmp_path / "none")[0]))
+    said = answer_of(tmp_path / "none")
     assert "No baseline has finished" in said
     assert "python -m runner +stage=step02" in said

@@ -146,7 +146,7 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(
     assert len(reports.load(experiment).steps.query("stage == 'step03'")) == 49
 
 
-@pytest.mark.parametrize("file", ["run.json", "steps.csv"])
+@pytest.mark.parametrize("file", ["run.json", "steps.csv", "held_out.csv"])
 def test_a_single_flipped_bit_in_a_finished_run_is_noticed(tmp_path: Path, file: str) -> None:
     experiment = tmp_path / "flipped"
     write_run(experiment, "step02")
@@ -158,7 +158,8 @@ def test_a_single_flipped_bit_in_a_finished_run_is_noticed(tmp_path: Path, file:
         )
         records = reports.load(experiment)
         assert any("step03" in problem for problem in records.problems), position
-        assert records.steps.query("stage == 'step03'").empty
+        table = records.held_out if file == "held_out.csv" else records.steps
+        assert table.query("stage == 'step03'").empty
 
 
 def test_a_run_whose_process_is_gone_is_not_still_running(tmp_path: Path) -> None:

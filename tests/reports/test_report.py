@@ -12,9 +12,9 @@ from rich.console import Console
 
 import reports
 from conf.errors import UsageError
-from reports.read import RUN_COLUMNS, STEP_COLUMNS
+from reports.read import HELD_OUT_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
 from tests.conftest import ROOT
-from tests.reports.conftest import write_run
+from tests.reports.conftest import WINDOWS, write_run
 
 
 def test_a_ladder_leaves_every_file_of_the_report(ladder: Path) -> None:
@@ -26,6 +26,7 @@ def test_a_ladder_leaves_every_file_of_the_report(ladder: Path) -> None:
         "report.md",
         "stages.csv",
         "steps.csv",
+        "held_out.csv",
         "report.json",
         "figures",
     }
@@ -37,8 +38,10 @@ def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
     records = reports.load(ladder)
     assert list(records.runs.columns) == list(RUN_COLUMNS)
     assert list(records.steps.columns) == list(STEP_COLUMNS)
+    assert list(records.held_out.columns) == list(HELD_OUT_COLUMNS)
     assert len(records.runs) == 10
     assert len(records.steps) == 5 + 9 * 50
+    assert len(records.held_out) == 10 * WINDOWS
 
 
 def test_importing_reports_brings_in_nothing_heavy() -> None:

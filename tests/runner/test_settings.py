@@ -39,7 +39,7 @@ def broken_bounds(kind: Any, key: str) -> Iterator[tuple[str, Any]]:
     elif get_origin(kind) is Annotated:
         for bound in kind.__metadata__:
             yield key, value_outside(bound)
-    elif get_origin(kind) is tuple:
+    elif get_origin(kind) in (tuple, list):
         for i, inner in enumerate(get_args(kind)):
             yield from broken_bounds(inner, f"{key}[{i}]")
     else:  # an optional value's type is one of a union's

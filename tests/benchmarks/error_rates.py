@@ -1,0 +1,246 @@
+"""How often the report's rules err, by resampling real runs, as docs/statistics.md and .json.
+
+A bank of runs at the smoke scale: step05 as it is, and with the gain of its initialisation 0.3%
+higher and lower, which does next to nothing; and two runs judged on the whole held-out text. All
+else is resampled from it, so that thousands of comparisons cost minutes.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from rich.console import Console
+from statsmodels.stats.power import TTestPower
+
+import reports
+from conf.schema import ReportConf
+from reports.read import Floats, Records
+from reports.rules import read_rules
+from reports.statistics import Estimate, holm, mean_difference, mean_over_windows
+from reports.verdicts import Outcome, decide
+from runner.training.device import device_name
+from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
+
+PAGE = ROOT / "docs" / "statistics.md"
+BANK = "statistics"  # the experiment that holds the runs
+SEEDS = 64
+GAINS = (1.0, 1.003, 0.997)
+FAMILY = 6  # loss and stability stages that stand on another, from step03 to step10
+SIZES = (5, 10)  # seeds of a resampled comparison
+CHANGES = 200
+RESAMPLES = 4000
+WINDOWS = 64
+WHOLE = 1_000_000  # more tokens than the held-out text has
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Held-out losses by gain, an entry a seed; and the losses of two models on all windows."""
+
+    losses: dict[float, Floats]
+    windows: tuple[Floats, Floats]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What became of comparisons of `seeds` seeds: shares of all, and of families with an error."""
+
+    kind: str
+    seeds: int
+    lower: float
+    higher: float
+    equivalent: float
+    family: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Power:
+    """How often a planted difference, in standard deviations, was found, and should be."""
+
+    seeds: int
+    effect: float
+    expected: float
+    found: float
+
+
+def train_bank() -> None:
+    """Train what the bank lacks; a finished run is not trained again."""
+    gains = ",".join(map(str, GAINS))
+    seeds = f"seed=range(1,{SEEDS + 1})"
+    for sweep in (
+        ("+stage=step05", f"model.gain={gains}", seeds, "evaluation.every=null"),
+        ("+stage=step02,step05", f"evaluation.tokens={WHOLE}", "evaluation.every=null"),
+    ):
+        command = ["-m", "runner", "-m", "scale=smoke", f"experiment={BANK}", NO_REPORT, *sweep]
+        if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
+            raise CommandFailed(f"python {' '.join(command)} failed")
+
+
+def read_bank(experiment: Path) -> Bank:
+    """The bank from its records."""
+    records = reports.load(experiment)
+    chosen = [r for r in records.found if r.record.stage.name == "step05"]
+    losses = {
+        gain: np.array(
+            [
+                run.record.results.held_out
+                for run in sorted(chosen, key=lambda run: run.record.seed)
+                if run.record.config["model"]["gain"] == gain
+                and run.record.config["evaluation"]["tokens"] != WHOLE
+            ]
+        )
+        for gain in GAINS
+    }
+    return Bank(losses, _on_all_windows(records))
+
+
+def _on_all_windows(records: Records) -> tuple[Floats, Floats]:
+    first, second = (
+        run.held_out.final
+        for run in records.found
+        if run.record.config["evaluation"]["tokens"] == WHOLE
+    )
+    return first, second
+
+
+Draw = Callable[[np.random.Generator, int], Floats]
+
+
+def do_nothing(bank: Bank) -> dict[str, tuple[Draw, float]]:
+    """Kinds of changes that do nothing: how to draw paired differences, and their long-run mean."""
+    plain = bank.losses[1.0]
+    kinds: dict[str, tuple[Draw, float]] = {}
+    for gain in GAINS[1:]:
+        differences = bank.losses[gain] - plain
+        kinds[f"gain {gain:g} instead of 1"] = (
+            lambda draws, n, d=differences: draws.choice(d, n),
+            float(differences.mean()),
+        )
+
+    def redraw(draws: np.random.Generator, n: int) -> Floats:
+        return draws.choice(plain, n) - draws.choice(plain, n)
+
+    kinds["other draws and another order of the data"] = (redraw, 0.0)
+    return kinds
+
+
+def rates(
+    kind: str, draw: Draw, mean: float, seeds: int, rules: ReportConf, draws: np.random.Generator
+) -> Rates:
+    """Families of comparisons of a change that does nothing, judged as a report judges them."""
+    outcomes: list[Outcome] = []
+    covered: list[bool] = []
+    wrong_families = []
+    for _ in range(RESAMPLES // FAMILY):
+        family = [mean_difference(draw(draws, seeds), rules) for _ in range(FAMILY)]
+        decided = list(_outcomes(family, rules))
+        outcomes += decided
+        wrong_families.append(any(o in (Outcome.lower, Outcome.higher) for o in decided))
+        covered += [found.low <= mean <= found.high for found in family]
+    share = {outcome: outcomes.count(outcome) / len(outcomes) for outcome in Outcome}
+    return Rates(
+        kind,
+        seeds,
+        share[Outcome.lower],
+        share[Outcome.higher],
+        share[Outcome.equivalent],
+        float(np.mean(wrong_families)),
+        float(np.mean(covered)),
+    )
+
+
+def _outcomes(family: list[Estimate], rules: ReportConf) -> Iterator[Outcome]:
+    for found, p in zip(family, holm([e.p for e in family]), strict=True):
+        yield decide(found, p, None, 0, rules)[0]
+
+
+def two_hundred(
+    kinds: dict[str, tuple[Draw, float]], rules: ReportConf, draws: np.random.Generator
+) -> int:
+    """Of CHANGES do-nothing changes of all kinds, each tested alone, how many became an outcome."""
+    found = 0
+    for i in range(CHANGES):
+        draw, _ = list(kinds.values())[i % len(kinds)]
+        one = mean_difference(draw(draws, rules.minimum_seeds), rules)
+        found += decide(one, one.p, None, 0, rules)[0] in (Outcome.lower, Outcome.higher)
+    return found
+
+
+def power(
+    bank: Bank, seeds: int, effect: float, rules: ReportConf, draws: np.random.Generator
+) -> Power:
+    """How often a planted lower loss is found when it is tested alone, and how often it should."""
+    draw, _ = do_nothing(bank)["other draws and another order of the data"]
+    deviation = float(np.std(bank.losses[1.0]) * 2**0.5)
+    found = 0
+    for _ in range(RESAMPLES):
+        one = mean_difference(draw(draws, seeds) - effect * deviation, rules)
+        found += one.p < 1 - rules.confidence and one.value < 0
+    expected = TTestPower().power(effect, seeds, 1 - rules.confidence)
+    return Power(seeds, effect, float(expected), found / RESAMPLES)
+
+
+def window_coverage(bank: Bank, rules: ReportConf, draws: np.random.Generator) -> float:
+    """How often the bootstrap interval of WINDOWS windows holds the difference on all windows."""
+    differences = bank.windows[1] - bank.windows[0]
+    held = 0
+    for _ in range(RESAMPLES // 4):
+        found = mean_over_windows(draws.choice(differences, WINDOWS, replace=False), rules)
+        held += found.low <= differences.mean() <= found.high
+    return held / (RESAMPLES // 4)
+
+
+def measure(console: Console) -> None:
+    """Train the bank, resample it, and write docs/statistics.md and .json."""
+    train_bank()
+    bank, rules = read_bank(ROOT / "outputs" / BANK), read_rules()
+    draws = np.random.default_rng(12)
+    kinds = do_nothing(bank)
+    found: dict[str, Any] = {
+        "processor": device_name(torch.device("cpu")),
+        "seeds": SEEDS,
+        "deviation": float(np.std(bank.losses[1.0], ddof=1)),
+        "gains": {
+            f"{gain:g}": {
+                "mean": float((bank.losses[gain] - bank.losses[1.0]).mean()),
+                "deviation": float((bank.losses[gain] - bank.losses[1.0]).std(ddof=1)),
+            }
+            for gain in GAINS[1:]
+        },
+        "two_hundred": two_hundred(kinds, rules, draws),
+        "rates": [
+            asdict(rates(kind, draw, mean, n, rules, draws))
+            for kind, (draw, mean) in kinds.items()
+            for n in SIZES
+        ],
+        "power": [
+            asdict(power(bank, n, effect, rules, draws))
+            for n in SIZES
+            for effect in (0.5, 1, 1.5, 2)
+        ],
+        "window_coverage": window_coverage(bank, rules, draws),
+        "all_windows": len(bank.windows[0]),
+    }
+    PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    console.print(found)
+    write(found, rules)
+
+
+def write(found: dict[str, Any], rules: ReportConf) -> None:
+    """Write docs/statistics.md from the measurements."""
+    template = Path(__file__).with_name("statistics.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    page = environment.from_string(template).render(
+        **found, rules=rules, family=FAMILY, changes=CHANGES, resamples=RESAMPLES, windows=WINDOWS
+    )
+    PAGE.write_text(page, encoding="utf-8")

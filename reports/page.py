@@ -135,16 +135,19 @@ def _interval_axis(painter: Painter) -> tuple[int, int]:
 
 
 def _reached(found: Findings) -> dict[str, Any] | None:
-    """The steps at which training reached set losses: columns, and a row a stage; None if none."""
+    """Mean training losses, and when set losses were reached: columns, and a row a stage."""
     stages = [stage for stage in found.main.ladder if stage.finished]
-    columns, table = [], []
+    if not stages:
+        return None
+    columns = [("Mean of all steps", "number")]
+    table = [[formats.loss(stage.mean.mean) for stage in stages]]
     for loss in found.rules.losses:
         steps = [np.mean([step_reaching(run, loss) for run in s.finished]) for s in stages]
         if np.isfinite(steps).any():
             columns.append((f"{loss:g} nats", "number"))
             table.append([formats.number(float(step), ".0f") for step in steps])
     rows = list(zip(stages, zip(*table, strict=True), strict=True))
-    return {"columns": columns, "rows": rows} if table else None
+    return {"columns": columns, "rows": rows}
 
 
 def stages_table(found: Findings) -> pd.DataFrame:

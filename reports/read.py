@@ -19,6 +19,7 @@ import pandas as pd
 
 from conf.errors import UsageError
 from runner.record import (
+    FIRST_WITH_WINDOWS,
     Run,
     Settings,
     Status,
@@ -222,9 +223,8 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
     # A resumed run may write a step again; what it wrote last is what it trained on from.
     table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
     table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
-    has_none = run.held_out_sha256 is None and run.status.is_final  # formats 2 and 3 had none
     windows = pd.DataFrame(columns=list(columns(Window)), dtype=float)
-    if not has_none:
+    if run.format >= FIRST_WITH_WINDOWS:
         without = f"{name} has no held-out windows"
         windows = _table(folder / "held_out.csv", Window, run.held_out_sha256, without, problems)
     if not run.status.is_final:

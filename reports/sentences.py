@@ -21,7 +21,7 @@ from reports.curves import (
 from reports.formats import count, loss, together
 from reports.reference import guide_log
 from reports.statistics import Sample
-from reports.verdicts import Outcome, Verdict
+from reports.verdicts import FAMILY, Outcome, Verdict
 from runner.record import Run, Status
 
 Verdicts = Mapping[str, Verdict]
@@ -101,6 +101,13 @@ def _decided(group: Group, verdicts: Verdicts, rules: ReportConf) -> list[str]:
             f"{rules.margin:g} nats/token."
         )
     undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in by_outcome[Outcome.inconclusive]]
+    one_seed = [
+        s
+        for s in group.ladder
+        if s.aim in FAMILY and s.vs_previous.loss and not verdicts[s.name].outcome
+    ]
+    if len(group.seeds) > 1:
+        undecided += [f"{_name(s)}: one seed only" for s in one_seed]
     undecided += [
         f"{_name(s)}: {verdicts[s.name].text.partition(';')[0]}"
         for s in speeds

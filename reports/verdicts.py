@@ -64,8 +64,6 @@ def _verdict(stage: StageRuns, adjusted: Mapping[str, float], rules: ReportConf)
         return Verdict("none", f"no earlier stage to compare with{_lost(stage)}")
     if stage.aim is Aim.speed:
         return _speed(stage, loss, rules)
-    if stage.aim is Aim.stability and stage.clipped and not stage.clipped[0]:
-        return Verdict("even", "the threshold was never reached, so it could change nothing")
     if stage.name not in adjusted:
         return Verdict("none", f"{_one_seed(loss)}{_events(stage)}{_lost(stage)}")
     return _several_seeds(stage, loss, adjusted[stage.name], len(adjusted), rules)
@@ -116,12 +114,7 @@ def _several_seeds(
     needed = None
     if outcome is Outcome.inconclusive and why in (UNDECIDED, _too_few(loss.n, rules)):
         needed = seeds_to_decide(loss, family, rules)
-    clipped = (
-        f"; {stage.clipped[0]} of {stage.clipped[1]} steps clipped"
-        if (stage.clipped and stage.aim is Aim.stability)
-        else ""
-    )
-    text = f"{words}{clipped}{_events(stage)}{_lost(stage)}"
+    text = f"{words}{_events(stage)}{_lost(stage)}"
     return Verdict(tone, text, outcome, p, needed)
 
 
@@ -186,8 +179,11 @@ def _speed_words(speed: SpeedUp | None) -> tuple[str, str]:
 
 
 def _events(stage: StageRuns) -> str:
-    """Spikes and plateaus, of the first run that has them."""
+    """What clipping did, and spikes and plateaus, of the first run that has them."""
     said = []
+    if stage.aim is Aim.stability and stage.clipped:
+        over, of = stage.clipped
+        said.append(f"{over} of {of} steps clipped" if over else "the threshold was never reached")
     for run in stage.runs:
         if steps := stage.spikes.get(run.name):
             loss = float(run.curve.loss[run.curve.step == steps[0]][0])

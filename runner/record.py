@@ -22,6 +22,7 @@ from runner.files import DamagedFile, process_is_gone, unseal
 from runner.products import Products
 
 FORMAT = 4
+FIRST_WITH_WINDOWS = 4  # the format since which a run has held_out.csv
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")

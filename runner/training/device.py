@@ -28,7 +28,11 @@ from conf.device import CUDA_SCALES
 from conf.errors import UsageError
 from runner.products import Products, Rate
 
+# The probe takes turns for this long, and on a busy machine until the three shortest times of each
+# way are alike.
 PROBE_SECONDS = 0.3
+MOST_PROBE_SECONDS = 5.0
+ALIKE = 1.05
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
@@ -114,19 +118,19 @@ def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...
     return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
 
 
-def measure_products(device: torch.device, tokens: int, width: int) -> Products:
+def measure_products(device: torch.device, tokens: int, width: int) -> tuple[Products, bool]:
     """The rates of an MLP's first product, (tokens, width) x (width, 4 width), and its gradients.
 
-    All ways take turns, and the best time of each counts, so that a busy neighbour slows down no
-    way alone. Afterwards the setting for fp32 is what it was before. On a CPU 512 rows are enough,
-    and take about half a second.
+    Also gives whether they are settled. All ways take turns, and the best time of each counts, so
+    that a busy neighbour slows down no way alone. Afterwards the setting for fp32 is what it was
+    before. On a CPU 512 rows are enough, and take about half a second.
     """
     rows = min(tokens, 512) if device.type == "cpu" else tokens
     x_TC = torch.rand(rows, width, device=device, requires_grad=True)
     weight_FC = torch.rand(4 * width, width, device=device, requires_grad=True)
     grad_TF = torch.rand(rows, 4 * width, device=device)
     ways = [way.name for way in fields(Products)]
-    seconds = dict.fromkeys(ways, math.inf)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     exact = dict.fromkeys(ways, True)
 
     @contextlib.contextmanager
@@ -144,7 +148,7 @@ def measure_products(device: torch.device, tokens: int, width: int) -> Products:
         y_TF = F.linear(x_TC, weight_FC)
         y_TF.backward(grad_TF.to(y_TF.dtype))  # type: ignore[no-untyped-call]
         synchronise(device)
-        seconds[way] = min(seconds[way], time.perf_counter() - started)
+        seconds[way].append(time.perf_counter() - started)
         x_TC.grad = weight_FC.grad = None
 
     # Its product with ones is 768.1875, which TF32's 10 bits and bfloat16's 7 round to 768.
@@ -159,14 +163,19 @@ def measure_products(device: torch.device, tokens: int, width: int) -> Products:
             if is_out_of_memory(error):
                 raise
             ways.remove(way)
-    until, turns = time.perf_counter() + PROBE_SECONDS, 0
-    while ways and (turns < 2 or time.perf_counter() < until):
-        turns += 1
+
+    def settled() -> bool:
+        return all(sorted(seconds[way])[2:3] <= [ALIKE * min(seconds[way])] for way in ways)
+
+    started, passed = time.perf_counter(), 0.0
+    while ways and (passed < PROBE_SECONDS or not settled()) and passed < MOST_PROBE_SECONDS:
+        passed = time.perf_counter() - started
         for way in ways:
             with computed(way):
                 take_turn(way)
     operations = 6 * rows * width * 4 * width
-    return Products(**{way: Rate(operations / seconds[way], exact[way]) for way in seconds})
+    flops = {way: operations / min(times, default=math.inf) for way, times in seconds.items()}
+    return Products(**{way: Rate(flops[way], exact[way]) for way in flops}), settled()
 
 
 def why_not_compile(device: torch.device) -> str | None:

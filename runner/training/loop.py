@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     device = machine.find_device(config.device, config.scale.name)
     machine.prepare(device)
     cache_dir = Path(config.cache_dir).expanduser()
-    run.products = products = find_products(device, run.conditions, cache_dir)
+    say_busy = partial(warn, console)
+    run.products = products = find_products(device, run.conditions, cache_dir, say_busy)
     techniques = Techniques(config, device, products)
     torch.set_float32_matmul_precision(techniques.fp32_setting)
     torch.manual_seed(config.seed)

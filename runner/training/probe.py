@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from runner.products import Products
 from runner.training.device import device_name, measure_products
 
 
-def find_products(device: torch.device, conditions: dict[str, Any], cache_dir: Path) -> Products:
+def find_products(
+    device: torch.device, conditions: dict[str, Any], cache_dir: Path, warn: Callable[[str], None]
+) -> Products:
     """The rates of matrix products of the ladder's shapes: from the cache, or measured now.
 
     The shapes are those of `runner.identity.conditions`, the same for every stage of a ladder. The
-    cache is by device, threads, shapes, torch's version and the code. Raises OSError.
+    cache is by device, threads, shapes, torch's version and the code. Warns of a machine too busy
+    for a sure answer. Raises OSError.
     """
     tokens = conditions["train.micro_batch_size"] * conditions["train.context"]
     shapes = (tokens, conditions["model.n_embd"])
@@ -37,6 +41,11 @@ def find_products(device: torch.device, conditions: dict[str, Any], cache_dir: P
         with contextlib.suppress(FileNotFoundError, DamagedFile, ValidationError):
             known: Products = validator(Products).validate_python(unseal(cached.read_bytes()))
             return known
-        products = measure_products(device, *shapes)
+        products, settled = measure_products(device, *shapes)
+        if not settled:
+            warn(
+                "The machine is busy, so the rates of its matrix products are not sure; to have "
+                f"them measured again, delete {cached}."
+            )
         write_atomically(cached, seal(asdict(products)))
     return products

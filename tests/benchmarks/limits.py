@@ -100,7 +100,7 @@ def main(result: str) -> None:
     """Measures the limits of the device that the runner would take."""
     device = find_device("auto")
     prepare(device)
-    products = measure_products(device, first_tokens(device), 768)
+    products, _ = measure_products(device, first_tokens(device), 768)
     found = {
         "machine": describe(device),
         "matrix_products": matrix_products(device, products),

@@ -150,6 +150,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
     median = float(np.median(times[3:])) if len(times) > 3 else math.nan
     results = (
         {
+            "steps": len(losses),
             "worst": float(finite.max()),
             "best": float(finite.min()),
             "first": float(losses[0]),

@@ -166,7 +166,7 @@ def test_a_stage_is_picked_out_by_keyboard(browser: Browser, page_file: Path) ->
 def test_without_scripts_the_page_says_everything(browser: Browser, page_file: Path) -> None:
     page = open_page(browser, page_file, java_script_enabled=False)
     text = page.locator("body").inner_text()
-    for said in ("From 7.550 to 6.150 held-out loss", "diverged at step 30", "[10.95, 6.30]"):
+    for said in ("7.550 to 6.150 held-out loss", "diverged at step 30", "[10.95, 6.30]"):
         assert said in text
     assert page.locator("svg.picture").count() > 15
     assert page.locator(".script-only").first.is_hidden()

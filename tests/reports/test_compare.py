@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import reports
 from reports.claims import Judgement, Ruling
@@ -108,7 +109,7 @@ def test_several_seeds_give_one_of_four_outcomes(
 
 def test_holms_method_corrects_over_the_loss_and_stability_stages(tmp_path: Path) -> None:
     experiment = tmp_path / "family"
-    scattered = [-0.1, -0.3, -0.15, -0.35, -0.02]  # p = 0.04 alone
+    scattered = [-0.1, -0.3, -0.15, -0.35, -0.02]
     for seed, difference in enumerate(scattered, 1):
         for number, stage in enumerate(ORDER[1:]):
             write_run(experiment, stage, seed, floor=9 + difference * number, noise=0.001)
@@ -117,7 +118,8 @@ def test_holms_method_corrects_over_the_loss_and_stability_stages(tmp_path: Path
     assert {name for name, verdict in verdicts.items() if verdict.outcome} == family
     alone = groups_of(experiment)[0].ladder[1].vs_previous.loss
     assert alone is not None
-    assert alone.p == pytest.approx(0.0376, abs=1e-3)
+    assert alone.p == pytest.approx(scipy.stats.ttest_1samp(scattered, 0).pvalue)
+    assert 0.03 < alone.p < 0.05
     assert all(verdicts[name].p == pytest.approx(6 * alone.p, rel=1e-6) for name in family)
     assert verdicts["step03"].outcome is Outcome.inconclusive
 
@@ -283,7 +285,9 @@ def test_a_claim_about_one_change_needs_a_pair_that_differs_in_it_alone(tmp_path
         for repeat in range(2, 7):
             write_run(experiment, "step06", repeat=repeat)
             variant = {"variant": ["model.pad_vocab=false"], "label": f"seed1-{repeat}-x"}
-            write_run(experiment, "step06", repeat=repeat, step_ms=400 * gain, **variant)
+            variant["started"] = f"2026-11-{22 + repeat}T02:07:00+00:00"
+            step_ms = 400 * gain * (1 + 0.01 * (repeat - 4))
+            write_run(experiment, "step06", repeat=repeat, step_ms=step_ms, **variant)
         return claims_of(experiment)[1]
 
     powers = write(1.1)

@@ -64,7 +64,7 @@ def test_several_seeds_are_averaged_and_differenced_in_pairs(tmp_path: Path) -> 
     assert stages.held_out["step03"] == pytest.approx(6.02 + 0.15)
     assert stages.loss_vs_baseline["step03"] == pytest.approx(-0.98)
     # Student's t for three paired differences -0.99, -0.98, -0.97: 4.303 x 0.01 / sqrt(3).
-    low = stages.filter(like="loss_vs_baseline").loc["step03"].min()
+    low = stages.loss_vs_baseline_low["step03"]
     assert low == pytest.approx(-0.98 - 4.3027 * 0.01 / np.sqrt(3), rel=1e-3)
 
 
@@ -205,6 +205,20 @@ def test_the_command_writes_the_report_and_names_the_page(ladder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "index.html" in done.stdout
     assert (ladder / "report" / "index.html").exists()
+
+
+def test_settings_of_the_statistics_follow_the_folder(ladder: Path) -> None:
+    assert reports_command(str(ladder), "margin=0.5", "minimum_seeds=3").returncode == 0
+    rules = json.loads((ladder / "report" / "report.json").read_text(encoding="utf-8"))["rules"]
+    assert (rules["margin"], rules["minimum_seeds"], rules["confidence"]) == (0.5, 3, 0.95)
+
+
+@pytest.mark.parametrize("setting", ["margin=0", "confidence=2", "margins=1", "margin=wide"])
+def test_a_wrong_setting_is_one_sentence(ladder: Path, setting: str) -> None:
+    done = reports_command(str(ladder), setting)
+    assert done.returncode == 2
+    assert setting.partition("=")[0] in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["nobody", "empty"])

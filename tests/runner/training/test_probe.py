@@ -18,7 +18,7 @@ CONDITIONS = {"train.micro_batch_size": 2, "train.context": 32, "model.n_embd": 
 
 def test_every_way_is_measured_and_its_precision_is_found() -> None:
     torch.set_float32_matmul_precision("high")
-    found = measure_products(CPU, tokens=64, width=64)
+    found, _ = measure_products(CPU, tokens=64, width=64)
     assert torch.get_float32_matmul_precision() == "high"
     assert all(rate.flops > 1e6 for rate in vars(found).values())
     assert found.highest.exact
@@ -27,7 +27,7 @@ def test_every_way_is_measured_and_its_precision_is_found() -> None:
 
 def test_the_exact_ways_have_the_error_of_fp32() -> None:
     """Against float64: fp32's rounding is far below that of bfloat16."""
-    found = measure_products(CPU, tokens=256, width=768)
+    found, _ = measure_products(CPU, tokens=256, width=768)
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.randn(shape, generator=generator) for shape in ((256, 768), (3072, 768)))
     torch.set_float32_matmul_precision(found.fp32_setting)
@@ -46,46 +46,58 @@ def test_a_way_that_the_device_refuses_has_no_rate(monkeypatch: pytest.MonkeyPat
         return linear(x, weight)
 
     monkeypatch.setattr(F, "linear", refuse)
-    found = measure_products(CPU, tokens=64, width=64)
+    found, _ = measure_products(CPU, tokens=64, width=64)
     assert found.bf16.flops == 0
     assert not found.bf16_is_faster
     assert found.highest.flops > 0
 
 
 def test_a_sweep_has_one_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = find_products(CPU, CONDITIONS, tmp_path)
+    first = find_products(CPU, CONDITIONS, tmp_path, print)
     monkeypatch.setattr(probe, "measure_products", not_again)
-    assert find_products(CPU, CONDITIONS, tmp_path) == first
+    assert find_products(CPU, CONDITIONS, tmp_path, print) == first
 
 
 @pytest.mark.parametrize("change", [{"train.context": 16}, {"model.n_embd": 32}])
 def test_other_shapes_are_measured_anew(
     change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_products(CPU, CONDITIONS, tmp_path)
+    find_products(CPU, CONDITIONS, tmp_path, print)
     monkeypatch.setattr(probe, "measure_products", not_again)
     with pytest.raises(AssertionError, match="again"):
-        find_products(CPU, CONDITIONS | change, tmp_path)
+        find_products(CPU, CONDITIONS | change, tmp_path, print)
 
 
 def test_another_number_of_threads_is_measured_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_products(CPU, CONDITIONS, tmp_path)
+    find_products(CPU, CONDITIONS, tmp_path, print)
     monkeypatch.setattr(probe, "measure_products", not_again)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     with pytest.raises(AssertionError, match="again"):
-        find_products(CPU, CONDITIONS, tmp_path)
+        find_products(CPU, CONDITIONS, tmp_path, print)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x81"])
 def test_a_damaged_answer_is_measured_anew(content: bytes, tmp_path: Path) -> None:
-    find_products(CPU, CONDITIONS, tmp_path)
+    find_products(CPU, CONDITIONS, tmp_path, print)
     (cached,) = tmp_path.glob("products/*.json")
     cached.write_bytes(content)
-    found = find_products(CPU, CONDITIONS, tmp_path)
+    found = find_products(CPU, CONDITIONS, tmp_path, print)
     assert isinstance(found, Products)
-    assert find_products(CPU, CONDITIONS, tmp_path) == found
+    assert find_products(CPU, CONDITIONS, tmp_path, print) == found
+
+
+def test_a_machine_too_busy_for_a_sure_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.training.device.ALIKE", 0.5)  # no two times are so alike
+    monkeypatch.setattr("runner.training.device.MOST_PROBE_SECONDS", 0.4)
+    said: list[str] = []
+    find_products(CPU, CONDITIONS, tmp_path, said.append)
+    (warning,) = said
+    assert "busy" in warning
+    assert str(next(tmp_path.glob("products/*.json"))) in warning
 
 
 def not_again(*arguments: object) -> Products:

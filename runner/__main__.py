@@ -86,6 +86,7 @@ def read_command(cfg: DictConfig) -> Command:
     about = StageInfo(
         name=choice,
         number=stage.number,
+        parent=stage.parent,
         title=stage.about.title,
         aim=stage.about.aim,
         guide=stage.about.guide,

@@ -12,6 +12,7 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +114,7 @@ class StageInfo:
 
     name: str = described("name of the stage, as in +stage=step07", "stage")
     number: int = described("position on the ladder, from 1")
+    parent: str | None = optional("the stage that it stands on, or empty")
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")
@@ -338,11 +340,16 @@ def parse_run(content: dict[str, Any]) -> Run:
             content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
         run: Run = validator(Run).validate_python(content)
         validator(Settings).validate_python(vars(run.settings))
+        for moment in (run.started, run.ended):
+            if moment is not None and datetime.fromisoformat(moment).tzinfo is None:
+                raise UnreadableRecord(f"{moment} in run.json has no time zone")
         return run
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UnreadableRecord(f"{key} in run.json: {first['msg']}") from None
+    except ValueError as error:
+        raise UnreadableRecord(f"run.json: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
 

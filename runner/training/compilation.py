@@ -51,8 +51,10 @@ def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str
 
 
 def cache_state() -> str:
-    """cold if this process compiled kernels, warm if the compiler's cache held them all."""
-    return "cold" if counters["inductor"]["fxgraph_cache_miss"] else "warm"
+    """warm if the compiler's cache held all kernels, else cold."""
+    found = counters["inductor"]
+    missed = found["fxgraph_cache_miss"] + found["fxgraph_cache_bypass"]
+    return "warm" if found["fxgraph_cache_hit"] and not missed else "cold"
 
 
 def _first_pass(model: GPT, idx_BT: Tensor, scope: CompileScope) -> Tensor:

@@ -99,7 +99,7 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
             techniques.withdraw("torch.compile", why_not)
             warn(console, f"torch.compile is not applied: {why_not}.")
         else:
-            run.compile_cache = cache_state()
+            run.compile_cache = "cold" if run.compile_cache == "cold" else cache_state()
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()

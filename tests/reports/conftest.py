@@ -59,9 +59,9 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
     """Write one synthetic run and return its folder.
 
     given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `repeat`, `status`, `label`, `started`,
-    `variant` and `old` (written as format 2 was) shape the run; any other key is a dotted path into
-    run.json, with __ for the dots. `all_steps` are the steps without a stage. Rounds, seed and
-    repeat, follow each other.
+    `parent`, `variant` and `old` (written as format 2 was) shape the run; any other key is a dotted
+    path into run.json, with __ for the dots. `all_steps` are the steps without a stage. Rounds,
+    seed and repeat, follow each other.
     """
     title, aim, changes, floor, step_ms = LADDER.get(stage, (stage, "loss", {}, 6.0, 300.0))
     number = ORDER.index(stage) + 1 if stage in LADDER else len(ORDER) + 1
@@ -182,6 +182,7 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
             "title": title,
             "aim": aim,
             "guide": f"synthetic words on {stage}",
+            "parent": given.pop("parent", ORDER[number - 2] if 2 < number <= len(ORDER) else None),
             "changes": changes,
         },
         "experiment": experiment.name,

@@ -220,7 +220,13 @@ def test_the_newest_finished_run_of_a_stage_counts(tmp_path: Path) -> None:
     early, late = "2026-11-22T10:00:00+00:00", "2026-11-22T11:00:00+00:00"
     write_run(experiment, "step02", floor=8.0, started=early, label="seed1-old")
     write_run(experiment, "step02", floor=7.0, started=late, label="seed1-new")
-    write_run(experiment, "step02", status="running", started="2026-11-22T12", label="seed1-now")
+    write_run(
+        experiment,
+        "step02",
+        status="running",
+        started="2026-11-22T12:00:00+00:00",
+        label="seed1-now",
+    )
     assert groups_of(experiment)[0].stages[0].mean.held_out == pytest.approx(7.15)
 
 
@@ -248,7 +254,7 @@ def test_runs_under_other_conditions_are_never_compared(
 def test_another_recipe_of_a_stage_is_never_averaged_with_the_usual_one(tmp_path: Path) -> None:
     experiment = tmp_path / "recipes"
     write_run(experiment, "step02")
-    write_run(experiment, "step06", recipe="edited since", started="2026-11-21")
+    write_run(experiment, "step06", recipe="edited since", started="2026-11-21T00:00:00+00:00")
     write_run(experiment, "step06", seed=2)
     write_run(experiment, "step06", variant=["model.pad_vocab=false"], label="seed1-x")
     write_run(experiment, "step07", variant=["model.pad_vocab=false"], label="seed1-x")

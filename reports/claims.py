@@ -6,6 +6,7 @@ A claim about one change inside a stage is judged on two runs that differ in tha
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from conf.schema import Claim, Measure, ReportConf
 from reports import formats
-from reports.compare import Group, StageRuns, newest_of_each
+from reports.compare import Comparison, Group, StageRuns, newest_of_each
 from reports.read import ReadRun
 from reports.reference import guide_log
 from reports.speed import SpeedUp, speed_up
@@ -28,7 +29,8 @@ RULES = (
     "A gain in speed is supported where its interval over interleaved rounds holds the guide's "
     "value and leaves out no gain, contradicted where it leaves out the guide's value, and not "
     "decided otherwise. A loss of the guide's is not comparable: it is of a run whose data, batch "
-    "and machine are not stated."
+    "and machine are not stated. Accumulation is judged at equal steps, as in the guide; what "
+    "it brings for as many tokens is beside it."
 )
 
 
@@ -67,6 +69,7 @@ class Evidence:
 
     groups: Sequence[Group]
     verdicts: Mapping[str, Verdict]
+    control: Comparison | None
     shared: set[str]
     rules: ReportConf
 
@@ -98,14 +101,13 @@ def _command(claim: Claim, stage: Stage, evidence: Evidence) -> str:
     command = own.command if own else f"python -m runner +stage={stage.name}"
     if claim.measure not in (Measure.speed_up, Measure.step_ms) or not claim.change:
         return command
-    before, after = (
-        formats.setting(value)
-        for value in (own.stage.changes.get(claim.change, (None, None)) if own else (None, None))
-    )
-    kept = [word for word in command.split()[3:] if not word.startswith(("seed=", "repeat="))]
+    lowest = flatten(evidence.groups[0].stages[0].newest.config)
+    before, after = map(formats.setting, (lowest.get(claim.change), stage.changes[claim.change]))
+    words = shlex.split(command)[3:]
+    kept = [word for word in words if not word.startswith(("seed=", "repeat="))]
     rounds = ",".join(str(2 + i) for i in range(evidence.rules.minimum_rounds))
     alone = f"{claim.change}={before},{after}"
-    return " ".join(["python -m runner -m", f"repeat={rounds}", *kept, alone])
+    return f"python -m runner -m {shlex.join([f'repeat={rounds}', *kept, alone])}"
 
 
 def _interval(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
@@ -154,8 +156,10 @@ def _accumulation(claim: Claim, stage: Stage, evidence: Evidence) -> Found | Non
         ruling = Ruling.contradicted
     elif outcome is Outcome.lower:
         ruling = Ruling.supported
-    tokens = after.vs_previous.at_tokens
+    tokens, control = after.vs_previous.at_tokens, evidence.control
     at_tokens = f"; {formats.change(tokens.loss)} training loss at equal tokens" if tokens else ""
+    if control:
+        at_tokens += f"; {formats.change(control.loss)} held-out against {before.name} for as many"
     return (
         f"{after.name} after {before.name}, as many steps of {more:.3g} times the tokens; "
         f"{after.newest.environment.machine}",

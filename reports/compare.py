@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from reports.read import Floats, ReadRun
 from reports.speed import SpeedUp, find_shared, speed_up
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from runner.record import Conditions, Results, Run, Timings
+from stages.ladder import read_ladder
 
 Pairs = list[tuple[ReadRun, ReadRun]]
 
@@ -26,6 +27,8 @@ class Comparison:
 
     `loss` is of the held-out loss; `at_tokens` and `at_seconds` are of the training loss, where
     both have spent as much. None where no seed has both, or where there is no other stage.
+    `skipped` are stages between the two that have not finished, `lost_before` and `lost_after` the
+    runs of each that have not.
     """
 
     other: str = ""
@@ -35,6 +38,9 @@ class Comparison:
     at_tokens: At | None = None
     at_seconds: At | None = None
     stop: Stop | None = None
+    skipped: list[str] = field(default_factory=list)
+    lost_before: list[Run] = field(default_factory=list)
+    lost_after: list[Run] = field(default_factory=list)
 
 
 @dataclass
@@ -44,15 +50,14 @@ class StageRuns:
     `rounds` holds one run for each seed and repeat: the newest that finished, else the newest.
     `runs` holds one a seed, of its lowest repeat. `mean`, `timings` (means too) and `spread`
     (standard deviation over seeds, NaN for one) are over `measured`.
-    `vs_previous` compares it with the highest stage below it that finished; `skips` says that
-    another is between them.
+    `vs_previous` compares it with the stage that it stands on, or with the first one below that
+    which finished.
     `still_without` are the techniques not applied for a reason that a stage below already gave.
     """
 
     rounds: list[ReadRun]
     vs_previous: Comparison = Comparison()
     vs_baseline: Comparison = Comparison()
-    skips: bool = False
     still_without: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,9 +85,19 @@ class StageRuns:
         return {what: why for run in self.runs for what, why in run.record.not_applied.items()}
 
     @property
+    def measurable(self) -> list[ReadRun]:
+        """The finished runs with a held-out loss that is a number."""
+        return [run for run in self.finished if math.isfinite(run.record.results.held_out)]
+
+    @property
     def lost(self) -> list[Run]:
-        """The seeds' runs that have not finished."""
-        return [run.record for run in self.runs if not run.finished]
+        """The other runs, one a seed."""
+        return [run.record for run in self.runs if run not in self.measurable]
+
+    @property
+    def has_parent(self) -> bool:
+        """Whether its record says what it stands on, as those before format 4 do not."""
+        return self.newest.stage.parent is not None
 
     @property
     def clipped(self) -> tuple[int, int] | None:
@@ -153,7 +168,7 @@ def compare(runs: Sequence[ReadRun], rules: ReportConf) -> list[Group]:
     """The groups of comparable runs, the main one first.
 
     The main group is the one with the most finished stages, then the most stages, then one without
-    overrides, then the newest.
+    overrides, then the most seeds, then the newest.
     """
     alike: dict[Conditions, list[ReadRun]] = defaultdict(list)
     shared = find_shared(runs)
@@ -165,10 +180,11 @@ def compare(runs: Sequence[ReadRun], rules: ReportConf) -> list[Group]:
         for variant, members in _variants(found)
     ]
 
-    def rank(group: Group) -> tuple[int, int, bool, str]:
+    def rank(group: Group) -> tuple[int, int, bool, int, str]:
         finished = sum(bool(stage.finished) for stage in group.stages)
         plain = not group.variant and not any(run.variant for run in group.runs)
-        return finished, len(group.stages), plain, max(run.started for run in group.runs)
+        newest = max(run.started for run in group.runs)
+        return finished, len(group.stages), plain, len(group.seeds), newest
 
     return sorted(groups, key=rank, reverse=True)
 
@@ -201,12 +217,12 @@ def _stages(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> lis
     stages.sort(key=lambda stage: (stage.number, stage.name))
     group = Group(Conditions.of(runs[0].record), "", stages)
     known: dict[str, str] = {}
-    for at, stage in enumerate(group.ladder):
-        below = [other for other in group.ladder if other.number < stage.number]
-        finished = [other for other in below if other.finished]
-        if finished:
-            stage.vs_previous = compared(finished[-1], stage, shared, rules)
-            stage.skips = finished[-1] is not group.ladder[at - 1]
+    for stage in group.ladder:
+        below, skipped = _stands_on(stage, group.ladder)
+        if below is not None:
+            found = compared(below, stage, shared, rules)
+            stop = earlier_stop(found.pairs, rules)
+            stage.vs_previous = replace(found, stop=stop, skipped=skipped)
         if group.baseline is not None and group.baseline is not stage:
             stage.vs_baseline = compared(group.baseline, stage, shared, rules)
         stage.still_without = [w for w, why in stage.not_applied.items() if known.get(w) == why]
@@ -214,12 +230,34 @@ def _stages(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> lis
     return stages
 
 
+def _stands_on(stage: StageRuns, ladder: Sequence[StageRuns]) -> tuple[StageRuns | None, list[str]]:
+    """The nearest stage below one that finished, along the parents, and those between them.
+
+    Records before format 4 name no parent: for a stage of the project's own it is read from the
+    ladder, for others the stage with the next lower number is taken.
+    """
+    parents = {known.name: known.parent for known in read_ladder()}
+    parents |= {other.name: other.newest.stage.parent for other in ladder if other.has_parent}
+    by_name = {other.name: other for other in ladder}
+    if stage.name not in parents:
+        below = [other for other in ladder if other.number < stage.number and other.finished]
+        return (below[-1] if below else None), []
+    skipped: list[str] = []
+    parent = parents[stage.name]
+    while parent is not None and parent not in skipped:
+        if parent in by_name and by_name[parent].finished:
+            return by_name[parent], skipped
+        skipped.append(parent)
+        parent = parents.get(parent)
+    return None, skipped
+
+
 def compared(
     before: StageRuns, after: StageRuns, shared: set[str], rules: ReportConf
 ) -> Comparison:
     """A stage against another one, over their finished runs."""
-    by_seed = {run.record.seed: run for run in before.finished}
-    pairs = [(by_seed[b.record.seed], b) for b in after.finished if b.record.seed in by_seed]
+    by_seed = {run.record.seed: run for run in before.measurable}
+    pairs = [(by_seed[b.record.seed], b) for b in after.measurable if b.record.seed in by_seed]
     first, second = ([run for run in stage.rounds if run.finished] for stage in (before, after))
     return Comparison(
         before.name,
@@ -228,14 +266,14 @@ def compared(
         speed_up(first, second, shared, rules),
         at_equal(pairs, "tokens_seen", rules),
         at_equal(pairs, "seconds", rules),
-        earlier_stop(pairs, rules),
+        lost_before=before.lost,
+        lost_after=after.lost,
     )
 
 
 def _held_out_difference(pairs: Pairs, rules: ReportConf) -> Estimate | None:
     """Over seeds; for one seed over the windows, where both runs have them."""
     values = np.array([b.record.results.held_out - a.record.results.held_out for a, b in pairs])
-    values = values[np.isfinite(values)]
     if not len(values):
         return None
     if len(values) > 1:
@@ -246,21 +284,27 @@ def _held_out_difference(pairs: Pairs, rules: ReportConf) -> Estimate | None:
     return Estimate(float(values[0]))
 
 
-def find_control(stage: StageRuns, groups: Sequence[Group], rules: ReportConf) -> Comparison | None:
+def find_control(
+    stage: StageRuns, groups: Sequence[Group], shared: set[str], rules: ReportConf
+) -> Comparison | None:
     """A stage against the one that it stands on, trained for as many tokens; None if not run.
 
     The control takes more steps, with its warmup stretched as much; else its conditions are those
-    of the first group.
+    of the first group. Of several, it is the one with most seeds in common.
     """
     main, *others = groups
     below = next((s for s in main.ladder if s.name == stage.vs_previous.other), None)
     if below is None or not stage.finished:
         return None
-    for group in others:
-        control = next((s for s in group.ladder if s.name == below.name and s.finished), None)
-        if control and _stretched(below.newest, control.newest) and _as_long(stage, control):
-            return compared(control, stage, set(), rules)
-    return None
+    found = [
+        compared(control, stage, shared, rules)
+        for group in others
+        for control in group.ladder
+        if control.name == below.name and control.finished
+        if _stretched(below.newest, control.newest) and _as_long(stage, control)
+    ]
+    best = max(found, key=lambda comparison: len(comparison.pairs), default=None)
+    return best if best and best.pairs else None
 
 
 STRETCHED = ("train.steps", "train.warmup_steps")

@@ -12,6 +12,7 @@ import pandas as pd
 from conf.schema import ReportConf
 from reports.read import Curve, Floats, ReadRun
 from reports.statistics import Estimate, mean_difference
+from runner.record import same_speed_conditions
 
 # A training loss is a single batch's; the mean of so many says where the run is.
 SMOOTHED_STEPS = 5
@@ -97,10 +98,13 @@ class At:
 def at_equal(pairs: Sequence[tuple[ReadRun, ReadRun]], spent: str, rules: ReportConf) -> At | None:
     """After minus before where both have seen as many tokens, or trained as many seconds.
 
-    `spent` is a column of the curves, tokens_seen or seconds.
+    `spent` is a column of the curves, tokens_seen or seconds; seconds are without compilation, and
+    only of pairs whose speeds may be compared.
     """
     values, ends = [], []
     for pair in pairs:
+        if spent == "seconds" and not same_speed_conditions(pair[0].record, pair[1].record):
+            continue
         curves = [run.curve for run in pair]
         if not all(len(curve.loss) for curve in curves):
             continue
@@ -129,35 +133,40 @@ class Stop:
     step: int
     difference: float
     at_end: float
-    reversed: bool
 
 
 def earlier_stop(pairs: Sequence[tuple[ReadRun, ReadRun]], rules: ReportConf) -> Stop | None:
     """Where in the last half of the runs the difference has another sign, or was twice as large.
 
-    Of the smoothed training losses. The whole interval, over seeds, must be on the other side of
-    zero, or beyond twice the difference at the end, and beyond the margin; for one seed it is two
-    standard errors of the smoothed difference. The farthest such step is given.
+    Of the smoothed training losses. The whole interval must be on the other side of zero, or beyond
+    twice the difference at the end, and beyond the margin. The error rate is divided by the number
+    of smoothed losses in that half that share no step (Bonferroni). The farthest such step is
+    given.
     """
     differences = _differences(pairs)
     if differences is None:
         return None
     steps, values = differences
-    mean, width = _interval(values, rules)
+    searched = steps >= last_half(steps)
+    looks = max(1, int(searched.sum()) // SMOOTHED_STEPS)
+    mean, width = _interval(values, 1 - (1 - rules.confidence) / looks)
     at_end = float(mean[-1])
     if not math.isfinite(at_end):
         return None
     nearest = np.where(mean > 0, mean - width, mean + width)  # the end of the interval next to zero
-    sure = (np.sign(nearest) == np.sign(mean)) & (np.abs(nearest) > rules.margin)
+    sure = searched & (np.sign(nearest) == np.sign(mean)) & (np.abs(nearest) > rules.margin)
     other_sign = sure & (np.sign(mean) != np.sign(at_end))
     halved = sure & ~other_sign & (np.abs(nearest) > 2 * abs(at_end))
-    second_half = np.arange(len(mean)) >= len(mean) // 2
-    for found, is_reversed in ((other_sign, True), (halved, False)):
-        at = np.flatnonzero(found & second_half)
-        if len(at):
-            where = at[np.argmax(np.abs(mean[at]))]
-            return Stop(int(steps[where]), float(mean[where]), at_end, is_reversed)
+    for found in (other_sign, halved):
+        if found.any():
+            where = int(np.argmax(np.where(found, np.abs(mean), 0)))
+            return Stop(int(steps[where]), float(mean[where]), at_end)
     return None
+
+
+def last_half(steps: Floats) -> float:
+    """The step at which the last half of a run begins."""
+    return float(steps[-1] + 1) / 2
 
 
 def difference_curve(
@@ -168,7 +177,7 @@ def difference_curve(
     if differences is None:
         return None
     steps, values = differences
-    mean, width = _interval(values, rules)
+    mean, width = _interval(values, rules.confidence)
     return steps, mean, mean - width, mean + width
 
 
@@ -187,15 +196,18 @@ def _differences(pairs: Sequence[tuple[ReadRun, ReadRun]]) -> tuple[Floats, Floa
     return pairs[0][0].curve.step[kept], np.stack(rows)[:, kept]
 
 
-def _interval(values: Floats, rules: ReportConf) -> tuple[Floats, Floats]:
-    """The mean over seeds of each step, and half of its interval."""
+def _interval(values: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """The mean over seeds of each step, and half of its interval.
+
+    With one seed, from the scatter of the smoothed difference about its trend.
+    """
     from scipy import stats
 
     mean, n = values.mean(axis=0), len(values)
     if n > 1:
-        quantile = stats.t.ppf((1 + rules.confidence) / 2, n - 1)
+        quantile = stats.t.ppf((1 + confidence) / 2, n - 1)
         return mean, quantile * values.std(axis=0, ddof=1) / math.sqrt(n)
     # Neighbours share four of five batches; those five apart share none.
     apart = np.diff(values[0][::SMOOTHED_STEPS], 2)
     error = math.sqrt(float(np.mean(apart**2)) / 6) if len(apart) else math.inf
-    return mean, np.full_like(mean, 2 * error)
+    return mean, np.full_like(mean, stats.norm.ppf((1 + confidence) / 2) * error)

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from conf.schema import ReportConf
 from reports import formats
 from reports.compare import StageRuns
-from reports.curves import SMOOTHED_STEPS, difference_curve
+from reports.curves import SMOOTHED_STEPS, difference_curve, last_half
 from reports.figures import BAD, DASHED, GRID, INK, MUTED, Painter, blank
 from reports.statistics import Estimate
 from reports.svg import Picture, picture
-from reports.verdicts import FAMILY
+from reports.verdicts import FAMILY, Verdict
 
 # Differences in loss span two orders of magnitude: up to this one the axis is linear.
 LINEAR_NATS = 0.1
 
 
-def forest(painter: Painter, rules: ReportConf) -> list[Picture]:
+def forest(painter: Painter, verdicts: Mapping[str, Verdict], rules: ReportConf) -> list[Picture]:
     """The differences in loss and the speed-ups of the stages against those below, as intervals."""
     stages = [stage for stage in painter.stages if stage.vs_previous.loss]
     if not stages:
         return []
     losses = [stage.vs_previous.loss for stage in stages]
     speeds = [stage.vs_previous.speed for stage in stages]
-    claimed = [
-        s.aim in FAMILY and bool(e and e.n >= rules.minimum_seeds)
-        for s, e in zip(stages, losses, strict=True)
-    ]
+    claimed = [verdicts[stage.name].outcome is not None for stage in stages]
     found = [
         _intervals(
             painter,
@@ -106,7 +103,7 @@ def _intervals(
         low, high = axes.get_xlim()
         axes.set_xlim(low, high + 0.28 * (high - low) if margin is None else max(high, 0.1) * 8)
         axes.set_xlabel(axis)
-        return picture(figure, name, f"{title}: {'; '.join(said)}.")
+        return picture(figure, name, f"{title}: {'; '.join(filter(None, [*said, notice]))}.")
 
 
 def stops(painter: Painter, rules: ReportConf) -> list[Picture]:
@@ -123,7 +120,7 @@ def _stop(painter: Painter, stage: StageRuns, rules: ReportConf) -> Picture | No
     with blank(2.6) as figure:
         axes = figure.add_axes((0.115, 0.19, 0.85, 0.65))
         axes.axhline(0, color=MUTED, linewidth=1)
-        axes.axvline(steps[-1] / 2, color=MUTED, linewidth=0.8, linestyle=DASHED)
+        axes.axvline(last_half(steps), color=MUTED, linewidth=0.8, linestyle=DASHED)
         axes.fill_between(steps, low, high, color=look.hex, alpha=0.18, linewidth=0)
         axes.plot(steps, mean, color=look.hex)
         stop = stage.vs_previous.stop

@@ -18,12 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reports import formats
 from reports.compare import Group, StageRuns
 from reports.palette import THEME, Look
 from reports.read import Floats, ReadRun
 from reports.reference import guide_log
-from reports.speed import warm
 from reports.svg import Picture, picture
 from runner.record import Results, Status
 
@@ -188,6 +186,8 @@ class Painter:
                 axes.annotate(words, (0.01, self.threshold), (0, 4), color=BAD, **place)
             self._end_labels(axes, drawn)
             axes.set_title(title, color=INK, fontweight="bold")
+            if x == "seconds":
+                axes.set_title(self.notice, loc="right", color=BAD, fontsize=8.5)
             ends = "; ".join(f"{stage.name} {self._final(stage, y)}" for stage in self.stages)
             alt = f"{title}, a curve a stage. At the end: {ends}."
             curves = {self.look[stage].index: (band.x, band.y) for stage, band in drawn.items()}
@@ -226,69 +226,13 @@ class Painter:
             )  # fmt: skip
             label.set(gid=f"stage-{self.look[stage.name].index}-end", annotation_clip=False)
 
-    def speed(self) -> list[Picture]:
-        """Tokens per second, step times, compilation apart, and use of the machine's peak."""
-        stages = [stage for stage in self.stages if stage.finished]
-        if not stages:
-            return []
-        # One machine has one ceiling: the highest product measured in any of the runs.
-        peak = max((s.mean.peak_flops for s in stages if s.mean.peak_flops > 0), default=math.nan)
-        rates, compilation, use = [], [], []
-        for stage in stages:
-            rate, speed = stage.mean.tokens_per_second, stage.vs_baseline.speed
-            versus = f"  ({formats.times(speed)})" if speed else ""
-            rates.append((rate, f"{formats.count(rate)}{versus}"))
-            compilation.append(_compilation(stage))
-            share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
-            use.append((share, formats.number(share, ".0f", "%")))
-        title, axis = (
-            "Tokens per second, and times the baseline's",
-            "tokens/s, median of warm steps",
-        )
-        found = [self._bars("speed-tokens", title, axis, stages, rates, self.notice)]
-        title, axis = "Step time: median, and 5 to 95% of the steps", "milliseconds a step"
-        found.append(
-            self._spread("speed-steps", title, axis, stages, warm, " ms", notice=self.notice)
-        )
-        title, axis = "Compilation, once a run", "seconds, in no other figure"
-        found.append(self._bars("speed-compile", title, axis, stages, compilation, self.notice))
-        if not math.isnan(peak):
-            title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
-            found.append(self._bars("speed-mfu", title, axis, stages, use, self.notice))
-        return found
-
-    def _bars(
-        self,
-        name: str,
-        title: str,
-        axis: str,
-        stages: Sequence[StageRuns],
-        cells: Sequence[tuple[float, str]],
-        notice: str,
-    ) -> Picture:
-        """A bar a stage; `cells` are its value and label."""
-        values = np.nan_to_num([value for value, _ in cells])
-        with blank(0.95 + 0.26 * len(stages)) as figure:
-            axes = self.rows(figure, title, stages, notice)
-            looks = [self.look[stage.name] for stage in stages]
-            colours = [look.hex for look in looks]
-            bars = axes.barh(range(len(stages)), values, height=0.62, color=colours)
-            for at, (bar, look) in enumerate(zip(bars, looks, strict=True)):
-                bar.set_gid(f"stage-{look.index}-bar{at}")
-            axes.bar_label(bars, [label for _, label in cells], padding=4, color=INK)
-            axes.set(xlim=(0, (max(values) or 1.0) * 1.42), xlabel=axis)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            rows = zip(stages, cells, strict=True)
-            said = "; ".join(f"{stage.name} {label}" for stage, (_, label) in rows)
-            return picture(figure, name, f"{title}: {said}.")
-
     def norm_spread(self) -> Picture:
         """The gradient norms of each stage: median and spread."""
         title, axis = "Its median, and 5 to 95% of the steps", QUANTITIES["grad_norm"]
         norms, threshold = (lambda run: run.curve.grad_norm), self.threshold
-        return self._spread("norm-spread", title, axis, self.stages, norms, "", threshold)
+        return self.spread("norm-spread", title, axis, self.stages, norms, "", threshold)
 
-    def _spread(
+    def spread(
         self,
         name: str,
         title: str,
@@ -320,15 +264,16 @@ class Painter:
             if threshold is not None:
                 axes.axvline(threshold, color=BAD, linewidth=1, linestyle=DASHED)
             axes.set_xlabel(axis)
-            return picture(figure, name, f"{title}: {'; '.join(said)}.")
+            return picture(figure, name, f"{title}: {'; '.join(filter(None, [*said, notice]))}.")
 
     def rows(
         self, figure: Figure, title: str, stages: Sequence[StageRuns], notice: str = ""
     ) -> Axes:
         """Axes with one row a stage, the first on top, under a title and perhaps a warning."""
         height = figure.get_figheight()
-        figure.text(0.02, 1 - 0.2 / height, title, fontweight="bold", fontsize=10.5, va="center")
-        figure.text(0.97, 0.1 / height, notice, color=BAD, fontsize=8, va="center", ha="right")
+        top = 0.12 if notice else 0.2
+        figure.text(0.02, 1 - top / height, title, fontweight="bold", fontsize=10.5, va="center")
+        figure.text(0.02, 1 - 0.3 / height, notice, color=BAD, fontsize=8.5, va="center")
         axes = figure.add_axes((0.36, 0.55 / height, 0.61, (height - 0.95) / height))
         axes.set_yticks(range(len(stages)), [self.long(stage) for stage in stages])
         axes.tick_params(axis="y", labelcolor=INK)
@@ -370,17 +315,6 @@ def blank(height: float) -> Iterator[Figure]:
     """An empty figure of the page's width and this height in inches, in the report's style."""
     with matplotlib.rc_context(COLOURS, fname=STYLE):
         yield Figure(figsize=(WIDTH, height))
-
-
-def _compilation(stage: StageRuns) -> tuple[float, str]:
-    """The longest mean of its compilations, cold and warm apart, and both in words."""
-    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-    for run in stage.measured:
-        if run.record.compile_cache:
-            seconds[run.record.compile_cache].append(run.record.timings.compile_s)
-    means = {state: float(np.mean(times)) for state, times in seconds.items() if times}
-    words = ", ".join(f"{mean:,.1f} s {state}" for state, mean in means.items())
-    return max(means.values(), default=0.0), words or "none"
 
 
 def _interval(axes: Axes, x: float, results: Results, colour: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conf.schema import ReportConf
 from reports import claims, sentences
+from reports.answer import answer
 from reports.claims import Evidence, Judgement
 from reports.compare import Comparison, Group, compare, find_control
 from reports.read import Records, read_records
@@ -42,12 +43,17 @@ class Findings:
 
     @cached_property
     def answer(self) -> list[str]:
-        return sentences.answer(self.main, self.verdicts[0], self.rules)
+        return answer(self.main, self.verdicts[0], self.control, self.rules)
 
     @cached_property
     def claims(self) -> list[Judgement]:
-        shared = find_shared(self.records.found)
-        return claims.judge(Evidence(self.groups, self.verdicts[0], shared, self.rules))
+        evidence = Evidence(self.groups, self.verdicts[0], self.control, self.shared, self.rules)
+        return claims.judge(evidence)
+
+    @cached_property
+    def shared(self) -> set[str]:
+        """The names of runs that shared their machine with another."""
+        return find_shared(self.records.found)
 
     @cached_property
     def others(self) -> list[tuple[Group, str]]:
@@ -59,7 +65,7 @@ class Findings:
         """Gradient accumulation against the stage below it, trained for as many tokens."""
         for stage in reversed(self.main.ladder):
             more = stage.vs_previous.pairs and stage.newest.stage.changes.keys() & {ACCUMULATES}
-            if more and (found := find_control(stage, self.groups, self.rules)):
+            if more and (found := find_control(stage, self.groups, self.shared, self.rules)):
                 return found
         return None
 
@@ -68,8 +74,8 @@ class Findings:
         """Whether the machine was busy, throttled or shared in runs of the main group."""
         runs = [run for stage in self.main.stages for run in stage.rounds]
         names = {run.name for run in runs}
-        shared = find_shared(self.records.found) & names
-        return sentences.disturbed_note(disturbances(runs, self.rules), shared, len(runs))
+        busy = disturbances(runs, self.rules)
+        return sentences.disturbed_note(busy, self.shared & names, len(runs))
 
 
 ACCUMULATES = "train.total_batch_tokens"

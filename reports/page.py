@@ -27,6 +27,7 @@ from reports.figures import AGAINST_GUIDE, Painter
 from reports.findings import Findings
 from reports.palette import THEME, looks
 from reports.reference import SOURCE
+from reports.speed_figures import speeds
 from reports.svg import Picture
 from runner.files import write_atomically
 from runner.record import Results
@@ -117,11 +118,11 @@ def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[
         return {key: [] for key in ("effects", "stops", "stages", "all", "speed", "norms", "guide")}
     guide = AGAINST_GUIDE if top in painter.stages else ()
     return {
-        "effects": effects.forest(painter, found.rules),
+        "effects": effects.forest(painter, found.verdicts[0], found.rules),
         "stops": effects.stops(painter, found.rules),
         "stages": painter.stage_panels(),
         "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
-        "speed": painter.speed(),
+        "speed": speeds(painter),
         "norms": [painter.all_stages("gradient-norms"), painter.norm_spread()],
         "guide": [painter.against_guide(name, top) for name in guide if top],
     }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from conf.schema import Aim, ReportConf
+from conf.schema import ReportConf
 from reports import formats
 from reports.compare import Group, StageRuns
 from reports.curves import (
@@ -20,153 +19,9 @@ from reports.curves import (
 )
 from reports.formats import count, loss, together
 from reports.reference import guide_log
-from reports.statistics import Sample
-from reports.verdicts import FAMILY, Outcome, Verdict
-from runner.record import Run, Status
-
-Verdicts = Mapping[str, Verdict]
-
-
-def answer(group: Group, verdicts: Verdicts, rules: ReportConf) -> list[str]:
-    """Which steps to take, which made no difference, and which are undecided."""
-    baseline, last = group.baseline, group.last
-    command = "`python -m runner +stage=step02`"
-    if last is None:
-        return [f"Nothing can be compared until a stage has finished: train one with {command}."]
-    held_out = f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss."
-    if baseline is None:
-        first = [
-            f"{held_out} No baseline has finished under the same conditions, so it cannot be "
-            f"compared: train one with {command}."
-        ]
-    elif last is baseline:
-        first = [f"{held_out} No later stage has finished yet, so nothing is compared with it."]
-    else:
-        first = [scope(group), *_decided(group, verdicts, rules), _whole(baseline, last)]
-    return [*first, *_unfinished(group)]
-
-
-def scope(group: Group) -> str:
-    """What the answer is for: steps, tokens, model, text, machine and seeds."""
-    found = facts(group)
-    sizes = {count(s.mean.tokens_per_step): s.name for s in reversed(group.ladder) if s.finished}
-    usual, *others = reversed(sizes.items())
-    tokens = "".join(f" ({size} from {name} on)" for size, name in others)
-    seeds = len(group.seeds)
-    return (
-        f"This holds for {found['Steps']} steps of {usual[0]} tokens{tokens}, with "
-        f"{_models(group)} on {group.runs[0].data.name}, on {found['Device']}, over "
-        f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; each stage is compared with the one "
-        "below it."
-    )
-
-
-def _models(group: Group) -> str:
-    """The models by name, with their parameters in millions."""
-    named = {
-        run.settings.model: formats.number(run.model.parameters / 1e6, ".3g", " million")
-        for run in group.runs
-    }
-    return together([f"{name} ({size} parameters)" for name, size in named.items()])
-
-
-def _name(stage: StageRuns) -> str:
-    return f"{stage.title} ({stage.name})"
-
-
-def _decided(group: Group, verdicts: Verdicts, rules: ReportConf) -> list[str]:
-    """The stages by what was decided of them."""
-    by_outcome: dict[Outcome | None, list[StageRuns]] = defaultdict(list)
-    for stage in group.ladder:
-        by_outcome[verdicts[stage.name].outcome].append(stage)
-    speeds = [s for s in group.ladder if s.finished and s.aim is Aim.speed and s.vs_previous.speed]
-    faster = [s for s in speeds if s.vs_previous.speed and s.vs_previous.speed.faster]
-    slower = [s for s in speeds if s.vs_previous.speed and s.vs_previous.speed.slower]
-    lower, higher, equivalent = (
-        by_outcome[outcome] for outcome in (Outcome.lower, Outcome.higher, Outcome.equivalent)
-    )
-    said = []
-    if lower:
-        said.append(f"Take {_names(lower)}: {_it(lower)} lowered the held-out loss.")
-    if faster:
-        gains = [f"{_name(s)}, {formats.times(s.vs_previous.speed)}" for s in faster]
-        said.append(f"Take for speed {together(gains)}.")
-    if higher:
-        said.append(f"Leave out {_names(higher)}: {_it(higher)} raised the held-out loss here.")
-    if slower:
-        said.append(f"{_names(slower)} made training slower here.")
-    if equivalent:
-        said.append(
-            f"{_names(equivalent)} made no difference that matters: less than "
-            f"{rules.margin:g} nats/token."
-        )
-    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in by_outcome[Outcome.inconclusive]]
-    one_seed = [
-        s
-        for s in group.ladder
-        if s.aim in FAMILY and s.vs_previous.loss and not verdicts[s.name].outcome
-    ]
-    if len(group.seeds) > 1:
-        undecided += [f"{_name(s)}: one seed only" for s in one_seed]
-    undecided += [
-        f"{_name(s)}: {verdicts[s.name].text.partition(';')[0]}"
-        for s in speeds
-        if s not in faster and s not in slower and len(group.seeds) > 1
-    ]
-    if undecided:
-        said.append(f"Undecided: {'; '.join(undecided)}.")
-    if len(group.seeds) == 1:
-        seeds = ",".join(map(str, range(1, rules.minimum_seeds + 1)))
-        said.append(
-            "One seed decides no loss and no speed. Its differences are below, with the text's "
-            f"sampling error only; a sweep with seed={seeds} decides."
-        )
-    return said
-
-
-def _names(stages: Sequence[StageRuns]) -> str:
-    return together([_name(stage) for stage in stages])
-
-
-def _it(stages: Sequence[StageRuns]) -> str:
-    return "it" if len(stages) == 1 else "they"
-
-
-def _open(verdict: Verdict) -> str:
-    """Why a stage is undecided, and how many seeds would decide it."""
-    why = verdict.text.removeprefix("inconclusive: ").partition("; ")[0]
-    if why.startswith("depends on when you stop"):
-        return f"{why}; more steps decide it, not more seeds"
-    needed = verdict.seeds_needed
-    return f"about {needed} seeds would decide" if needed else f"{why}, and a thousand may, too"
-
-
-def _whole(baseline: StageRuns, last: StageRuns) -> str:
-    found, speed = last.vs_baseline.loss, last.vs_baseline.speed
-    if found is None:
-        return f"{_name(last)} has no run of the baseline's seed, so the two cannot be paired."
-    before, after = loss(baseline.mean.held_out), loss(last.mean.held_out)
-    words = f"Together, from the baseline to {last.name}: {before} to {after} held-out loss"
-    if speed is not None:
-        words += f", at {speed.estimate.value:.1f} times the tokens per second"
-    per_step = last.mean.tokens_per_step / baseline.mean.tokens_per_step
-    if abs(per_step - 1) > 0.01:
-        words += f", having seen {per_step:.3g} times the tokens"
-    return f"{words}."
-
-
-def _unfinished(group: Group) -> list[str]:
-    """The stages that did not finish."""
-    found = {
-        "diverged": Status.diverged,
-        "failed": Status.failed,
-        "did not reach the end": Status.interrupted,
-        "had not ended when this was written": Status.running,
-    }
-    by_words = {
-        words: [s for s in group.stages if s.status is status] for words, status in found.items()
-    }
-    return [f"{_names(stages)} {words}." for words, stages in by_words.items() if stages]
+from reports.statistics import POWER, Sample
+from reports.verdicts import Verdict
+from runner.record import Run
 
 
 def certainty(group: Group, rules: ReportConf) -> str:
@@ -212,7 +67,8 @@ def apart(group: Group, main: Group) -> str:
         said.append("other training code")
     if group.variant:
         said.append(group.variant)
-    runs = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
+    number = sum(len(stage.rounds) for stage in group.stages)
+    runs = f"{number} run{'s' if number > 1 else ''}"
     return f"{runs} with {together(said)}"
 
 
@@ -364,14 +220,18 @@ def method(group: Group, rules: ReportConf) -> list[str]:
         "differences paired by seed.",
         f"An outcome needs at least {rules.minimum_seeds} seeds. Each loss and stability stage is "
         "tested against the stage it stands on; these tests are one family, corrected by Holm's "
-        f"method at {1 - rules.confidence:.0%}. `equivalent` means that two one-sided tests place "
-        f"the difference within {margin} nats/token, and wins over `lower` and `higher`. A "
+        f"method at {1 - rules.confidence:.0%}. `equivalent` means that two one-sided tests, "
+        f"corrected as well, place the difference within {margin} nats/token, and wins over "
+        "`lower` and `higher`; it agrees with a narrower interval than the one that is shown. A "
         "difference that had another sign in the last half of the run, or was twice as large, "
-        "depends on when you stop and is inconclusive. A seed that did not finish rules out "
-        "`lower` and `equivalent`. Differences to the baseline, at equal tokens and at equal "
-        "seconds are descriptive. docs/statistics.md says how often these rules err.",
+        "depends on when you stop and is inconclusive. A stage with a seed that did not finish is "
+        "never `lower` or `equivalent`. The number of seeds that would decide is for a power of "
+        f"{POWER:.0%}: choose it once, and do not look in between. Differences to the baseline, "
+        "at equal tokens and at equal seconds are descriptive. docs/statistics.md says how often "
+        "these rules err.",
         f"A speed-up is a claim with at least {rules.minimum_rounds} rounds that were interleaved "
-        "and did not share the machine, if its interval leaves out 1.",
+        "and did not share the machine, if its interval leaves out 1; speed-ups are not corrected "
+        "for their number. Seconds are without compilation.",
         f"A spike is a loss more than {SPIKE_WIDTHS:.0f} standard deviations of the run's scatter "
         f"above the median of the {SMOOTHED_STEPS} steps before it. A plateau is at least "
         f"{PLATEAU_SHARE:.0%} of the steps in which the smoothed loss stays within "

@@ -7,14 +7,15 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 
 from conf.schema import ReportConf
 from reports.read import Floats, ReadRun
 from reports.statistics import Estimate, mean_ratio
-from runner.record import same_speed_conditions, warm_steps
+from runner.record import Status, same_speed_conditions, warm_steps
 
 # Steps at the beginning and at the end of a run whose times are compared.
 DRIFT_SHARE = 1 / 3
@@ -67,8 +68,13 @@ def _has_speed(pair: tuple[ReadRun, ReadRun]) -> bool:
 
 def _doubt(pairs: Sequence[tuple[ReadRun, ReadRun]], shared: set[str], rules: ReportConf) -> str:
     """Why a speed-up is a figure without a claim, if it is."""
-    if any(run.name in shared for pair in pairs for run in pair):
+    runs = [run for pair in pairs for run in pair]
+    if any(run.name in shared for run in runs):
         return "runs shared the machine"
+    if any(run.record.resumed_at for run in runs):
+        return "runs were interrupted"
+    if len({run.record.process.host for run in runs}) > 1:
+        return "runs were on different hosts"
     if len(pairs) < rules.minimum_rounds:
         rounds = "one round" if len(pairs) == 1 else f"{len(pairs)} rounds"
         return f"{rounds} of the {rules.minimum_rounds} that decide"
@@ -82,12 +88,14 @@ def _doubt(pairs: Sequence[tuple[ReadRun, ReadRun]], shared: set[str], rules: Re
 
 
 def find_shared(runs: Sequence[ReadRun]) -> set[str]:
-    """The names of runs that trained while another of these runs did, on the same machine."""
+    """The names of runs that trained while another of these runs did, on the same machine.
+
+    Without runs that were resumed: when they paused is not recorded.
+    """
     by_host: dict[str, list[tuple[datetime, datetime, str]]] = defaultdict(list)
     for run in runs:
-        if run.record.ended is not None:
-            start, end = map(datetime.fromisoformat, (run.record.started, run.record.ended))
-            by_host[run.record.process.host].append((start, end, run.name))
+        if not run.record.resumed_at:
+            by_host[run.record.process.host].append((*_span(run), run.name))
     shared: set[str] = set()
     for spans in by_host.values():
         spans.sort()
@@ -100,9 +108,19 @@ def find_shared(runs: Sequence[ReadRun]) -> set[str]:
     return shared
 
 
+def _span(run: ReadRun) -> tuple[datetime, datetime]:
+    """When a run began and ended; a run that never closed its record, when its last step ended."""
+    start = datetime.fromisoformat(run.record.started)
+    if run.record.ended is not None:
+        return start, datetime.fromisoformat(run.record.ended)
+    if run.record.status is Status.running:
+        return start, datetime.now(timezone.utc)
+    return start, start + timedelta(seconds=max(run.curve.seconds, default=0.0))
+
+
 def disturbances(runs: Sequence[ReadRun], rules: ReportConf) -> dict[str, str]:
     """What shows that the machine was busy or throttled during a run, by the run's name."""
-    best: dict[tuple[str, str | None], float] = defaultdict(float)
+    best: dict[tuple[Any, ...], float] = defaultdict(float)
     for run in runs:
         key = _product(run)
         best[key] = max(best[key], np.nan_to_num(run.record.results.peak_flops))
@@ -118,9 +136,10 @@ def disturbances(runs: Sequence[ReadRun], rules: ReportConf) -> dict[str, str]:
     return found
 
 
-def _product(run: ReadRun) -> tuple[str, str | None]:
-    """The machine, and the type of the product measured on it."""
-    return run.record.environment.machine, run.record.results.peak_flops_dtype
+def _product(run: ReadRun) -> tuple[Any, ...]:
+    """The machine, its threads, and the type of the product measured on it."""
+    on = run.record.environment
+    return on.machine, on.threads, run.record.results.peak_flops_dtype
 
 
 def _drift(run: ReadRun) -> float:

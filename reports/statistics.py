@@ -20,6 +20,7 @@ from reports.read import Floats
 
 POWER = 0.8  # with which `seeds_to_decide` seeds would decide
 MOST_SEEDS = 1000
+BATCH = 100  # bootstrap samples drawn at once: long texts have many windows
 
 
 class Sample(str, Enum):
@@ -108,6 +109,7 @@ def mean_over_windows(values: Floats, rules: ReportConf) -> Estimate:
         (values,),
         np.mean,
         n_resamples=rules.resamples,
+        batch=BATCH,
         confidence_level=rules.confidence,
         method="percentile",
         rng=np.random.default_rng(0),
@@ -133,22 +135,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def seeds_to_decide(found: Estimate, family: int, rules: ReportConf) -> int | None:
     """About how many seeds would decide a difference, if it and its spread are as estimated.
 
-    For a difference beyond the margin: those with which the test at Holm's strictest level, one
-    `family`-th of the error rate, has a power of 0.8. For a smaller one: those with which two
-    one-sided tests have it. None for more than MOST_SEEDS.
+    Those with which the test that fits, at Holm's strictest level, has a power of POWER: of no
+    difference for one beyond the margin, and else the two one-sided tests. None for more than
+    MOST_SEEDS.
     """
     from statsmodels.stats.power import TTestPower
 
-    error = 1 - rules.confidence
-    distance = abs(abs(found.value) - rules.margin)
-    if abs(found.value) > rules.margin:
-        effect, level, side = abs(found.value), error / max(family, 1), "two-sided"
-    else:
-        effect, level, side = distance, error, "larger"
-    if not found.deviation > 0 or effect == 0:
-        return None
-    power = TTestPower()
-    for seeds in range(max(rules.minimum_seeds, found.n + 1), MOST_SEEDS + 1):
-        if power.power(effect / found.deviation, seeds, level, alternative=side) >= POWER:
-            return seeds
-    return None
+    level = (1 - rules.confidence) / max(family, 1)
+    size, margin, tests = abs(found.value), rules.margin, TTestPower()
+
+    def power(seeds: int) -> float:
+        if size > margin:
+            return float(tests.power(size / found.deviation, seeds, level))
+        sides = ((margin - size) / found.deviation, (margin + size) / found.deviation)
+        return float(sum(tests.power(e, seeds, level, alternative="larger") for e in sides)) - 1
+
+    if found.deviation == 0:
+        return rules.minimum_seeds
+    possible = range(max(rules.minimum_seeds, found.n + 1), MOST_SEEDS + 1)
+    return next((seeds for seeds in possible if power(seeds) >= POWER), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,40 +33,78 @@ class Verdict:
     """A judgement of a stage: `tone` is good, bad, even or none; `text` says why.
 
     `outcome` is None where nothing is claimed: with one seed, and for stages outside the family.
-    `p` is Holm's adjusted p-value, and `seeds_needed` how many seeds would decide an inconclusive
-    outcome: None where more seeds would not, or more than a thousand would be needed.
+    `p` is Holm's adjusted p-value. `why` says why an outcome is inconclusive, and `seeds_needed`
+    how many seeds would decide it: None where seeds would not, or more than a thousand would.
     """
 
     tone: str
     text: str
     outcome: Outcome | None = None
     p: float = math.nan
+    why: str = ""
     seeds_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference over several seeds, and its two p-values, adjusted over the family."""
+
+    loss: Estimate
+    p: float
+    p_equivalent: float
 
 
 def judge(group: Group, rules: ReportConf) -> dict[str, Verdict]:
     """The verdict on each stage of a group, by the stage's name."""
-    tested = {s.name: s.vs_previous.loss for s in group.ladder if s.finished and s.aim in FAMILY}
-    family = {name: e for name, e in tested.items() if e and e.over is Sample.seeds and e.n > 1}
-    adjusted = dict(zip(family, holm([e.p for e in family.values()]), strict=True))
-    return {stage.name: _verdict(stage, adjusted, rules) for stage in group.stages}
+    found = {
+        stage.name: stage.vs_previous.loss
+        for stage in group.ladder
+        if stage.finished and stage.aim in FAMILY and not stage.vs_previous.skipped
+    }
+    tested = test_family({name: e for name, e in found.items() if e and several_seeds(e)})
+    return {stage.name: _verdict(stage, tested, rules) for stage in group.stages}
 
 
-def _verdict(stage: StageRuns, adjusted: Mapping[str, float], rules: ReportConf) -> Verdict:
+def several_seeds(loss: Estimate) -> bool:
+    """Whether a difference is over seeds, and not over the windows of one."""
+    return loss.over is Sample.seeds and loss.n > 1
+
+
+def test_family(losses: Mapping[str, Estimate]) -> dict[str, Tested]:
+    """Each difference of a family with its p-values, adjusted by Holm's method."""
+    p, p_equivalent = (
+        holm([getattr(e, name) for e in losses.values()]) for name in ("p", "p_equivalent")
+    )
+    adjusted = zip(losses.items(), p, p_equivalent, strict=True)
+    return {name: Tested(e, first, second) for (name, e), first, second in adjusted}
+
+
+def _verdict(stage: StageRuns, tested: Mapping[str, Tested], rules: ReportConf) -> Verdict:
     if not stage.finished:
         return _unfinished(stage.newest)
     if stage.aim is Aim.flow:
         return _flow(stage.newest)
     if stage.aim is Aim.baseline:
-        return Verdict("none", f"what the others are measured against{_lost(stage)}")
-    loss = stage.vs_previous.loss
-    if loss is None:
-        return Verdict("none", f"no earlier stage to compare with{_lost(stage)}")
+        return Verdict("none", f"what the others are measured against{_lost(stage.lost)}")
+    versus = stage.vs_previous
+    if versus.loss is None:
+        none = (
+            f"no seed in common with {versus.other}"
+            if versus.other
+            else ("no earlier stage to compare with")
+        )
+        return Verdict("none", f"{none}{_lost(stage.lost)}")
     if stage.aim is Aim.speed:
-        return _speed(stage, loss, rules)
-    if stage.name not in adjusted:
-        return Verdict("none", f"{_one_seed(loss)}{_events(stage)}{_lost(stage)}")
-    return _several_seeds(stage, loss, adjusted[stage.name], len(adjusted), rules)
+        return _speed(stage, versus.loss, rules)
+    around = f"{_events(stage)}{_lost([*versus.lost_before, *versus.lost_after])}"
+    if stage.name in tested:
+        return _several_seeds(stage, tested[stage.name], len(tested), around, rules)
+    stop = f"; {stop_words(versus.stop)}" if versus.stop else ""
+    if versus.skipped:
+        between = formats.together(versus.skipped)
+        change = f"{formats.change(versus.loss)} against {versus.other}"
+        return Verdict("none", f"{change}, the change of {between} included{stop}{around}")
+    return Verdict("none", f"{_one_seed(versus.loss)}{stop}{around}")
 
 
 def _unfinished(run: Run) -> Verdict:
@@ -101,46 +139,51 @@ def _one_seed(loss: Estimate) -> str:
 
 
 def _several_seeds(
-    stage: StageRuns, loss: Estimate, p: float, family: int, rules: ReportConf
+    stage: StageRuns, tested: Tested, family: int, around: str, rules: ReportConf
 ) -> Verdict:
-    outcome, why = decide(loss, p, stage.vs_previous.stop, len(stage.lost), rules)
-    margin = f"{rules.margin:g}"
+    versus, loss = stage.vs_previous, tested.loss
+    lost = bool(versus.lost_before), bool(versus.lost_after)
+    outcome, why = decide(tested, versus.stop, lost, rules)
     words, tone = {
         Outcome.lower: ("lower loss", "good"),
         Outcome.higher: ("higher loss", "bad"),
-        Outcome.equivalent: (f"no difference beyond {margin}", "even"),
+        Outcome.equivalent: (f"no difference beyond {rules.margin:g}", "even"),
         Outcome.inconclusive: (f"inconclusive: {why}", "even"),
     }[outcome]
-    needed = None
-    if outcome is Outcome.inconclusive and why in (UNDECIDED, _too_few(loss.n, rules)):
-        needed = seeds_to_decide(loss, family, rules)
-    text = f"{words}{_events(stage)}{_lost(stage)}"
-    return Verdict(tone, text, outcome, p, needed)
+    if versus.stop and "depends" not in why:
+        words += f"; {stop_words(versus.stop)}"
+    more_seeds = why in (UNDECIDED, _too_few(loss.n, rules)) and not versus.stop
+    needed = seeds_to_decide(loss, family, rules) if more_seeds else None
+    return Verdict(tone, f"{words}{around}", outcome, tested.p, why, needed)
 
 
 UNDECIDED = "the seeds differ too much"
+NOT_ALL = "not every seed finished"
 
 
 def decide(
-    loss: Estimate, p: float, stop: Stop | None, lost: int, rules: ReportConf
+    tested: Tested, stop: Stop | None, lost: tuple[bool, bool], rules: ReportConf
 ) -> tuple[Outcome, str]:
     """The outcome of a difference over several seeds, and why it is inconclusive if it is.
 
-    `p` is the adjusted p-value, and `lost` counts the seeds that diverged or failed.
+    `lost` says whether seeds of the stage below, and of the stage itself, did not finish: the loss
+    of a stage without its lost seeds is too low.
     """
-    error = 1 - rules.confidence
+    error, loss = 1 - rules.confidence, tested.loss
     if loss.n < rules.minimum_seeds:
-        return Outcome.inconclusive, _too_few(loss.n, rules)
+        return Outcome.inconclusive, NOT_ALL if any(lost) else _too_few(loss.n, rules)
     if stop is not None:
         return Outcome.inconclusive, stop_words(stop)
-    equivalent = loss.p_equivalent < error
-    if (equivalent or (p < error and loss.value < 0)) and lost:
-        return Outcome.inconclusive, "not every seed finished"
-    if equivalent:
-        return Outcome.equivalent, ""
-    if p < error:
-        return (Outcome.lower if loss.value < 0 else Outcome.higher), ""
-    return Outcome.inconclusive, UNDECIDED
+    lost_before, lost_after = lost
+    if tested.p_equivalent < error:
+        found, ruled_out = Outcome.equivalent, any(lost)
+    elif tested.p < error:
+        lower = loss.value < 0
+        found = Outcome.lower if lower else Outcome.higher
+        ruled_out = lost_after if lower else lost_before
+    else:
+        return Outcome.inconclusive, UNDECIDED
+    return (Outcome.inconclusive, NOT_ALL) if ruled_out else (found, "")
 
 
 def _too_few(seeds: int, rules: ReportConf) -> str:
@@ -158,14 +201,20 @@ def stop_words(stop: Stop) -> str:
 def _speed(stage: StageRuns, loss: Estimate, rules: ReportConf) -> Verdict:
     """Speed stages are judged on speed; their loss is described, and never an outcome."""
     tone, words = _speed_words(stage.vs_previous.speed)
-    if loss.over is Sample.windows or math.isnan(loss.low):
-        return Verdict(tone, f"{words}; loss {_one_seed(loss)}{_lost(stage)}")
-    within = loss.n >= rules.minimum_seeds and loss.p_equivalent < 1 - rules.confidence
-    if within:
-        return Verdict(tone, f"{words}; loss within {rules.margin:g}{_lost(stage)}")
-    if loss.above:
+    lost = _lost([*stage.vs_previous.lost_before, *stage.vs_previous.lost_after])
+    if not several_seeds(loss):
+        return Verdict(tone, f"{words}; loss {_one_seed(loss)}{lost}")
+    if keeps_loss(loss, rules):
+        return Verdict(tone, f"{words}; loss within {rules.margin:g}{lost}")
+    if loss.n >= rules.minimum_seeds and loss.low > rules.margin:
         tone = "bad"
-    return Verdict(tone, f"{words}; loss {formats.change(loss)}{_lost(stage)}")
+    return Verdict(tone, f"{words}; loss {formats.change(loss)}{lost}")
+
+
+def keeps_loss(loss: Estimate, rules: ReportConf) -> bool:
+    """Whether enough seeds place a difference within the margin, tested alone."""
+    enough = several_seeds(loss) and loss.n >= rules.minimum_seeds
+    return enough and loss.p_equivalent < 1 - rules.confidence
 
 
 def _speed_words(speed: SpeedUp | None) -> tuple[str, str]:
@@ -202,7 +251,7 @@ def _in(runs: int, stage: StageRuns) -> str:
     return "" if len(stage.runs) == 1 else f" ({runs} of {len(stage.runs)} seeds)"
 
 
-def _lost(stage: StageRuns) -> str:
+def _lost(runs: Sequence[Run]) -> str:
     """The seeds that did not finish."""
-    states = [f"seed {run.seed} {run.status.value}" for run in stage.lost]
+    states = [f"{run.stage.name} seed {run.seed} {run.status.value}" for run in runs]
     return f"; but {formats.together(states)}" if states else ""

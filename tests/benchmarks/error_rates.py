@@ -8,10 +8,11 @@ else is resampled from it, so that thousands of comparisons cost minutes.
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jinja2
 import numpy as np
@@ -21,10 +22,11 @@ from statsmodels.stats.power import TTestPower
 
 import reports
 from conf.schema import ReportConf
-from reports.read import Floats, Records
+from reports.curves import earlier_stop
+from reports.read import Curve, Floats, ReadRun, Records
 from reports.rules import read_rules
-from reports.statistics import Estimate, holm, mean_difference, mean_over_windows
-from reports.verdicts import Outcome, decide
+from reports.statistics import Estimate, mean_difference, mean_over_windows
+from reports.verdicts import Outcome, decide, test_family
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
 
@@ -37,6 +39,7 @@ SIZES = (5, 10)  # seeds of a resampled comparison
 CHANGES = 200
 RESAMPLES = 4000
 WINDOWS = 64
+NOISE = 0.1  # standard deviation of a single training loss about its trend, nats/token
 WHOLE = 1_000_000  # more tokens than the held-out text has
 
 
@@ -141,7 +144,7 @@ def rates(
     wrong_families = []
     for _ in range(RESAMPLES // FAMILY):
         family = [mean_difference(draw(draws, seeds), rules) for _ in range(FAMILY)]
-        decided = list(_outcomes(family, rules))
+        decided = outcomes_of(family, rules)
         outcomes += decided
         wrong_families.append(any(o in (Outcome.lower, Outcome.higher) for o in decided))
         covered += [found.low <= mean <= found.high for found in family]
@@ -157,9 +160,10 @@ def rates(
     )
 
 
-def _outcomes(family: list[Estimate], rules: ReportConf) -> Iterator[Outcome]:
-    for found, p in zip(family, holm([e.p for e in family]), strict=True):
-        yield decide(found, p, None, 0, rules)[0]
+def outcomes_of(family: list[Estimate], rules: ReportConf) -> list[Outcome]:
+    """The outcomes of one family of tests, where all runs finished and no stop matters."""
+    tested = test_family({str(i): found for i, found in enumerate(family)})
+    return [decide(each, None, (False, False), rules)[0] for each in tested.values()]
 
 
 def two_hundred(
@@ -170,8 +174,29 @@ def two_hundred(
     for i in range(CHANGES):
         draw, _ = list(kinds.values())[i % len(kinds)]
         one = mean_difference(draw(draws, rules.minimum_seeds), rules)
-        found += decide(one, one.p, None, 0, rules)[0] in (Outcome.lower, Outcome.higher)
+        found += outcomes_of([one], rules)[0] in (Outcome.lower, Outcome.higher)
     return found
+
+
+def false_stops(seeds: int, rules: ReportConf, draws: np.random.Generator) -> float:
+    """How often a constant difference is said to depend on when you stop.
+
+    It is none, or ten margins large. The batches' noise is drawn, with the standard deviation of a
+    training loss.
+    """
+    found = 0
+    for i in range(RESAMPLES // 4):
+        size = 10 * rules.margin * (i % 2)
+        pairs = [_noisy_pair(size, draws) for _ in range(seeds)]
+        found += earlier_stop(pairs, rules) is not None
+    return found / (RESAMPLES // 4)
+
+
+def _noisy_pair(size: float, draws: np.random.Generator) -> tuple[ReadRun, ReadRun]:
+    steps, none = np.arange(50.0), np.zeros(50)
+    losses = (draws.normal(0, NOISE, 50), draws.normal(size, NOISE, 50))
+    first, second = (SimpleNamespace(curve=Curve(steps, 7 + loss, *[none] * 6)) for loss in losses)
+    return cast("tuple[ReadRun, ReadRun]", (first, second))
 
 
 def power(
@@ -226,6 +251,7 @@ def measure(console: Console) -> None:
             for n in SIZES
             for effect in (0.5, 1, 1.5, 2)
         ],
+        "false_stops": {n: false_stops(n, rules, draws) for n in (1, *SIZES)},
         "window_coverage": window_coverage(bank, rules, draws),
         "all_windows": len(bank.windows[0]),
     }

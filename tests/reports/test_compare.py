@@ -131,7 +131,82 @@ def test_a_seed_that_diverged_is_shown_and_rules_out_lower(tmp_path: Path) -> No
     verdict = verdicts_of(experiment)["step03"]
     assert verdict.outcome is Outcome.inconclusive
     assert "not every seed finished" in verdict.text
-    assert "seed 6 diverged" in verdict.text
+    assert "step03 seed 6 diverged" in verdict.text
+
+
+def test_a_seed_that_diverged_below_rules_out_higher_and_equivalent(tmp_path: Path) -> None:
+    for name, step, expected in (("up", 0.3, Outcome.inconclusive), ("down", -0.3, Outcome.lower)):
+        experiment = write_pair(tmp_path / name, [step + 0.01 * i for i in range(5)], noise=0.001)
+        write_run(experiment, "step02", 6, status="diverged", losses=[10.9, float("nan")])
+        write_run(experiment, "step03", 6)
+        verdict = verdicts_of(experiment)["step03"]
+        assert verdict.outcome is expected
+        assert "step02 seed 6 diverged" in verdict.text
+
+
+def test_a_stage_is_compared_with_the_one_that_it_stands_on(tmp_path: Path) -> None:
+    experiment = tmp_path / "parents"
+    for seed in FIVE:
+        for stage in ("step02", "step03", "step04"):
+            write_run(experiment, stage, seed, noise=0.001)
+        write_run(experiment, "step03b", seed, parent="step02", floor=6.9, noise=0.001)
+        write_run(experiment, "step05", seed, floor=6.9, noise=0.001, status="diverged")
+        write_run(experiment, "step08", seed, parent="step05", floor=6.8, noise=0.001)
+    stages = {stage.name: stage for stage in groups_of(experiment)[0].ladder}
+    others = {name: stage.vs_previous.other for name, stage in stages.items()}
+    expected = {"step03": "step02", "step04": "step03", "step03b": "step02", "step08": "step04"}
+    assert {name: others[name] for name in expected} == expected
+    verdict = verdicts_of(experiment)["step08"]
+    assert stages["step08"].vs_previous.skipped == ["step05"]
+    assert verdict.outcome is None, "the change of step05 is in it, too"
+    assert "the change of step05 included" in verdict.text
+
+
+def test_a_speed_stage_that_changes_the_loss_is_not_to_be_taken(tmp_path: Path) -> None:
+    for name, floor in (("kept", 6.0), ("changed", 6.5)):
+        for seed in FIVE:
+            write_run(tmp_path / name, "step02", seed, floor=6.9)
+            write_run(tmp_path / name, "step05", seed, floor=6.0)
+            write_run(tmp_path / name, "step06", seed, floor=floor, parent="step05")
+    assert "Take for speed TF32, compile, round numbers (step06)" in answer_of(tmp_path / "kept")
+    said = answer_of(tmp_path / "changed")
+    assert "Take for speed" not in said
+    assert "its loss was not shown to be the same: +0.5" in said
+
+
+def test_a_stage_with_more_tokens_is_not_to_be_taken_for_its_loss_at_equal_steps(
+    tmp_path: Path,
+) -> None:
+    for seed in FIVE:
+        for stage in ("step02", "step09", "step10"):
+            write_run(tmp_path / "more", stage, seed, noise=0.001)
+    said = answer_of(tmp_path / "more")
+    assert "Take Gradient" not in said
+    assert "at equal steps, with 8 times the tokens; at equal tokens its training loss" in said
+
+
+def test_runs_of_a_single_step_make_a_report(tmp_path: Path) -> None:
+    for stage in ("step02", "step03", "step08"):
+        write_run(tmp_path / "brief", stage, steps=1)
+    assert "Gradient clipping" in reports.write_report([tmp_path / "brief"]).read_text("utf-8")
+
+
+def test_a_control_of_other_seeds_is_no_control(tmp_path: Path) -> None:
+    write_run(tmp_path / "control", "step09")
+    write_run(tmp_path / "control", "step10")
+    write_run(tmp_path / "control", "step09", 7, steps=400, all_steps=400)
+    assert Findings.of([tmp_path / "control"]).control is None
+
+
+@pytest.mark.parametrize("moment", ["2026-11-24T00:00:00", "yesterday"])
+def test_a_record_without_a_moment_is_a_problem_and_not_a_crash(
+    tmp_path: Path, moment: str
+) -> None:
+    write_run(tmp_path / "odd", "step02")
+    write_run(tmp_path / "odd", "step03", ended=moment)
+    (problem,) = reports.load(tmp_path / "odd").problems
+    assert "step03" in problem
+    assert moment in problem
 
 
 def test_a_difference_that_changes_its_sign_depends_on_when_you_stop(tmp_path: Path) -> None:
@@ -148,7 +223,7 @@ def test_a_difference_that_changes_its_sign_depends_on_when_you_stop(tmp_path: P
     assert verdicts["step03"].outcome is Outcome.inconclusive
     assert "depends on when you stop: +0.4" in verdicts["step03"].text
     assert verdicts["step04"].outcome is Outcome.lower
-    assert "more steps decide it" in answer_of(experiment)
+    assert "Initialisation (step03): depends on when you stop" in answer_of(experiment)
     page = reports.write_report([experiment])
     assert (page.parent / "figures" / "stop-3-1.png").exists()
 
@@ -157,13 +232,15 @@ def test_a_speed_is_claimed_only_from_interleaved_rounds_of_a_free_machine(tmp_p
     def write(name: str, seeds: tuple[int, ...], **given: Any) -> str:
         for seed in seeds:
             write_run(tmp_path / name, "step05", seed, floor=6.0)
-            write_run(tmp_path / name, "step06", seed, floor=6.0, **given)
+            started = {"started": f"2026-12-0{seed}T00:00:00+00:00"} if given.get("late") else {}
+            shaped = {key: value for key, value in given.items() if key != "late"}
+            write_run(tmp_path / name, "step06", seed, floor=6.0, **shaped, **started)
         return verdicts_of(tmp_path / name)["step06"].text
 
     assert write("five", FIVE) == "faster; loss within 0.02"
     assert "not decided (one round of the 5 that decide)" in write("one", (1,))
-    late = {"started": "2026-12-01T00:00:00+00:00"}
-    assert "the rounds were not interleaved" in write("stage by stage", FIVE, **late)
+    assert "the rounds were not interleaved" in write("stage by stage", FIVE, late=True)
+    assert "runs were interrupted" in write("resumed", FIVE, resumed_at=[20])
     beside = {"ended": "2026-12-01T00:00:00+00:00"}
     assert "runs shared the machine" in write("at once", FIVE, **beside)
 

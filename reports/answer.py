@@ -37,8 +37,8 @@ def answer(
     elif last is baseline:
         first = [f"{held_out} No later stage has finished yet, so nothing is compared with it."]
     else:
-        decided = _decided(group, verdicts, control, rules)
-        first = [scope(group), *decided, _whole(group, baseline, last)]
+        lead, *rest = [*_decided(group, verdicts, control, rules), _whole(group, baseline, last)]
+        first = [lead, scope(group), *rest]
     return [*first, *_unfinished(group)]
 
 
@@ -80,7 +80,7 @@ def _decided(
     lower, higher, equivalent, open_ = (
         [s for s in judged if verdicts[s.name].outcome is outcome] for outcome in Outcome
     )
-    with_more = [s for s in lower if _times_the_tokens(s) > 1.01]
+    with_more = [s for s in lower if s.vs_previous.times_the_tokens > 1.01]
     take = [s for s in lower if s not in with_more]
     speeds = [s for s in group.ladder if s.aim is Aim.speed and s.vs_previous.speed]
     faster = [s for s in speeds if s.vs_previous.speed and s.vs_previous.speed.faster]
@@ -109,7 +109,14 @@ def _decided(
             f"{rules.margin:g} nats/token."
         )
     rounds = max((s.vs_previous.speed.estimate.n for s in speeds if s.vs_previous.speed), default=0)
-    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in open_]
+    stops = [s for s in open_ if s.vs_previous.stop]
+    if stops:
+        depend = "depends" if len(stops) == 1 else "depend"
+        said.append(
+            f"{_names(stops)} {depend} on when you stop: some steps earlier the difference was "
+            "another."
+        )
+    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in open_ if s not in stops]
     if len(group.seeds) > 1:
         one = [s for s in judged if verdicts[s.name].outcome is None]
         undecided += [f"{_name(s)}: {verdicts[s.name].text.partition(';')[0]}" for s in one]
@@ -145,21 +152,12 @@ def _gain(stage: StageRuns) -> str:
     return f"{formats.times(speed)} ({formats.times_bounds(speed)})"
 
 
-def _times_the_tokens(stage: StageRuns) -> float:
-    """How many times the tokens a step takes, of those in the stage that it stands on."""
-    pairs = stage.vs_previous.pairs
-    if not pairs:
-        return 1.0
-    before, after = (run.record.results.tokens_per_step for run in pairs[0])
-    return after / before
-
-
 def _with_more_tokens(stage: StageRuns, control: Comparison | None) -> str:
     """A lower loss that more tokens bought, at equal steps and at equal tokens."""
-    more, versus = _times_the_tokens(stage), stage.vs_previous
+    versus = stage.vs_previous
     said = (
         f"{_name(stage)} changed the held-out loss by {formats.change(versus.loss)} at equal "
-        f"steps, with {more:.3g} times the tokens"
+        f"steps, with {versus.times_the_tokens:.3g} times the tokens"
     )
     if versus.at_tokens:
         at_tokens = formats.change(versus.at_tokens.loss)

@@ -42,6 +42,14 @@ class Comparison:
     lost_before: list[Run] = field(default_factory=list)
     lost_after: list[Run] = field(default_factory=list)
 
+    @property
+    def times_the_tokens(self) -> float:
+        """How many times as many tokens a step takes."""
+        if not self.pairs:
+            return 1.0
+        before, after = (run.record.results.tokens_per_step for run in self.pairs[0])
+        return after / before
+
 
 @dataclass
 class StageRuns:

@@ -150,6 +150,8 @@ def _several_seeds(
         Outcome.equivalent: (f"no difference beyond {rules.margin:g}", "even"),
         Outcome.inconclusive: (f"inconclusive: {why}", "even"),
     }[outcome]
+    if versus.times_the_tokens > 1.01 and outcome is not Outcome.inconclusive:
+        words += f" at equal steps, with {versus.times_the_tokens:.3g} times the tokens"
     if versus.stop and "depends" not in why:
         words += f"; {stop_words(versus.stop)}"
     more_seeds = why in (UNDECIDED, _too_few(loss.n, rules)) and not versus.stop

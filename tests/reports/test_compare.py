@@ -223,7 +223,7 @@ def test_a_difference_that_changes_its_sign_depends_on_when_you_stop(tmp_path: P
     assert verdicts["step03"].outcome is Outcome.inconclusive
     assert "depends on when you stop: +0.4" in verdicts["step03"].text
     assert verdicts["step04"].outcome is Outcome.lower
-    assert "Initialisation (step03): depends on when you stop" in answer_of(experiment)
+    assert "Initialisation (step03) depends on when you stop" in answer_of(experiment)
     page = reports.write_report([experiment])
     assert (page.parent / "figures" / "stop-3-1.png").exists()
 

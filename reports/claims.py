@@ -159,7 +159,7 @@ def _accumulation(claim: Claim, stage: Stage, evidence: Evidence) -> Found | Non
     tokens, control = after.vs_previous.at_tokens, evidence.control
     at_tokens = f"; {formats.change(tokens.loss)} training loss at equal tokens" if tokens else ""
     if control:
-        at_tokens += f"; {formats.change(control.loss)} held-out against {before.name} for as many"
+        at_tokens += f"; {formats.change(control.loss)} held-out for as many tokens"
     return (
         f"{after.name} after {before.name}, as many steps of {more:.3g} times the tokens; "
         f"{after.newest.environment.machine}",

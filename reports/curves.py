@@ -201,13 +201,13 @@ def _interval(values: Floats, confidence: float) -> tuple[Floats, Floats]:
 
     With one seed, from the scatter of the smoothed difference about its trend.
     """
-    from scipy import stats
+    from scipy.special import ndtri, stdtrit
 
     mean, n = values.mean(axis=0), len(values)
     if n > 1:
-        quantile = stats.t.ppf((1 + confidence) / 2, n - 1)
+        quantile = stdtrit(n - 1, (1 + confidence) / 2)
         return mean, quantile * values.std(axis=0, ddof=1) / math.sqrt(n)
     # Neighbours share four of five batches; those five apart share none.
     apart = np.diff(values[0][::SMOOTHED_STEPS], 2)
     error = math.sqrt(float(np.mean(apart**2)) / 6) if len(apart) else math.inf
-    return mean, np.full_like(mean, stats.norm.ppf((1 + confidence) / 2) * error)
+    return mean, np.full_like(mean, ndtri((1 + confidence) / 2) * error)

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 import torch
 from rich.console import Console
-from statsmodels.stats.power import TTestPower
+from scipy import stats
 
 import reports
 from conf.schema import ReportConf
@@ -209,7 +209,8 @@ def power(
     for _ in range(RESAMPLES):
         one = mean_difference(draw(draws, seeds) - effect * deviation, rules)
         found += one.p < 1 - rules.confidence and one.value < 0
-    expected = TTestPower().power(effect, seeds, 1 - rules.confidence)
+    critical = stats.t.ppf((1 + rules.confidence) / 2, seeds - 1)
+    expected = stats.nct.sf(critical, seeds - 1, effect * seeds**0.5)
     return Power(seeds, effect, float(expected), found / RESAMPLES)
 
 

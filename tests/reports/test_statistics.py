@@ -16,6 +16,7 @@ from reports.statistics import (
     mean_over_windows,
     mean_ratio,
     seeds_to_decide,
+    t_test_power,
 )
 
 RULES = read_rules()
@@ -85,6 +86,13 @@ def test_a_speed_up_is_the_geometric_mean_with_an_interval_of_ratios() -> None:
 def test_holms_adjusted_p_values_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([]) == []
+
+
+def test_the_power_of_a_t_test_is_that_of_cohens_table() -> None:
+    """Cohen (1988): 34 pairs find an effect of 0.5 with 80% at 5%, two-sided."""
+    assert t_test_power(0.5, 34, 0.05, sides=2) == pytest.approx(0.808, abs=1e-3)
+    assert t_test_power(0.0, 10, 0.05, sides=2) == pytest.approx(0.05)
+    assert t_test_power(0.0, 10, 0.05, sides=1) == pytest.approx(0.05)
 
 
 def test_as_many_seeds_as_were_named_decide_as_often_as_was_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -25,20 +26,20 @@ def answer(
     `control` compares a stage of more tokens with the one below it, trained for as many.
     """
     baseline, last = group.baseline, group.last
-    command = "`python -m runner +stage=step02`"
+    command = re.sub(r"\+stage=\S+", "+stage=step02", group.runs[-1].command)
     if last is None:
-        return [f"Nothing can be compared until a stage has finished: train one with {command}."]
+        return [f"Nothing can be compared until a stage has finished: train one with {command}"]
     held_out = f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss."
     if baseline is None:
         first = [
-            f"{held_out} No baseline has finished under the same conditions, so it cannot be "
-            f"compared: train one with {command}."
+            f"{held_out} No baseline has finished under the same conditions, so no stage is "
+            f"compared with it: train one with {command}"
         ]
     elif last is baseline:
         first = [f"{held_out} No later stage has finished yet, so nothing is compared with it."]
     else:
-        lead, *rest = [*_decided(group, verdicts, control, rules), _whole(group, baseline, last)]
-        first = [lead, scope(group), *rest]
+        lead, *rest = [*_decided(group, verdicts, control, rules), _whole(baseline, last)]
+        first = [lead, scope(group), *_not_the_best(group, last, rules), *rest]
     return [*first, *_unfinished(group)]
 
 
@@ -52,7 +53,7 @@ def scope(group: Group) -> str:
     tokens = "".join(f" ({size} in {together(names)})" for size, names in others)
     seeds = max(len(stage.finished) for stage in group.ladder)
     return (
-        f"This holds for {facts(group)['Steps']} steps of {usual} tokens{tokens}, with "
+        f"All of this is for {facts(group)['Steps']} steps of {usual} tokens{tokens}, with "
         f"{_models(group)} on {group.runs[0].data.name}, on {facts(group)['Device']}, over "
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; each stage is compared with the one "
         "that it stands on."
@@ -88,7 +89,8 @@ def _decided(
     kept = [s for s in faster if s.vs_previous.loss and keeps_loss(s.vs_previous.loss, rules)]
     said = []
     if take:
-        said.append(f"Take {_names(take)}: {_it(take)} lowered the held-out loss.")
+        on = [f"{_name(s)} on {s.vs_previous.other}" for s in take]
+        said.append(f"Take {together(on)}: {_it(take)} lowered the held-out loss.")
     said += [_with_more_tokens(stage, control) for stage in with_more]
     if kept:
         gains = [f"{_name(s)}, {_gain(s)}" for s in kept]
@@ -172,21 +174,37 @@ def _with_more_tokens(stage: StageRuns, control: Comparison | None) -> str:
 
 
 def _open(verdict: Verdict) -> str:
-    """Why a stage is undecided, and how many seeds would decide it."""
+    """Why a stage is undecided, or how many seeds would decide it."""
     if verdict.seeds_needed:
-        return f"{verdict.why}; about {verdict.seeds_needed} seeds would decide"
+        return f"about {verdict.seeds_needed} seeds would decide"
     if verdict.why == UNDECIDED:
         return f"{verdict.why}; a thousand would not decide"
     return verdict.why
 
 
-def _whole(group: Group, baseline: StageRuns, last: StageRuns) -> str:
+def _not_the_best(group: Group, last: StageRuns, rules: ReportConf) -> list[str]:
+    """That a stage below the last ended lower, where the stages have the same seeds."""
+    finished = [stage for stage in group.ladder if stage.finished]
+    best = min(finished, key=lambda stage: stage.mean.held_out)
+    seeds = {tuple(run.record.seed for run in stage.finished) for stage in finished}
+    if len(seeds) > 1 or last.mean.held_out - best.mean.held_out <= rules.margin:
+        return []
+    return [
+        f"The lowest held-out loss is that of {_name(best)}, {loss(best.mean.held_out)}, and not "
+        f"that of the whole ladder, {loss(last.mean.held_out)}: each stage is judged on those "
+        "below it, and not alone."
+    ]
+
+
+def _whole(baseline: StageRuns, last: StageRuns) -> str:
     versus = last.vs_baseline
     if not versus.pairs:
         return f"{_name(last)} has no run of the baseline's seed, so the two cannot be paired."
     before, after = (
         loss(fmean([pair[i].record.results.held_out for pair in versus.pairs])) for i in (0, 1)
     )
+    seeds = len(versus.pairs)
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
     words = f"Together, from the baseline to {last.name}: {before} to {after} held-out loss"
     if versus.speed is not None:
         claim = "" if versus.speed.claims else " (no claim)"
@@ -194,10 +212,7 @@ def _whole(group: Group, baseline: StageRuns, last: StageRuns) -> str:
     per_step = last.mean.tokens_per_step / baseline.mean.tokens_per_step
     if abs(per_step - 1) > 0.01:
         words += f", having seen {per_step:.3g} times the tokens"
-    best = min((s for s in group.ladder if s.finished), key=lambda s: s.mean.held_out)
-    if best is not last:
-        words += f". The lowest is that of {_name(best)}, {loss(best.mean.held_out)}"
-    return f"{words}."
+    return f"{words}, over {over}."
 
 
 def _unfinished(group: Group) -> list[str]:

@@ -57,7 +57,7 @@ class StageRuns:
 
     `rounds` holds one run for each seed and repeat: the newest that finished, else the newest.
     `runs` holds one a seed, of its lowest repeat. `mean`, `timings` (means too) and `spread`
-    (standard deviation over seeds, NaN for one) are over `measured`.
+    (standard deviation over seeds, NaN for one) are over `measured`; speeds are over all rounds.
     `vs_previous` compares it with the stage that it stands on, or with the first one below that
     which finished.
     `still_without` are the techniques not applied for a reason that a stage below already gave.
@@ -74,7 +74,14 @@ class StageRuns:
         self.measured = self.finished or self.runs
         self.newest: Run = max((run.record for run in self.measured), key=lambda run: run.started)
         results = [run.record.results for run in self.measured]
-        self.mean: Results = _over_seeds(results, np.mean, least=1)
+        timed = [run.record.results for run in self.rounds if run.finished] or results
+        speeds = _over_seeds(timed, np.mean, least=1)
+        self.mean: Results = replace(
+            _over_seeds(results, np.mean, least=1),
+            tokens_per_second=speeds.tokens_per_second,
+            step_ms=speeds.step_ms,
+            mfu=speeds.mfu,
+        )
         self.spread: Results = _over_seeds(results, lambda v: np.std(v, ddof=1), least=2)
         timings = [run.record.timings for run in self.measured]
         self.timings: Timings = _over_seeds(timings, np.mean, least=1)

@@ -33,7 +33,7 @@ def forest(painter: Painter, verdicts: Mapping[str, Verdict], rules: ReportConf)
             painter,
             "effect-loss",
             "Held-out loss against the stage below",
-            "difference in nats/token; grey: the margin that does not matter",
+            "nats/token; grey: within the margin",
             stages,
             losses,
             claimed,

@@ -68,7 +68,9 @@ def apart(group: Group, main: Group) -> str:
     if group.variant:
         said.append(group.variant)
     number = sum(len(stage.rounds) for stage in group.stages)
-    runs = f"{number} run{'s' if number > 1 else ''}"
+    repeated = number > len(group.runs)
+    repeats = f" (seed {together(list(map(str, group.seeds)))}, repeated)" if repeated else ""
+    runs = f"{number} run{'s' if number > 1 else ''}{repeats}"
     return f"{runs} with {together(said)}"
 
 
@@ -222,9 +224,10 @@ def method(group: Group, rules: ReportConf) -> list[str]:
         "tested against the stage it stands on; these tests are one family, corrected by Holm's "
         f"method at {1 - rules.confidence:.0%}. `equivalent` means that two one-sided tests, "
         f"corrected as well, place the difference within {margin} nats/token, and wins over "
-        "`lower` and `higher`; it agrees with a narrower interval than the one that is shown. A "
-        "difference that had another sign in the last half of the run, or was twice as large, "
-        "depends on when you stop and is inconclusive. A stage with a seed that did not finish is "
+        "`lower` and `higher`; the intervals that are shown are not corrected. A difference in "
+        "training loss that clearly had another sign in the last half of the run, or was clearly "
+        "twice as large (its interval over seeds wholly there, and beyond the margin), depends on "
+        "when you stop and is inconclusive. A stage with a seed that did not finish is "
         "never `lower` or `equivalent`. The number of seeds that would decide is for a power of "
         f"{POWER:.0%}: choose it once, and do not look in between. Differences to the baseline, "
         "at equal tokens and at equal seconds are descriptive. docs/statistics.md says how often "

@@ -31,9 +31,9 @@ def show(
     table.add_column("stage", no_wrap=True, max_width=20)
     if roomy:
         table.add_column("title", no_wrap=True, max_width=28)
-    for heading in ("interval", "held-out", "previous", "tokens/s", "speed-up"):
+    for heading in ("interval", "held-out", "previous", "tokens/s", "×baseline"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold", min_width=16)
+    table.add_column("verdict", overflow="fold", min_width=10)
     for stage in found.main.stages:
         before, verdict = stage.vs_previous.loss, found.verdicts[0][stage.name]
         cells = [

@@ -99,11 +99,13 @@ def _verdict(stage: StageRuns, tested: Mapping[str, Tested], rules: ReportConf) 
     around = f"{_events(stage)}{_lost([*versus.lost_before, *versus.lost_after])}"
     if stage.name in tested:
         return _several_seeds(stage, tested[stage.name], len(tested), around, rules)
-    stop = f"; {stop_words(versus.stop)}" if versus.stop else ""
+    stop = f"; on this seed it {stop_words(versus.stop)}" if versus.stop else ""
     if versus.skipped:
-        between = formats.together(versus.skipped)
-        change = f"{formats.change(versus.loss)} against {versus.other}"
-        return Verdict("none", f"{change}, the change of {between} included{stop}{around}")
+        between = formats.together(versus.skipped[::-1])
+        several = several_seeds(versus.loss)
+        change = formats.change(versus.loss) if several else _one_seed(versus.loss)
+        text = f"not judged, because {between} did not finish; against {versus.other} {change}"
+        return Verdict("none", f"{text}{around}")
     return Verdict("none", f"{_one_seed(versus.loss)}{stop}{around}")
 
 
@@ -235,22 +237,24 @@ def _events(stage: StageRuns) -> str:
     if stage.aim is Aim.stability and stage.clipped:
         over, of = stage.clipped
         said.append(f"{over} of {of} steps clipped" if over else "the threshold was never reached")
-    for run in stage.runs:
-        if steps := stage.spikes.get(run.name):
-            loss = float(run.curve.loss[run.curve.step == steps[0]][0])
-            said.append(f"spike to {loss:.2f} at step {steps[0]}{_in(len(stage.spikes), stage)}")
-            break
+    runs = [run for run in stage.runs if run.name in stage.spikes]
+    if runs:
+        curve, steps = runs[0].curve, stage.spikes[runs[0].name]
+        loss = float(curve.loss[curve.step == steps[0]][0])
+        said.append(f"{_in(len(runs), stage, 'spikes')} to {loss:.2f} at step {steps[0]}")
     if stage.plateaus:
         flat = next(iter(stage.plateaus.values()))
         said.append(
-            f"flat at {flat.loss:.2f} in steps {flat.first} to {flat.last}"
-            f"{_in(len(stage.plateaus), stage)}"
+            f"{_in(len(stage.plateaus), stage, 'plateaus')} at {flat.loss:.2f} in steps "
+            f"{flat.first} to {flat.last}"
         )
     return "".join(f"; {words}" for words in said)
 
 
-def _in(runs: int, stage: StageRuns) -> str:
-    return "" if len(stage.runs) == 1 else f" ({runs} of {len(stage.runs)} seeds)"
+def _in(runs: int, stage: StageRuns, events: str) -> str:
+    if len(stage.runs) == 1:
+        return events.removesuffix("s")
+    return f"{events} in {runs} of {len(stage.runs)} seeds, such as one"
 
 
 def _lost(runs: Sequence[Run]) -> str:

@@ -113,7 +113,7 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     console.print(table, highlight=False)
     say(console, "Type next:")
     for command, meaning in {
-        "python -m runner +stage=step07": "trains one stage, with all before it",
+        "python -m runner +stage=step07": "trains one stage, with the changes of all before it",
         "python -m runner -m '+stage=glob(step*)'": "trains them all and writes the report",
         "python -m reports outputs/ladder": "writes the report again, from the records",
     }.items():

@@ -73,7 +73,7 @@ class Painter:
     def __init__(self, group: Group, look: dict[str, Look], disturbed: str) -> None:
         self.group = group
         self.look = look
-        self.notice = "the machine was not free during some runs" if disturbed else ""
+        self.notice = "the machine was not always free" if disturbed else ""
         drawable = [s for s in group.ladder if any(len(run.curve.step) for run in s.runs)]
         self.stages = drawable[:MOST_STAGES]
         numbers = [stage.number for stage in self.stages]

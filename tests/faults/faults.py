@@ -374,7 +374,7 @@ def folder_gone(lab: Lab, times: int) -> None:
 )
 def damaged(lab: Lab, times: int) -> None:
     for i in range(times):
-        what = ("tokens", "checkpoint", "run.json", "steps.csv")[i % 4]
+        what = ("tokens", "checkpoint", "run.json", "steps.csv", "held_out.csv")[i % 5]
         experiment = lab.new_experiment()
         if what == "checkpoint":
             process = lab.start(experiment, STAGE)

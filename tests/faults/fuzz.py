@@ -54,7 +54,8 @@ KEYS = st.sampled_from(
      "train.decay_matrices_only", "train.fused", "train.clip_grad_norm", "train.autocast",
      "train.matmul_precision", "train.compile_scope", "train.flow_checks", "train.checkpoint_every",
      "train.checkpoint_every.steps", "train.checkpoint_every.minutes", "evaluation.tokens",
-     "evaluation.peak_seconds", "model.n_layer", "model.n_head", "model.n_embd",
+     "evaluation.every", "evaluation.peak_seconds", "repeat", "report", "report.margin",
+     "model.n_layer", "model.n_head", "model.n_embd",
      "model.context_length", "model.vocab_size", "model.norm", "model.residual", "model.init",
      "model.gain", "model.attention", "model.pad_vocab", "model.name", "data.name", "data.path",
      "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.flow_context",
@@ -118,7 +119,7 @@ class Damage:
 
 DAMAGE = st.builds(
     Damage,
-    st.sampled_from(["run.json", "run.json", "steps.csv"]),
+    st.sampled_from(["run.json", "run.json", "steps.csv", "held_out.csv"]),
     st.floats(0, 1),
     st.one_of(st.just(b""), st.binary(max_size=9)),
     JSON,

@@ -19,7 +19,10 @@ from runner.files import process_is_gone, unseal
 ROOT = Path(__file__).parent.parent.parent
 
 # Results that depend on a clock or the machine; the others are the same every time.
-MEASURED = ("tokens_per_second", "step_ms", "mfu", "peak_flops", "peak_memory_bytes")
+MEASURED = (
+    "tokens_per_second", "step_ms", "mfu", "peak_flops", "flops_before", "flops_after",
+    "peak_memory_bytes",
+)  # fmt: skip
 
 # Labs run in parallel: threads of one would wait for cores that another uses.
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -112,14 +115,16 @@ class Lab:
 
 
 def outcome(experiment: Path) -> Outcome:
-    """Per stage the status, the steps and the results, without those in MEASURED."""
+    """Per stage the status, the tables and the results, without those in MEASURED."""
     found = {}
     for file in sorted(experiment.glob("*/*/run.json")):
         record = unseal(file.read_bytes())
         results = {k: v for k, v in record["results"].items() if k not in MEASURED}
         lines = (file.parent / "steps.csv").read_text().splitlines()
         steps = [[c for i, c in enumerate(line.split(",")) if i != 4] for line in lines]
-        found[record["stage"]["name"]] = [record["status"], steps, results, record["samples"]]
+        held_out = (file.parent / "held_out.csv").read_text()
+        seen = [record["status"], steps, held_out, results, record["samples"]]
+        found[record["stage"]["name"]] = seen
     return found
 
 

@@ -78,7 +78,7 @@ def _decided(
 ) -> list[str]:
     """The stages by what was decided of them."""
     judged = [s for s in group.ladder if s.aim in FAMILY and s.vs_previous.loss]
-    lower, higher, equivalent, open_ = (
+    lower, higher, equivalent, inconclusive = (
         [s for s in judged if verdicts[s.name].outcome is outcome] for outcome in Outcome
     )
     with_more = [s for s in lower if s.vs_previous.times_the_tokens > 1.01]
@@ -111,14 +111,14 @@ def _decided(
             f"{rules.margin:g} nats/token."
         )
     rounds = max((s.vs_previous.speed.estimate.n for s in speeds if s.vs_previous.speed), default=0)
-    stops = [s for s in open_ if s.vs_previous.stop]
+    stops = [s for s in inconclusive if s.vs_previous.stop]
     if stops:
         depend = "depends" if len(stops) == 1 else "depend"
         said.append(
             f"{_names(stops)} {depend} on when you stop: some steps earlier the difference was "
             "another."
         )
-    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in open_ if s not in stops]
+    undecided = [f"{_name(s)}: {_open(verdicts[s.name])}" for s in inconclusive if s not in stops]
     if len(group.seeds) > 1:
         one = [s for s in judged if verdicts[s.name].outcome is None]
         undecided += [f"{_name(s)}: {verdicts[s.name].text.partition(';')[0]}" for s in one]
@@ -184,9 +184,9 @@ def _open(verdict: Verdict) -> str:
 
 def _not_the_best(group: Group, last: StageRuns, rules: ReportConf) -> list[str]:
     """That a stage below the last ended lower, where the stages have the same seeds."""
-    finished = [stage for stage in group.ladder if stage.finished]
-    best = min(finished, key=lambda stage: stage.mean.held_out)
-    seeds = {tuple(run.record.seed for run in stage.finished) for stage in finished}
+    finished = [stage for stage in group.ladder if stage.measurable]
+    best = min(finished, key=lambda stage: stage.mean.held_out, default=last)
+    seeds = {tuple(run.record.seed for run in stage.measurable) for stage in finished}
     if len(seeds) > 1 or last.mean.held_out - best.mean.held_out <= rules.margin:
         return []
     return [

@@ -17,6 +17,9 @@ from reports.rules import read_rules
 from reports.speed import disturbances, find_shared
 from reports.verdicts import Verdict, judge
 
+# The change of the stage whose control is the one below it, trained for as many tokens.
+ACCUMULATES = "train.total_batch_tokens"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -64,9 +67,8 @@ class Findings:
     def control(self) -> Comparison | None:
         """Gradient accumulation against the stage below it, trained for as many tokens."""
         for stage in reversed(self.main.ladder):
-            more = stage.vs_previous.pairs and stage.newest.stage.changes.keys() & {ACCUMULATES}
-            if more and (found := find_control(stage, self.groups, self.shared, self.rules)):
-                return found
+            if ACCUMULATES in stage.newest.stage.changes:
+                return find_control(stage, self.groups, self.shared, self.rules)
         return None
 
     @cached_property
@@ -76,6 +78,3 @@ class Findings:
         names = {run.name for run in runs}
         busy = disturbances(runs, self.rules)
         return sentences.disturbed_note(busy, self.shared & names, len(runs))
-
-
-ACCUMULATES = "train.total_batch_tokens"

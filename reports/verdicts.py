@@ -61,7 +61,7 @@ def judge(group: Group, rules: ReportConf) -> dict[str, Verdict]:
         for stage in group.ladder
         if stage.finished and stage.aim in FAMILY and not stage.vs_previous.skipped
     }
-    tested = test_family({name: e for name, e in found.items() if e and several_seeds(e)})
+    tested = correct_family({name: e for name, e in found.items() if e and several_seeds(e)})
     return {stage.name: _verdict(stage, tested, rules) for stage in group.stages}
 
 
@@ -70,7 +70,7 @@ def several_seeds(loss: Estimate) -> bool:
     return loss.over is Sample.seeds and loss.n > 1
 
 
-def test_family(losses: Mapping[str, Estimate]) -> dict[str, Tested]:
+def correct_family(losses: Mapping[str, Estimate]) -> dict[str, Tested]:
     """Each difference of a family with its p-values, adjusted by Holm's method."""
     p, p_equivalent = (
         holm([getattr(e, name) for e in losses.values()]) for name in ("p", "p_equivalent")
@@ -88,24 +88,22 @@ def _verdict(stage: StageRuns, tested: Mapping[str, Tested], rules: ReportConf) 
         return Verdict("none", f"what the others are measured against{_lost(stage.lost)}")
     versus = stage.vs_previous
     if versus.loss is None:
-        none = (
-            f"no seed in common with {versus.other}"
-            if versus.other
-            else ("no earlier stage to compare with")
-        )
+        none = "no earlier stage to compare with"
+        if versus.other:
+            none = f"no seed in common with {versus.other}"
         return Verdict("none", f"{none}{_lost(stage.lost)}")
     if stage.aim is Aim.speed:
         return _speed(stage, versus.loss, rules)
     around = f"{_events(stage)}{_lost([*versus.lost_before, *versus.lost_after])}"
     if stage.name in tested:
         return _several_seeds(stage, tested[stage.name], len(tested), around, rules)
-    stop = f"; on this seed it {stop_words(versus.stop)}" if versus.stop else ""
     if versus.skipped:
         between = formats.together(versus.skipped[::-1])
         several = several_seeds(versus.loss)
         change = formats.change(versus.loss) if several else _one_seed(versus.loss)
         text = f"not judged, because {between} did not finish; against {versus.other} {change}"
         return Verdict("none", f"{text}{around}")
+    stop = f"; on this seed it {stop_words(versus.stop)}" if versus.stop else ""
     return Verdict("none", f"{_one_seed(versus.loss)}{stop}{around}")
 
 

@@ -26,7 +26,7 @@ from reports.curves import earlier_stop
 from reports.read import Curve, Floats, ReadRun, Records
 from reports.rules import read_rules
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from reports.verdicts import Outcome, decide, test_family
+from reports.verdicts import Outcome, correct_family, decide
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
 
@@ -162,7 +162,7 @@ def rates(
 
 def outcomes_of(family: list[Estimate], rules: ReportConf) -> list[Outcome]:
     """The outcomes of one family of tests, where all runs finished and no stop matters."""
-    tested = test_family({str(i): found for i, found in enumerate(family)})
+    tested = correct_family({str(i): found for i, found in enumerate(family)})
     return [decide(each, None, (False, False), rules)[0] for each in tested.values()]
 
 

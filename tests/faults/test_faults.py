@@ -21,7 +21,7 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
     ("fault", "times"),
     [
         (faults.killed_writing_a_checkpoint, 1),
-        (faults.asked_to_end, 2),
+        (faults.asked_to_end, 1),
         (faults.asked_twice, 1),
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
         (faults.out_of_memory, 1),

@@ -119,6 +119,7 @@ def test_a_run_is_compared_with_the_baseline_under_the_same_conditions(
     assert "against the baseline" not in command_line("+stage=step03", *QUICK, "seed=2").stdout
 
 
+@pytest.mark.slow
 def test_a_speed_is_compared_only_at_the_same_number_of_threads(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -133,36 +134,33 @@ def test_a_speed_is_compared_only_at_the_same_number_of_threads(
     assert "times the tokens/s" not in again
 
 
-@pytest.mark.parametrize("stage", ["step05", "step07"])
-def test_the_same_command_gives_the_same_bits_in_another_process(
-    command_line: CommandLine, tmp_path: Path, stage: str
-) -> None:
-    tables = []
-    for _ in range(2):
-        assert command_line(f"+stage={stage}", *QUICK, "force=true").returncode == 0
-        (folder,) = tmp_path.glob(f"outputs/ladder/{stage}/*")
-        losses = pd.read_csv(folder / "steps.csv")[["loss", "grad_norm"]]
-        tables.append((losses.to_csv(), (folder / "held_out.csv").read_text()))
-    assert tables[0] == tables[1]
+def losses(tmp_path: Path, stage: str) -> tuple[str, str]:
+    """What the tables of a stage's only run hold, without its times."""
+    (folder,) = tmp_path.glob(f"outputs/ladder/{stage}/*")
+    steps = pd.read_csv(folder / "steps.csv").drop(columns="step_ms")
+    return steps.to_csv(), (folder / "held_out.csv").read_text()
 
 
-def test_a_sweep_trains_every_stage_once_before_the_next_seed(
+@pytest.mark.slow
+def test_compiled_losses_are_the_same_bits_in_another_process(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
-    done = command_line("-m", "+stage=step02,step03", *QUICK, "seed=1,2", "repeat=1,2")
-    assert done.returncode == 0
-    trained = re.findall(r"record: .*/(step\d+)/(seed\d)(-repeat2)?-", done.stdout)
-    rounds = [("seed1", ""), ("seed1", "-repeat2"), ("seed2", ""), ("seed2", "-repeat2")]
-    assert trained == [(stage, *which) for which in rounds for stage in ("step02", "step03")]
+    found = []
+    for _ in range(2):
+        done = command_line("+stage=step07", "train.steps=4", "force=true")
+        assert "torch.compile" in done.stdout.partition("not applied")[0]
+        found.append(losses(tmp_path, "step07"))
+    assert found[0] == found[1]
 
 
 def test_force_trains_again_and_changes_nothing_on_a_cpu(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
     command_line("+stage=step02", *QUICK)
-    first = records(tmp_path)["step02"]
+    first, table = records(tmp_path)["step02"], losses(tmp_path, "step02")
     assert "step 0" in command_line("+stage=step02", *QUICK, "force=true").stdout
     again = records(tmp_path)["step02"]
+    assert losses(tmp_path, "step02") == table
     assert first["fingerprint"] == again["fingerprint"]
     assert first["results"]["held_out"] == again["results"]["held_out"]
 
@@ -233,10 +231,15 @@ def test_a_sweep_continues_after_a_stage_that_fails_or_diverges(
     assert only.returncode == 0, "diverging is a result, not a failure"
 
 
-def test_seeds_are_swept_beside_stages(command_line: CommandLine, tmp_path: Path) -> None:
-    done = command_line("-m", "+stage=step02,step03", "seed=1,2", *QUICK)
+def test_a_sweep_trains_every_stage_once_before_the_next_seed(
+    command_line: CommandLine,
+) -> None:
+    done = command_line("-m", "+stage=step02,step03", *QUICK, "seed=1,2", "repeat=2")
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "outputs/ladder").glob("*/seed?-*/run.json"))) == 4
+    trained = re.findall(r"record: .*/(step\d+)/(seed\d)-repeat2-", done.stdout)
+    assert trained == [
+        (stage, seed) for seed in ("seed1", "seed2") for stage in ("step02", "step03")
+    ]
 
 
 def test_a_users_own_stage_needs_no_code(command_line: CommandLine, tmp_path: Path) -> None:

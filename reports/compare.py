@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -251,8 +252,8 @@ def _stands_on(stage: StageRuns, ladder: Sequence[StageRuns]) -> tuple[StageRuns
     Records before format 4 name no parent: for a stage of the project's own it is read from the
     ladder, for others the stage with the next lower number is taken.
     """
-    parents = {known.name: known.parent for known in read_ladder()}
-    parents |= {other.name: other.newest.stage.parent for other in ladder if other.has_parent}
+    recorded = {other.name: other.newest.stage.parent for other in ladder if other.has_parent}
+    parents = _read_parents() | recorded
     by_name = {other.name: other for other in ladder}
     if stage.name not in parents:
         below = [other for other in ladder if other.number < stage.number and other.finished]
@@ -265,6 +266,11 @@ def _stands_on(stage: StageRuns, ladder: Sequence[StageRuns]) -> tuple[StageRuns
         skipped.append(parent)
         parent = parents.get(parent)
     return None, skipped
+
+
+@cache
+def _read_parents() -> dict[str, str | None]:
+    return {known.name: known.parent for known in read_ladder()}
 
 
 def compared(

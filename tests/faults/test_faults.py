@@ -20,7 +20,7 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
 @pytest.mark.parametrize(
     ("fault", "times"),
     [
-        (faults.killed_writing_a_checkpoint, 1),
+        pytest.param(faults.killed_writing_a_checkpoint, 1, marks=pytest.mark.slow),
         (faults.asked_to_end, 1),
         (faults.asked_twice, 1),
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
@@ -28,7 +28,7 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
         (faults.disk_full, 1),
         (faults.folder_gone, 3),
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),
-        (faults.two_sweeps, 1),
+        pytest.param(faults.two_sweeps, 1, marks=pytest.mark.slow),
         (faults.odd_surroundings, 1),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -95,6 +95,7 @@ def test_a_failed_stage_of_a_sweep_is_reported_and_gives_exit_status_1(
     assert (tmp_path / "outputs" / "ladder" / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_failure_of_another_stage_leaves_the_exit_status_at_0(
     command_line: CommandLine,
 ) -> None:

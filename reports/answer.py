@@ -52,9 +52,10 @@ def scope(group: Group) -> str:
     (usual, _), *others = sorted(by_size.items(), key=lambda item: -len(item[1]))
     tokens = "".join(f" ({size} in {together(names)})" for size, names in others)
     seeds = max(len(stage.finished) for stage in group.ladder)
+    found = facts(group)
     return (
-        f"All of this is for {facts(group)['Steps']} steps of {usual} tokens{tokens}, with "
-        f"{_models(group)} on {group.runs[0].data.name}, on {facts(group)['Device']}, over "
+        f"All of this is for {found['Steps']} steps of {usual} tokens{tokens}, with "
+        f"{_models(group)} on {group.runs[0].data.name}, on {found['Device']}, over "
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; each stage is compared with the one "
         "that it stands on."
     )

@@ -14,7 +14,7 @@ import numpy as np
 from conf.schema import Aim, ReportConf
 from reports.curves import At, Plateau, Stop, at_equal, earlier_stop, plateau, spikes
 from reports.read import Floats, ReadRun
-from reports.speed import SpeedUp, find_shared, speed_up
+from reports.speed import SpeedUp, speed_up
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from runner.record import Conditions, Results, Run, Timings
 from stages.ladder import read_ladder
@@ -180,14 +180,13 @@ class Group:
         return sorted({run.seed for run in self.runs})
 
 
-def compare(runs: Sequence[ReadRun], rules: ReportConf) -> list[Group]:
-    """The groups of comparable runs, the main one first.
+def compare(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> list[Group]:
+    """The groups of comparable runs, the main one first; `shared` as in `reports.speed.speed_up`.
 
     The main group is the one with the most finished stages, then the most stages, then one without
     overrides, then the most seeds, then the newest.
     """
     alike: dict[Conditions, list[ReadRun]] = defaultdict(list)
-    shared = find_shared(runs)
     for run in runs:
         alike[Conditions.of(run.record)].append(run)
     groups = [

@@ -23,17 +23,22 @@ ACCUMULATES = "train.total_batch_tokens"
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in some records, by some rules; the first of `groups` is the main one."""
+    """What was found in some records, by some rules; the first of `groups` is the main one.
+
+    `shared` are the names of runs that shared their machine with another.
+    """
 
     records: Records
     rules: ReportConf
+    shared: set[str]
     groups: list[Group]
 
     @classmethod
     def of(cls, experiments: Sequence[str | Path], rules: ReportConf | None = None) -> Findings:
         """The findings in experiment folders, by the rules of conf/report where none are given."""
         records, rules = read_records(experiments), rules or read_rules()
-        return cls(records, rules, compare(records.found, rules))
+        shared = find_shared(records.found)
+        return cls(records, rules, shared, compare(records.found, shared, rules))
 
     @property
     def main(self) -> Group:
@@ -52,11 +57,6 @@ class Findings:
     def claims(self) -> list[Judgement]:
         evidence = Evidence(self.groups, self.verdicts[0], self.control, self.shared, self.rules)
         return claims.judge(evidence)
-
-    @cached_property
-    def shared(self) -> set[str]:
-        """The names of runs that shared their machine with another."""
-        return find_shared(self.records.found)
 
     @cached_property
     def others(self) -> list[tuple[Group, str]]:

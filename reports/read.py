@@ -20,6 +20,8 @@ import pandas as pd
 from conf.errors import UsageError
 from runner.record import (
     FIRST_WITH_WINDOWS,
+    HELD_OUT,
+    STEPS,
     Run,
     Settings,
     Status,
@@ -219,14 +221,14 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
     if run.is_abandoned:
         message = "Its process ended without closing the record."
         run = replace(run, status=Status.interrupted, message=message)
-    table = _table(folder / "steps.csv", Step, run.steps_sha256, f"{name} has no curve", problems)
+    table = _table(folder / STEPS, Step, run.steps_sha256, f"{name} has no curve", problems)
     # A resumed run may write a step again; what it wrote last is what it trained on from.
     table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
     table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
     windows = pd.DataFrame(columns=list(columns(Window)), dtype=float)
     if run.format >= FIRST_WITH_WINDOWS:
         without = f"{name} has no held-out windows"
-        windows = _table(folder / "held_out.csv", Window, run.held_out_sha256, without, problems)
+        windows = _table(folder / HELD_OUT, Window, run.held_out_sha256, without, problems)
     if not run.status.is_final:
         steps = [Step(*values) for values in table.itertuples(index=False)]
         run = replace(run, results=summarise(steps, run.resumed_at, run.results))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.schema import ReportConf, validator
+from stages.ladder import CONF
 
-DEFAULTS = Path(__file__).parent.parent / "conf" / "report" / "default.yaml"
+DEFAULTS = CONF / "report" / "default.yaml"
 
 
 def read_rules(overrides: Sequence[str] = ()) -> ReportConf:

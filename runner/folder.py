@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TextIO
@@ -16,6 +16,8 @@ from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
     CHECKPOINT,
+    HELD_OUT,
+    STEPS,
     WEIGHTS,
     Process,
     Run,
@@ -27,7 +29,7 @@ from runner.record import (
     read_run,
 )
 
-STEPS, HELD_OUT, LOG = "steps.csv", "held_out.csv", "log.txt"
+LOG = "log.txt"
 
 
 class RunFolder:
@@ -186,7 +188,7 @@ def _header(kind: type) -> str:
 
 
 def _row(row: Step | Window) -> str:
-    return ",".join(map(str, row.values)) + "\n"
+    return ",".join(map(str, astuple(row))) + "\n"
 
 
 def _sha256(file: Path) -> str | None:

@@ -24,6 +24,8 @@ from runner.products import Products
 
 FORMAT = 4
 FIRST_WITH_WINDOWS = 4  # the format since which a run has held_out.csv
+STEPS = "steps.csv"
+HELD_OUT = "held_out.csv"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -73,10 +75,6 @@ class Step:
     tokens: int = described("tokens trained on in the step")
 
     @property
-    def values(self) -> tuple[float, ...]:
-        return (self.step, self.loss, self.grad_norm, self.lr, self.step_ms, self.tokens)
-
-    @property
     def is_finite(self) -> bool:
         """Whether training can go on from the step's loss and norm."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
@@ -97,10 +95,6 @@ class Window:
     first_token: int = described("position of the window's first token in the held-out text")
     tokens: int = described("tokens predicted in the window")
     loss: float = described("mean loss of these tokens, nats/token")
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        return (self.step, self.first_token, self.tokens, self.loss)
 
 
 def columns(kind: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -122,8 +122,8 @@ class Checkpoints:
             tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in entries.items()}
         tensors |= {name: generator.get_rng_state() for name, generator in _generators().items()}
         tables = {
-            "steps": [step.values for step in steps],
-            "held_out": [window.values for window in self.folder.windows],
+            "steps": [astuple(step) for step in steps],
+            "held_out": [astuple(window) for window in self.folder.windows],
         }
         for name, rows in tables.items():
             tensors[name] = torch.tensor(rows, dtype=torch.float64)

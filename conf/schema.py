@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale
@@ -131,6 +131,14 @@ class StageConf:
 
 
 @dataclass
+class PlanConf:
+    """What a plan asks; its runs are the parameters of its sweeper."""
+
+    title: str
+    question: str
+
+
+@dataclass
 class CheckpointEvery:
     """How often a run writes a checkpoint: by steps, by minutes, by both, or never."""
 
@@ -230,7 +238,11 @@ class Config:
     evaluation: EvaluationConf
     sample: SampleConf
     report: ReportConf
+    dry_run: bool
     stage: StageConf | None
+    without: list[str]
+    plus: list[str]
+    plan: PlanConf | None
 
 
 @dataclass
@@ -255,6 +267,12 @@ def scale_model(scale: str | None) -> str:
     return {"smoke": "nano", "mini": "mini"}.get(scale or "", "gpt2")
 
 
+def times_accumulated(steps: int, *, _root_: DictConfig) -> int:
+    """As many times more steps as the scale accumulates micro batches: as many tokens."""
+    train = _root_.train
+    return steps * _root_.scale.accumulate_to_tokens // (train.micro_batch_size * train.context)
+
+
 def register() -> None:
     """Register the types and the resolvers with Hydra; may be called again."""
     store = ConfigStore.instance()
@@ -263,5 +281,6 @@ def register() -> None:
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)
+    OmegaConf.register_new_resolver("times_accumulated", times_accumulated, replace=True)
     user_cache = functools.partial(user_cache_dir, "gpt2-ladder")
     OmegaConf.register_new_resolver("user_cache", user_cache, replace=True)

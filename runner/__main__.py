@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import hydra
+from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -16,32 +16,40 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import register
-from runner.identity import ROUND, conditions, override_key, resolved
+from runner.command import arithmetic_as_overrides, read_command
+from runner.dry_run import list_runs
+from runner.identity import ARITHMETIC, override_key
 from runner.messages import error, errors_in_a_sentence, fail, say, sentence
-from runner.record import StageInfo, Status
-from runner.run import Command, run
+from runner.record import Status
+from runner.run import run
 from runner.settings import read_settings
-from stages.ladder import changes_between, read_ladder
+from stages.ladder import CONF, read_ladder
 
 
 def main() -> None:
     """Run the command and exit: 0 success, 1 a stage failed, 2 a user's error, 128 + a signal."""
     flags = get_args_parser().parse_args()
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
-    names_stage = "stage" in map(override_key, flags.overrides)
+    keys = set(map(override_key, flags.overrides))
+    folders = [Path(flags.config_dir)] if flags.config_dir else []
+    names_stage = keys & {"stage", "plan"}
     with errors_in_a_sentence():
+        register()
         if flags.help or not (names_stage or for_hydra):
-            show_ladder(Console(), [Path(flags.config_dir)] if flags.config_dir else [])
+            show_ladder(Console(), folders)
             if not flags.help and (flags.overrides or flags.multirun):
                 fail("No stage was named: add one of the above, such as +stage=step07.")
             return
         for override in flags.overrides:
-            if override.startswith("stage="):
-                fail(f"{override}: a stage is added to the configuration, so write +{override}.")
-        if flags.multirun:
-            options = [word for word in sys.argv[1:] if word not in flags.overrides]
-            sys.argv[1:] = [*options, *rounds_first(flags.overrides)]
-        register()
+            if override.startswith(("stage=", "plan=")):
+                word = override.partition("=")[0]
+                fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
+        if flags.cfg and keys & set(ARITHMETIC):
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                sys.argv[1:1] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+        if "dry_run=true" in flags.overrides and not for_hydra:
+            list_runs(flags.overrides, folders, Console())
+            return
         task()
 
 
@@ -50,7 +58,8 @@ def task(cfg: DictConfig) -> Status:
     """The single run of the command, or one run of its sweep."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        return run(read_settings(cfg), read_command(cfg), Console(), isolate=sweeping)
+        adjusted, command = read_command(HydraConfig.get().overrides.task, read_ladder(_folders()))
+        return run(read_settings(adjusted), command, Console(), isolate=sweeping)
     except (UsageError, OmegaConfBaseException) as mistake:
         refused = UsageError(sentence(mistake))
         if not sweeping:
@@ -60,45 +69,10 @@ def task(cfg: DictConfig) -> Status:
         raise refused from mistake
 
 
-def rounds_first(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a sweep with `repeat` and `seed` before all others.
-
-    Hydra varies the last override fastest. So every stage is trained once before the next round
-    begins, and a machine that becomes slower does so for all stages.
-    """
-    return sorted(overrides, key=lambda override: override_key(override) not in ROUND)
-
-
-def read_command(cfg: DictConfig) -> Command:
-    """The stage, its changes and all overrides, for the record of a run."""
-    overrides = list(HydraConfig.get().overrides.task)
-    runtime = HydraConfig.get().runtime
-    choice = str(runtime.choices["stage"])
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    stage = next((stage for stage in read_ladder(folders) if stage.name == choice), None)
-    if stage is None:
-        raise UsageError(
-            f"+stage={choice}: this stage is in a subfolder of stage/; move its file into stage/."
-        )
-    without_stage = [o for o in overrides if not o.startswith("+stage=")]
-    plain = composed(*without_stage)
-    before = composed(*without_stage, f"+stage={stage.parent}") if stage.parent else plain
-    about = StageInfo(
-        name=choice,
-        number=stage.number,
-        parent=stage.parent,
-        title=stage.about.title,
-        aim=stage.about.aim,
-        guide=stage.about.guide,
-        changes=changes_between(before, cfg),
-    )
-    return Command(about, overrides, conditions(resolved(plain)))
-
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    """A configuration; the jobs of a sweep share the one without a stage."""
-    return hydra.compose("config", list(overrides))
+def _folders() -> list[Path]:
+    """The folders of configuration of the command, the user's own before the project's."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def show_ladder(console: Console, folders: Sequence[Path]) -> None:

@@ -180,7 +180,7 @@ class RunFolder:
 
 def now() -> str:
     """The time in UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _header(kind: type) -> str:

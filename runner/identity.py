@@ -23,9 +23,14 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 # Keys, with all below them, on which no measured number depends: names, folders, and the source of
 # the text, which counts by its hash.
 NOT_MEASURED = (
-    "experiment", "checkpoint", "force", "stage", "report", "output_dir", "cache_dir", "model.name",
-    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "train.checkpoint_every",
+    "experiment", "checkpoint", "force", "dry_run", "stage", "without", "plus", "plan", "report",
+    "output_dir", "cache_dir", "model.name", "scale.name", "data.name", "data.path", "data.url",
+    "data.sha256", "train.checkpoint_every",
 )  # fmt: skip
+# What is taken back from a stage or added to it; what follows from it is in other keys.
+ARITHMETIC = ("without", "plus")
+# Of a resolved configuration, what a record does not keep: this machine's folders, and no settings.
+NOT_KEPT = ("output_dir", "cache_dir", "report", "dry_run", "plan")
 # What tells the runs of one stage apart: the draws, and the moment.
 ROUND = ("repeat", "seed")
 # Of the other keys, those that decide no loss, or that runs are matched by separately.
@@ -35,9 +40,9 @@ NAMED_GROUPS = ("data", "model", "scale")
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """A run's configuration as JSON types, enums as their names, without this machine's folders."""
+    """A run's configuration as JSON types, enums as their names."""
     plain = resolved(OmegaConf.structured(config))
-    return {key: plain[key] for key in plain if key not in ("output_dir", "cache_dir", "report")}
+    return {key: plain[key] for key in plain if key not in NOT_KEPT}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -61,7 +66,8 @@ def variant(overrides: Iterable[str]) -> list[str]:
     """The overrides that change what is measured, without the stage and the round."""
     keyed = {override_key(override): override for override in overrides}
     changing = _without(keyed, (*NOT_MEASURED, *ROUND, "device", "hydra"))
-    return sorted(override for key, override in changing.items() if key not in NAMED_GROUPS)
+    shown = {key: override for key, override in changing.items() if key not in NAMED_GROUPS}
+    return sorted([*shown.values(), *(keyed[key] for key in ARITHMETIC if key in keyed)])
 
 
 def override_key(override: str) -> str:
@@ -77,6 +83,12 @@ def recipe(plain: dict[str, Any]) -> str:
 def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:
     """One hash of what a run's outcome depends on: configuration, text and code."""
     return _sha256([measured(plain), data_sha256, code_hash()])
+
+
+def label(config: Config, identity: str) -> str:
+    """The name of a run's folder: its round, and the beginning of its fingerprint."""
+    repeat = f"-repeat{config.repeat}" if config.repeat > 1 else ""
+    return f"seed{config.seed}{repeat}-{identity[:8]}"
 
 
 def _sha256(content: Any) -> str:

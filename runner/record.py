@@ -31,6 +31,8 @@ WEIGHTS = "weights.safetensors"
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
+# What keys of the configuration were, before records had them.
+LATER_KEYS: dict[str, Any] = {"repeat": 1, "without": [], "plus": []}
 
 
 class Status(str, Enum):
@@ -329,7 +331,7 @@ def parse_run(content: dict[str, Any]) -> Run:
         raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
     try:
         content = _from_format_2(content) if found == 2 else {**content}
-        content["config"] = {"repeat": 1, **content["config"]}  # formats 2 and 3 knew no repeats
+        content["config"] = {**LATER_KEYS, **content["config"]}
         for part in ("model", "results"):
             content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
         run: Run = validator(Run).validate_python(content)

@@ -7,16 +7,16 @@ import platform
 import shlex
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from conf.device import smaller_scale
 from conf.errors import UsageError
 from conf.schema import Aim, Config
+from runner.command import Command
 from runner.data.text import find_text, text_sha256
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
@@ -25,6 +25,7 @@ from runner.identity import (
     code_hash,
     commit,
     fingerprint,
+    label,
     override_key,
     recipe,
     variant,
@@ -40,20 +41,10 @@ from runner.record import (
     Environment,
     Process,
     Run,
-    StageInfo,
     Status,
     find_baseline,
     same_speed_conditions,
 )
-
-
-@dataclass(frozen=True)
-class Command:
-    """The stage that was asked for, all overrides, and their `runner.identity.conditions`."""
-
-    stage: StageInfo
-    overrides: list[str]
-    conditions: dict[str, Any]
 
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Status:
@@ -69,11 +60,14 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
         warn(console, f"{fallback}.")
     planned = _planned(config, command, DataInfo(name, text_sha256(files, cache_dir), fallback))
     experiment = Path(config.output_dir).expanduser() / config.experiment
+    for note in command.notes:
+        warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
-    if is_done(folder, config, planned.fingerprint, console):
-        if folder.run.status is Status.finished:  # its process may have been killed before this
-            (folder.path / CHECKPOINT).unlink(missing_ok=True)
-        return folder.run.status
+    for same in (folder, *_elsewhere(experiment, planned)):
+        if is_done(same, config, planned.fingerprint, console):
+            if same.run.status is Status.finished:  # its process may have been killed before this
+                (same.path / CHECKPOINT).unlink(missing_ok=True)
+            return same.run.status
     prepare_libraries(cache_dir)
     if isolate:
         _train_isolated(config, files, folder, planned, console)
@@ -86,6 +80,13 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
         return Status.failed
     print_outcome(folder, experiment, console)
     return folder.status
+
+
+def _elsewhere(experiment: Path, planned: Run) -> Iterator[RunFolder]:
+    """The folders of other stages that hold the same training, asked for in another way."""
+    for path in sorted(experiment.glob(f"*/{planned.label}")):
+        if path.parent.name != planned.stage.name:
+            yield RunFolder(path)
 
 
 def prepare_libraries(cache_dir: Path) -> None:
@@ -105,11 +106,10 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
     plain = as_plain(config)
     identity = fingerprint(plain, data.sha256)
     head, dirty = commit()
-    repeat = f"-repeat{config.repeat}" if config.repeat > 1 else ""
     return Run(
         stage=command.stage,
         experiment=config.experiment,
-        label=f"seed{config.seed}{repeat}-{identity[:8]}",
+        label=label(config, identity),
         fingerprint=identity,
         code=code_hash(),
         command=f"python -m runner {shlex.join(command.overrides)}",

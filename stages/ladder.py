@@ -23,6 +23,7 @@ class Stage:
     parent: str | None
     number: int  # its place on the ladder: 1 for a flow check, from 2 in the chain
     changes: dict[str, Any]  # dotted configuration key -> the value that the overlay sets
+    choices: list[str]  # what else its defaults list chooses, such as another model
 
 
 def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
@@ -39,12 +40,23 @@ def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
             if isinstance(overlay, DictConfig) and file.stem not in overlays:
                 overlays[file.stem] = overlay
                 abouts[file.stem] = _about(file, overlay)
-    parents = {
-        name: next((str(entry) for entry in overlay.get("defaults", []) if entry != "_self_"), None)
+    chosen = {
+        name: [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
         for name, overlay in overlays.items()
     }
+    parents = {
+        name: next((entry for entry in entries if isinstance(entry, str)), None)
+        for name, entries in chosen.items()
+    }
     stages = [
-        Stage(name, about, parents[name], _number(name, about, parents), _leaves(overlays[name]))
+        Stage(
+            name,
+            about,
+            parents[name],
+            _number(name, about, parents),
+            _leaves(overlays[name]),
+            [str(entry) for entry in chosen[name] if entry != parents[name]],
+        )
         for name, about in abouts.items()
     ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))

@@ -1,0 +1,131 @@
+"""What a command asks for: the stage, `without` and `plus`, and the overrides of one run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from conf.errors import UsageError
+from runner.identity import ARITHMETIC, conditions, override_key, resolved
+from runner.record import StageInfo
+from stages.arithmetic import Ablation, Entry, Ladder
+from stages.ladder import Stage, changes_between, flatten
+
+# What is not part of the configuration that all stages share.
+NOT_SHARED = ("stage", "plan", *ARITHMETIC)
+
+
+@dataclass(frozen=True)
+class Command:
+    """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
+
+    `notes` are for the user: what could not be taken back.
+    """
+
+    stage: StageInfo
+    overrides: list[str]
+    conditions: dict[str, Any]
+    notes: list[str]
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """A configuration; the jobs of a sweep share the one without a stage."""
+    return hydra.compose("config", list(overrides))
+
+
+def read_command(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[DictConfig, Command]:
+    """The configuration that trains, with the arithmetic done, and the command.
+
+    A run that trains exactly what a stage of the ladder does is that stage. Raises UsageError.
+    """
+    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
+    asked = read_ablation(overrides)
+    plain = composed(*others)
+    ladder = _ladder(plain, others, stages)
+    same = None if asked.is_plain else ladder.plain_stage(asked)
+    name = same or asked.stage
+    stage = next((stage for stage in stages if stage.name == name), None)
+    if stage is None:
+        raise UsageError(
+            f"+stage={name}: this stage is in a subfolder of stage/; move its file into stage/."
+        )
+    cfg = composed(*others, f"+stage={name}")
+    typed, notes = [*others, f"+stage={name}"], []
+    if asked.is_plain or same:
+        before = composed(*others, f"+stage={stage.parent}") if stage.parent else plain
+    else:
+        entries = {"without": list(asked.without), "plus": list(asked.plus)}
+        before, cfg = cfg, _with_settings(cfg, {**ladder.touched(asked), **entries})
+        typed += [o for o in overrides if override_key(o) in ARITHMETIC]
+        for entry in map(Entry.read, asked.without):
+            for key, later in ladder.set_again(asked, entry).items():
+                notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
+    about = StageInfo(
+        name=name,
+        number=stage.number,
+        parent=stage.parent,
+        title=stage.about.title,
+        aim=stage.about.aim,
+        guide=stage.about.guide,
+        changes=changes_between(before, cfg),
+    )
+    return cfg, Command(about, typed, conditions(resolved(plain)), notes)
+
+
+def read_ablation(overrides: Sequence[str]) -> Ablation:
+    """The stage of one run's overrides, and what is taken back from it and added to it."""
+    stage = next((o for o in overrides if override_key(o) == "stage"), None)
+    if stage is None:
+        raise UsageError("No stage was named: add one, such as +stage=step07.")
+    typed = [o for o in overrides if override_key(o) in ARITHMETIC]
+    entries: dict[str, tuple[str, ...]] = dict.fromkeys(ARITHMETIC, ())
+    for override in OverridesParser.create().parse_overrides(typed):
+        value = override.value()
+        if not isinstance(value, list):
+            raise UsageError(f"{override.input_line}: write a list, such as without=[step04].")
+        entries[override.key_or_group] = tuple(map(str, value))
+    return Ablation(stage.partition("=")[2], **entries)
+
+
+def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    """What `without` and `plus` change, as overrides of a single configuration that is shown."""
+    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
+    ladder = _ladder(composed(*others), others, stages)
+    touched = ladder.touched(read_ablation(overrides))
+    return [f"{key}={json.dumps(value)}" for key, value in touched.items()]
+
+
+def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str, DictConfig]:
+    """The stage and the configuration that trains, but for the description of the stage.
+
+    The changes are added to the configuration without a stage, which is much quicker than to
+    compose every run. Raises UsageError.
+    """
+    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
+    asked = read_ablation(overrides)
+    plain = composed(*others)
+    ladder = _ladder(plain, others, stages)
+    if any(stage.choices for stage in ladder.chain(asked.stage)):
+        cfg, command = read_command(overrides, stages)
+        return command.stage.name, cfg
+    values = ladder.settings(asked)
+    changed = {key: value for key, value in values.items() if value != ladder.base.get(key)}
+    return ladder.plain_stage(asked) or asked.stage, _with_settings(plain, changed)
+
+
+def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """A copy of a configuration with these values, typed as it is."""
+    changed = cfg.copy()
+    for key, value in values.items():
+        OmegaConf.update(changed, key, value, merge=False)
+    return changed
+
+
+def _ladder(plain: DictConfig, others: Sequence[str], stages: Sequence[Stage]) -> Ladder:
+    return Ladder(stages, flatten(resolved(plain)), {override_key(o) for o in others})

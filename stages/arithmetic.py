@@ -1,0 +1,180 @@
+"""The arithmetic of `without` and `plus`: a stage with the changes of steps taken back or added."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from conf.errors import UsageError
+from stages.ladder import Stage, flatten
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The change of a step, or one key of it: `step06`, or `step06:model.pad_vocab`."""
+
+    step: str
+    key: str
+
+    @classmethod
+    def read(cls, text: str) -> "Entry":
+        step, _, key = text.partition(":")
+        return cls(step, key)
+
+    def __str__(self) -> str:
+        return f"{self.step}:{self.key}" if self.key else self.step
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A stage, and the steps whose changes are taken back from it or added to it."""
+
+    stage: str
+    without: Sequence[str] = ()
+    plus: Sequence[str] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        return not (self.without or self.plus)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The stages over a base: the settings of the configuration without a stage, by dotted key.
+
+    `typed` are the keys that were set by hand, which no stage changes.
+    """
+
+    stages: Sequence[Stage]
+    base: Mapping[str, Any]
+    typed: Collection[str] = field(default=())
+
+    def settings(self, asked: Ablation) -> dict[str, Any]:
+        """Every setting that trains. Raises UsageError for one that cannot be made."""
+        chain = self.chain(asked.stage)
+        names = [stage.name for stage in chain]
+        taken_back = list(self._entries("without", asked.without))
+        for entry in taken_back:
+            if entry.step not in names:
+                raise UsageError(
+                    f"without=[{entry}]: {asked.stage} does not contain {entry.step}; it contains "
+                    f"{', '.join(names)}."
+                )
+            later = self.set_again(asked, entry)
+            if len(later) == len(self._changes(entry)):
+                raise UsageError(
+                    f"without=[{entry}]: nothing would be taken back, because "
+                    f"{', '.join(sorted(set(later.values())))} sets the same keys again; name that "
+                    "step too."
+                )
+        gone = {(entry.step, key) for entry in taken_back for key in self._changes(entry)}
+        own = [
+            (key, value)
+            for stage in chain
+            for key, value in stage.changes.items()
+            if (stage.name, key) not in gone
+        ]
+        for entry in self._entries("plus", asked.plus):
+            changes = self._changes(entry)
+            if entry.step in names and not gone.issuperset((entry.step, key) for key in changes):
+                raise UsageError(f"plus=[{entry}]: {asked.stage} contains {entry} already.")
+            own += changes.items()
+        return self._resolved({key: value for key, value in own if key not in self.typed})
+
+    def touched(self, asked: Ablation) -> dict[str, Any]:
+        """The settings that the entries decide. Raises UsageError as `settings` does."""
+        whole = self.settings(asked)
+        entries = map(Entry.read, (*asked.without, *asked.plus))
+        return {key: whole[key] for entry in entries for key in self._changes(entry)}
+
+    def plain_stage(self, asked: Ablation) -> str | None:
+        """The stage that trains with exactly the same settings, if there is one."""
+        if any(stage.choices for stage in self.chain(asked.stage)):
+            return None
+        whole = self.settings(asked)
+        return next(
+            (
+                stage.name
+                for stage in self.stages
+                if not any(below.choices for below in self.chain(stage.name))
+                and self.settings(Ablation(stage.name)) == whole
+            ),
+            None,
+        )
+
+    def set_again(self, asked: Ablation, entry: Entry) -> dict[str, str]:
+        """The keys of an entry that a later step, which is not taken back, sets again: key, step.
+
+        They keep that later step's value.
+        """
+        gone = {str(other) for other in asked.without}
+        chain = self.chain(asked.stage)
+        after = [s.name for s in chain].index(entry.step) + 1
+        return {
+            key: stage.name
+            for stage in chain[after:]
+            for key in self._changes(entry)
+            if key in stage.changes and not gone & {stage.name, f"{stage.name}:{key}"}
+        }
+
+    def chain(self, name: str) -> list[Stage]:
+        """A stage and those that it stands on, the lowest first."""
+        found: list[Stage] = []
+        parent: str | None = name
+        while parent is not None and parent not in (stage.name for stage in found):
+            found.append(self._named(parent))
+            parent = found[-1].parent
+        return found[::-1]
+
+    def _entries(self, word: str, texts: Iterable[str]) -> Iterator[Entry]:
+        for text in texts:
+            entry = Entry.read(text)
+            step = self._named(entry.step)
+            changes = step.changes
+            if step.choices:
+                raise UsageError(
+                    f"{word}=[{entry}]: {entry.step} chooses {', '.join(step.choices)} in its "
+                    "defaults list; only values that its overlay sets can be taken back or added."
+                )
+            if not changes:
+                raise UsageError(f"{word}=[{entry}]: {entry.step} changes nothing.")
+            if entry.key and entry.key not in changes:
+                raise UsageError(
+                    f"{word}=[{entry}]: {entry.step} does not change {entry.key}; it changes "
+                    f"{', '.join(changes)}."
+                )
+            for key in self._changes(entry):
+                if key in self.typed:
+                    raise UsageError(
+                        f"{word}=[{entry}] decides {key}, which was also typed; leave out one of "
+                        "the two."
+                    )
+            yield entry
+
+    def _changes(self, entry: Entry) -> dict[str, Any]:
+        changes = self._named(entry.step).changes
+        return {key: changes[key] for key in changes if entry.key in ("", key)}
+
+    def _named(self, name: str) -> Stage:
+        found = next((stage for stage in self.stages if stage.name == name), None)
+        if found is None:
+            names = ", ".join(stage.name for stage in self.stages)
+            raise UsageError(f"There is no step {name!r}; there are {names}.")
+        return found
+
+    def _resolved(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The base with changes, their interpolations resolved."""
+        whole = {**self.base, **changes}
+        if not any("${" in str(value) for value in changes.values()):
+            return whole
+        nested: dict[str, Any] = {}
+        for key, value in whole.items():
+            *sections, last = key.split(".")
+            part = nested
+            for section in sections:
+                part = part.setdefault(section, {})
+            part[last] = value
+        plain = OmegaConf.to_container(OmegaConf.create(nested), resolve=True)
+        assert isinstance(plain, dict)
+        return flatten(plain)

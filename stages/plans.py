@@ -1,0 +1,73 @@
+"""The plans in conf/plan and in folders of the user's own: which runs each asks for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from conf.errors import UsageError
+from conf.schema import PlanConf
+from stages.ladder import CONF
+
+# What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
+SECTIONS = {"defaults", "hydra", "plan"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan: what it is about, and its `hydra.sweeper.params`."""
+
+    name: str
+    about: PlanConf
+    params: dict[str, str]
+
+
+def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
+    """Every plan by name; `config_dirs` are searched before the project's own.
+
+    Raises UsageError for a file that is not a plan.
+    """
+    plans: dict[str, Plan] = {}
+    for folder in (*config_dirs, CONF):
+        for file in sorted((folder / "plan").glob("*.yaml")):
+            plans.setdefault(file.stem, _read(file))
+    return list(plans.values())
+
+
+def _read(file: Path) -> Plan:
+    content = OmegaConf.load(file)
+    params = OmegaConf.select(content, "hydra.sweeper.params")
+    if not isinstance(content, DictConfig) or not isinstance(params, DictConfig):
+        raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
+    if wrong := {str(key) for key in content} - SECTIONS:
+        raise UsageError(
+            f"{file} sets {', '.join(sorted(wrong))}; a plan sets every value under "
+            "hydra.sweeper.params."
+        )
+    about = content.get("plan") or {}
+    return Plan(
+        file.stem,
+        PlanConf(about.get("title", file.stem), about.get("question", "")),
+        {str(key): str(value) for key, value in params.items_ex(resolve=False)},
+    )
+
+
+def expand(
+    params: Mapping[str, str], typed: Sequence[str] = (), config_dirs: Iterable[Path] = ()
+) -> list[list[str]]:
+    """The overrides of each run that a sweep asks for, as Hydra's basic sweeper orders them.
+
+    `typed` replace parameters of the same key. Raises Hydra's errors.
+    """
+    search_path = create_config_search_path(str(CONF))
+    for folder in config_dirs:
+        search_path.append("command-line", f"file://{folder.resolve()}")
+    parser = OverridesParser.create(config_loader=ConfigLoaderImpl(search_path))
+    swept = [f"{key}={value}" for key, value in params.items()]
+    (runs,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
+    return runs

@@ -34,10 +34,15 @@ def load(*experiments: str | Path) -> Records:
     return read_records(experiments)
 
 
-def write_report(experiments: Sequence[str | Path], rules: ReportConf | None = None) -> Path:
+def write_report(
+    experiments: Sequence[str | Path],
+    rules: ReportConf | None = None,
+    config_dirs: Sequence[Path] = (),
+) -> Path:
     """Write the report on these experiment folders into the first one and return its page.
 
-    `rules` are the settings of its statistics, those of conf/report where none are given.
+    `rules` are the settings of its statistics, those of conf/report where none are given;
+    `config_dirs` hold stages and plans of your own.
 
     Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
     `report.json` and `figures/`, each replaced in one go, so that a reader never sees a
@@ -45,15 +50,16 @@ def write_report(experiments: Sequence[str | Path], rules: ReportConf | None = N
     """
     from reports.page import write
 
-    return write(experiments, rules)
+    return write(experiments, rules, config_dirs)
 
 
 def print_summary(
     experiments: Sequence[str | Path],
     console: Console | None = None,
     rules: ReportConf | None = None,
+    config_dirs: Sequence[Path] = (),
 ) -> None:
     """Print the ladder's short table and the path of the page."""
     from reports.summary import show
 
-    show(experiments, console, rules)
+    show(experiments, console, rules, config_dirs)

@@ -25,13 +25,21 @@ def main() -> None:
         metavar="outputs/experiment",
         help="an experiment's folder; several are compared side by side",
     )
-    words = parser.parse_args().experiments
+    parser.add_argument(
+        "--config-dir",
+        type=Path,
+        action="append",
+        default=[],
+        help="a folder with stages and plans of your own, as given to the runner",
+    )
+    given = parser.parse_args()
+    words = given.experiments
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]
     try:
         rules = read_rules(settings)
-        write_report(experiments, rules)
-        print_summary(experiments, rules=rules)
+        write_report(experiments, rules, given.config_dir)
+        print_summary(experiments, rules=rules, config_dirs=given.config_dir)
     except UsageError as error:
         fail(str(error))
 

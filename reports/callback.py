@@ -45,9 +45,16 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
             _report(config)
             self.written = time.monotonic()
 
+    def on_dry_run(self, experiment: Path, console: Console) -> None:
+        """Print how many seeds would decide, from the spread seen so far: `runner.dry_run`."""
+        if any(experiment.glob("*/*/run.json")):
+            from reports.power import print_seeds
+
+            print_seeds(experiment, console)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.on_multirun_end)
-        _report(config, lambda folder: reports.print_summary([folder], rules=_rules(config)))
+        _report(config, lambda folder: _summarise(folder, config))
 
 
 def _rules(config: DictConfig) -> ReportConf:
@@ -56,13 +63,23 @@ def _rules(config: DictConfig) -> ReportConf:
     return read_rules([word.removeprefix("report.") for word in typed])
 
 
+def _folders(config: DictConfig) -> list[Path]:
+    """The folders in which a user keeps stages and plans of their own."""
+    sources = config.hydra.runtime.config_sources
+    return [Path(source.path) for source in sources if source.provider == "command-line"]
+
+
+def _summarise(folder: Path, config: DictConfig) -> None:
+    reports.print_summary([folder], rules=_rules(config), config_dirs=_folders(config))
+
+
 def _report(config: DictConfig, announce: Callable[[Path], None] = lambda folder: None) -> None:
     """Write the report on each experiment; an error is printed and leaves the runs as they are."""
     for experiment in experiments(config):
         if not any(experiment.glob("*/*/run.json")):
             continue
         try:
-            reports.write_report([experiment], _rules(config))
+            reports.write_report([experiment], _rules(config), _folders(config))
             announce(experiment)
         except UsageError as mistake:
             error(str(mistake))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from conf.schema import Claim, Measure, ReportConf
+from conf.schema import Aim, Claim, Measure, ReportConf
 from reports import formats
 from reports.compare import Comparison, Group, StageRuns, newest_of_each
 from reports.read import ReadRun
@@ -65,9 +65,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: groups of runs and the verdicts on the first one's stages."""
+    """What claims are judged by: groups, all runs, and the verdicts on the first group's stages."""
 
     groups: Sequence[Group]
+    runs: Sequence[ReadRun]
     verdicts: Mapping[str, Verdict]
     control: Comparison | None
     shared: set[str]
@@ -101,12 +102,10 @@ def _command(claim: Claim, stage: Stage, evidence: Evidence) -> str:
     command = own.command if own else f"python -m runner +stage={stage.name}"
     if claim.measure not in (Measure.speed_up, Measure.step_ms) or not claim.change:
         return command
-    lowest = flatten(evidence.groups[0].stages[0].newest.config)
-    before, after = map(formats.setting, (lowest.get(claim.change), stage.changes[claim.change]))
     words = shlex.split(command)[3:]
     kept = [word for word in words if not word.startswith(("seed=", "repeat="))]
     rounds = ",".join(str(2 + i) for i in range(evidence.rules.minimum_rounds))
-    alone = f"{claim.change}={before},{after}"
+    alone = f"without=[],[{stage.name}:{claim.change}]"
     return f"python -m runner -m {shlex.join([f'repeat={rounds}', *kept, alone])}"
 
 
@@ -118,7 +117,7 @@ def _interval(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
 
 
 def _speed_up(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
-    pair = _pair(claim, stage, evidence.groups)
+    pair = _pair(claim, stage, evidence)
     speed = pair and speed_up(*pair, evidence.shared, evidence.rules)
     if not pair or not speed:
         return None
@@ -203,19 +202,19 @@ def _finished(name: str, evidence: Evidence) -> StageRuns | None:
 
 
 def _pair(
-    claim: Claim, stage: Stage, groups: Sequence[Group]
+    claim: Claim, stage: Stage, evidence: Evidence
 ) -> tuple[list[ReadRun], list[ReadRun]] | None:
     """Finished runs without and with a change, otherwise equal, over seeds and repeats."""
     if claim.change not in stage.changes:
         return None
     after = stage.changes[claim.change]
-    main = _conditions(groups[0], claim.change)
+    main = _conditions(evidence.groups[0].conditions, claim.change)
     alike: dict[str, dict[bool, list[ReadRun]]] = defaultdict(lambda: defaultdict(list))
-    for group in groups:
-        for run in (run for s in group.ladder for run in s.rounds if run.finished):
-            if _conditions(group, claim.change) == main:
-                value, rest = _apart(run, claim.change)
-                alike[rest][value == after].append(run)
+    for run in evidence.runs:
+        of_stage = run.finished and run.record.stage.aim is not Aim.flow
+        if of_stage and _conditions(Conditions.of(run.record), claim.change) == main:
+            value, rest = _apart(run, claim.change)
+            alike[rest][value == after].append(run)
     pairs = [
         (newest_of_each(runs[False]), newest_of_each(runs[True]))
         for runs in alike.values()
@@ -226,11 +225,11 @@ def _pair(
     return pairs[-1] if pairs else None
 
 
-def _conditions(group: Group, key: str | None) -> Conditions:
-    """The conditions of a group but for a key, which an override sets for every stage."""
-    settings = json.loads(group.conditions.settings)
+def _conditions(conditions: Conditions, key: str | None) -> Conditions:
+    """The conditions but for a key, which an override sets for every stage."""
+    settings = json.loads(conditions.settings)
     settings.pop(key, None)
-    return group.conditions._replace(settings=json.dumps(settings, sort_keys=True))
+    return conditions._replace(settings=json.dumps(settings, sort_keys=True))
 
 
 def _apart(run: ReadRun, key: str) -> tuple[Any, str]:

@@ -276,13 +276,12 @@ def compared(
     before: StageRuns, after: StageRuns, shared: set[str], rules: ReportConf
 ) -> Comparison:
     """A stage against another one, over their finished runs."""
-    by_seed = {run.record.seed: run for run in before.measurable}
-    pairs = [(by_seed[b.record.seed], b) for b in after.measurable if b.record.seed in by_seed]
+    pairs = pairs_of(before, after)
     first, second = ([run for run in stage.rounds if run.finished] for stage in (before, after))
     return Comparison(
         before.name,
         pairs,
-        _held_out_difference(pairs, rules),
+        held_out_difference(pairs, rules),
         speed_up(first, second, shared, rules),
         at_equal(pairs, "tokens_seen", rules),
         at_equal(pairs, "seconds", rules),
@@ -291,7 +290,14 @@ def compared(
     )
 
 
-def _held_out_difference(pairs: Pairs, rules: ReportConf) -> Estimate | None:
+def pairs_of(before: StageRuns | None, after: StageRuns | None) -> Pairs:
+    """The measurable runs of the seeds that both have; empty where there are no runs."""
+    by_seed = {run.record.seed: run for run in before.measurable} if before else {}
+    runs = after.measurable if after else []
+    return [(by_seed[run.record.seed], run) for run in runs if run.record.seed in by_seed]
+
+
+def held_out_difference(pairs: Pairs, rules: ReportConf) -> Estimate | None:
     """Over seeds; for one seed over the windows, where both runs have them."""
     values = np.array([b.record.results.held_out - a.record.results.held_out for a, b in pairs])
     if not len(values):

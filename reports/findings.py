@@ -10,12 +10,18 @@ from pathlib import Path
 from conf.schema import ReportConf
 from reports import claims, sentences
 from reports.answer import answer
+from reports.cells import Bank
 from reports.claims import Evidence, Judgement
 from reports.compare import Comparison, Group, compare, find_control
+from reports.plans import Table, find_table
+from reports.rates import StageRates, find_rates
 from reports.read import Records, read_records
 from reports.rules import read_rules
 from reports.speed import disturbances, find_shared
 from reports.verdicts import Verdict, judge
+from reports.worth import Worth, find_worth
+from stages.ladder import read_ladder
+from stages.plans import read_plans
 
 # The change of the stage whose control is the one below it, trained for as many tokens.
 ACCUMULATES = "train.total_batch_tokens"
@@ -25,20 +31,52 @@ ACCUMULATES = "train.total_batch_tokens"
 class Findings:
     """What was found in some records, by some rules; the first of `groups` is the main one.
 
-    `shared` are the names of runs that shared their machine with another.
+    `shared` are the names of runs that shared their machine with another. `tables` are of the
+    plans, `in_plans` are the names of the runs in them, and `bank` those under the main group's
+    conditions. `worth` is None, and `rates` empty,
+    where the runs do not tell.
     """
 
     records: Records
     rules: ReportConf
     shared: set[str]
     groups: list[Group]
+    bank: Bank | None
+    tables: list[Table]
+    worth: Worth | None
+    rates: list[StageRates]
+    in_plans: set[str]
 
     @classmethod
-    def of(cls, experiments: Sequence[str | Path], rules: ReportConf | None = None) -> Findings:
-        """The findings in experiment folders, by the rules of conf/report where none are given."""
+    def of(
+        cls,
+        experiments: Sequence[str | Path],
+        rules: ReportConf | None = None,
+        config_dirs: Sequence[Path] = (),
+    ) -> Findings:
+        """The findings in experiment folders, by the rules of conf/report where none are given.
+
+        `config_dirs` hold stages and plans of the user's own.
+        """
         records, rules = read_records(experiments), rules or read_rules()
         shared = find_shared(records.found)
-        return cls(records, rules, shared, compare(records.found, shared, rules))
+        plain = [run for run in records.found if not run.is_ablation]
+        groups = compare(plain or records.found, shared, rules)
+        stages, plans = read_ladder(config_dirs), read_plans(config_dirs)
+        described = [group.conditions for group in groups if group.conditions.describes_settings]
+        banks = [Bank(records.found, each, stages) for each in dict.fromkeys(described)]
+        bank = banks[0] if banks and banks[0].conditions == groups[0].conditions else None
+        worth, rates = None, []
+        if bank:
+            ablations = [run for run in records.found if run.is_ablation]
+            worth = find_worth(groups[0], bank, plans, ablations, rules)
+            rates = find_rates(bank, plans, rules)
+        tables = [t for plan in plans if (t := find_table(plan, banks, shared, rules))]
+        in_plans = {run.name for table in tables for row in table.rows for run in row.runs.rounds}
+        rest = [run for run in records.found if run.is_ablation and run.name not in in_plans]
+        if plain and rest:
+            groups += compare(rest, shared, rules)
+        return cls(records, rules, shared, groups, bank, tables, worth, rates, in_plans)
 
     @property
     def main(self) -> Group:
@@ -55,13 +93,27 @@ class Findings:
 
     @cached_property
     def claims(self) -> list[Judgement]:
-        evidence = Evidence(self.groups, self.verdicts[0], self.control, self.shared, self.rules)
+        evidence = Evidence(
+            self.groups,
+            self.records.found,
+            self.verdicts[0],
+            self.control,
+            self.shared,
+            self.rules,
+        )
         return claims.judge(evidence)
 
     @cached_property
-    def others(self) -> list[tuple[Group, str]]:
-        """The groups shown apart, and in what each differs from the main one."""
-        return [(group, sentences.apart(group, self.main)) for group in self.groups[1:]]
+    def others(self) -> list[tuple[Group, str, dict[str, Verdict]]]:
+        """The groups shown apart, in what each differs from the main one, and its verdicts.
+
+        Those of which every run is in a plan's table are shown there.
+        """
+        return [
+            (group, sentences.apart(group, self.main), verdicts)
+            for group, verdicts in zip(self.groups[1:], self.verdicts[1:], strict=True)
+            if not {run.name for stage in group.stages for run in stage.rounds} <= self.in_plans
+        ]
 
     @cached_property
     def control(self) -> Comparison | None:

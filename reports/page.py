@@ -20,25 +20,32 @@ from markupsafe import Markup
 
 from conf.errors import UsageError
 from conf.schema import ReportConf
-from reports import claims, effects, formats, sentences
+from reports import claims, effects, formats, plan_figures, plan_sentences, sentences
 from reports.compare import Comparison, StageRuns, numbers
 from reports.curves import step_reaching
 from reports.figures import AGAINST_GUIDE, Painter
 from reports.findings import Findings
 from reports.palette import THEME, looks
+from reports.plans import Table
 from reports.reference import SOURCE
 from reports.speed_figures import speeds
 from reports.svg import Picture
+from reports.worth import StepWorth
 from runner.files import write_atomically
 from runner.record import Results
 
+SECTIONS = (
+    "effects", "stops", "worth", "rates", "stages", "all", "speed", "norms", "guide",
+)  # fmt: skip
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write(experiments: Sequence[str | Path], rules: ReportConf | None) -> Path:
+def write(
+    experiments: Sequence[str | Path], rules: ReportConf | None, config_dirs: Sequence[Path]
+) -> Path:
     """Write the whole report; see `reports.write_report`."""
     folder = Path(experiments[0]) / "report" if experiments else Path()
-    files = build(Findings.of(experiments, rules))
+    files = build(Findings.of(experiments, rules, config_dirs))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two sweeps may end at once: the pages of one must not be between the tables of another.
@@ -54,12 +61,14 @@ def build(found: Findings) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
     records, groups, main = found.records, found.groups, found.main
     stages = {(s.number, s.name, s.aim) for group in groups for s in group.stages}
+    if found.worth:
+        stages |= {(s.stage.number, s.name, s.stage.about.aim) for s in found.worth.steps}
     look = looks([(name, number, aim) for number, name, aim in sorted(stages)])
     painter = Painter(main, look, found.disturbed)
     top = next((s for s in main.ladder if s.name == "step10" and s.finished), None)
     pictures = _pictures(painter, top, found)
     everything = [picture for found in pictures.values() for picture in found]
-    foreign = [said for group, said in found.others if group.conditions != main.conditions]
+    foreign = [said for group, said, _ in found.others if group.conditions != main.conditions]
     table = stages_table(found)
     context = {
         "experiments": ", ".join(dict.fromkeys(run.experiment for run in records.found)),
@@ -95,6 +104,9 @@ def build(found: Findings) -> dict[str, bytes]:
         "conditions": [group.conditions._asdict() for group in groups],
         "stages": table.astype(object).where(table.notna(), None).to_dict("records"),
         "claims": [asdict(claim) for claim in found.claims],
+        "plans": [_table_values(table) for table in found.tables],
+        "worth": [_worth_values(step) for step in found.worth.steps] if found.worth else [],
+        "learning_rates": [asdict(stage) for stage in found.rates],
         "problems": records.problems,
     }
     texts = {
@@ -115,17 +127,31 @@ def build(found: Findings) -> dict[str, bytes]:
 def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[str, list[Picture]]:
     """The pictures by section; `top` is shown beside the guide's published run."""
     if not painter.stages:
-        return {key: [] for key in ("effects", "stops", "stages", "all", "speed", "norms", "guide")}
+        return {key: [] for key in SECTIONS}
     guide = AGAINST_GUIDE if top in painter.stages else ()
     return {
         "effects": effects.forest(painter, found.verdicts[0], found.rules),
         "stops": effects.stops(painter, found.rules),
+        **_plan_pictures(painter, found),
         "stages": painter.stage_panels(),
         "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
         "speed": speeds(painter),
         "norms": [painter.all_stages("gradient-norms"), painter.norm_spread()],
         "guide": [painter.against_guide(name, top) for name in guide if top],
     }
+
+
+def _plan_pictures(painter: Painter, found: Findings) -> dict[str, list[Picture]]:
+    pictures: dict[str, list[Picture]] = {"worth": [], "rates": []}
+    if found.worth:
+        pictures["worth"].append(plan_figures.worth(painter, found.worth, found.rules))
+        if found.worth.factorial:
+            factorial, level = found.worth.factorial, 1 - found.rules.confidence
+            pairs = plan_figures.interactions(found.worth.interactions, factorial, level)
+            pictures["worth"] += [plan_figures.orders(factorial), pairs]
+    if found.rates:
+        pictures["rates"].append(plan_figures.rates(painter, found.rates))
+    return pictures
 
 
 def _interval_axis(painter: Painter) -> tuple[int, int]:
@@ -194,6 +220,31 @@ def stages_table(found: Findings) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns="settings")
 
 
+def _table_values(table: Table) -> dict[str, Any]:
+    """A plan's table as JSON types."""
+    rows = []
+    for row in table.rows:
+        versus = row.versus or Comparison()
+        estimates = {"loss": versus.loss, "speed": versus.speed and versus.speed.estimate}
+        rows.append(
+            {
+                "cell": row.what,
+                "against": row.against or None,
+                "runs": [run.name for run in row.runs.rounds],
+                "held_out": row.runs.mean.held_out,
+                "tokens_per_second": row.runs.mean.tokens_per_second,
+                **{name: asdict(e) if e else None for name, e in estimates.items()},
+                "outcome": row.outcome.value if row.outcome else None,
+            }
+        )
+    return {"plan": table.plan.name, "missing_cells": table.missing, "rows": rows}
+
+
+def _worth_values(step: StepWorth) -> dict[str, Any]:
+    ways = {way.value: asdict(estimate) for way, estimate in step.ways.items()}
+    return {"stage": step.name, **ways, "alone_less_missing_p_holm": step.p}
+
+
 def _flat(comparison: Comparison, other: str) -> dict[str, Any]:
     """A comparison's columns: loss_vs_previous, loss_vs_previous_low, ..."""
     estimates = {
@@ -231,6 +282,10 @@ def _render(template: str, context: dict[str, Any]) -> str:
     environment.filters.update(formats.FILTERS)
     environment.filters.update(zip=zip, svg=lambda picture: Markup(picture.inline))
     environment.globals.update(
-        script=script, sheet=sheet, script_hash=f"sha256-{digest}", words=sentences
+        script=script,
+        sheet=sheet,
+        script_hash=f"sha256-{digest}",
+        words=sentences,
+        plan_words=plan_sentences,
     )
     return environment.get_template(template).render(context)

@@ -110,6 +110,11 @@ class ReadRun:
     def finished(self) -> bool:
         return self.record.status is Status.finished
 
+    @property
+    def is_ablation(self) -> bool:
+        """Whether steps were taken back from its stage or added to it."""
+        return bool(self.record.config["without"] or self.record.config["plus"])
+
 
 @dataclass(frozen=True)
 class Records:

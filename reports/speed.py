@@ -20,6 +20,8 @@ from runner.record import Status, same_speed_conditions, warm_steps
 # Steps at the beginning and at the end of a run whose times are compared.
 DRIFT_SHARE = 1 / 3
 MINIMUM_STEPS = 12
+# Repeats from which a stage is compared with itself.
+MINIMUM_REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,32 @@ def speed_up(
     """
     by_round = {run.record.round: run for run in before}
     pairs = [(by_round[b.record.round], b) for b in after if b.record.round in by_round]
+    return _ratio(pairs, shared, rules)
+
+
+def against_itself(
+    rounds: Sequence[ReadRun], shared: set[str], rules: ReportConf
+) -> SpeedUp | None:
+    """The speed of a stage's every second repeat over that of the repeat before it.
+
+    It is 1 but for chance, and so shows how large a speed-up can be seen. None where no seed has
+    four repeats.
+    """
+    by_seed: dict[int, list[ReadRun]] = defaultdict(list)
+    for run in rounds:
+        by_seed[run.record.seed].append(run)
+    pairs = [
+        pair
+        for runs in by_seed.values()
+        if len(runs) >= MINIMUM_REPEATS
+        for pair in zip(runs[::2], runs[1::2], strict=False)
+    ]
+    return _ratio(pairs, shared, rules)
+
+
+def _ratio(
+    pairs: Sequence[tuple[ReadRun, ReadRun]], shared: set[str], rules: ReportConf
+) -> SpeedUp | None:
     pairs = [pair for pair in pairs if _has_speed(pair)]
     if not pairs:
         return None

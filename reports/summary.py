@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.schema import ReportConf
-from reports import formats
+from reports import formats, plan_sentences
 from reports.findings import Findings
 
 # Columns of a terminal from which titles and the differences' intervals fit beside the numbers.
@@ -22,10 +22,11 @@ def show(
     experiments: Sequence[str | Path],
     console: Console | None = None,
     rules: ReportConf | None = None,
+    config_dirs: Sequence[Path] = (),
 ) -> None:
     """Print the answer, the main group's table, what is shown apart, and the page's path."""
     console = console or Console()
-    found = Findings.of(experiments, rules)
+    found = Findings.of(experiments, rules, config_dirs)
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage", no_wrap=True, max_width=20)
@@ -48,11 +49,12 @@ def show(
         table.add_row(*map(Text, cells), Text(verdict.text, style=STYLES[verdict.tone]))
     console.print(table)
     console.print()
-    for sentence in found.answer:
+    worth = plan_sentences.worth(found.worth, found.rules) if found.worth else []
+    for sentence in (*found.answer, *worth):
         console.print(Text(sentence))
     for warning in (
         found.disturbed,
-        *(f"Shown apart: {difference}." for _, difference in found.others),
+        *(f"Shown apart: {difference}." for _, difference, _ in found.others),
         *found.records.problems,
     ):
         if warning:

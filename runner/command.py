@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
@@ -15,6 +14,7 @@ from runner.identity import ARITHMETIC, conditions, override_key, resolved
 from runner.record import StageInfo
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, changes_between, flatten
+from stages.plans import parse
 
 # What is not part of the configuration that all stages share.
 NOT_SHARED = ("stage", "plan", *ARITHMETIC)
@@ -62,7 +62,7 @@ def read_command(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[Dic
     else:
         entries = {"without": list(asked.without), "plus": list(asked.plus)}
         before, cfg = cfg, _with_settings(cfg, {**ladder.touched(asked), **entries})
-        typed += [o for o in overrides if override_key(o) in ARITHMETIC]
+        typed += asked.overrides
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
@@ -83,14 +83,9 @@ def read_ablation(overrides: Sequence[str]) -> Ablation:
     stage = next((o for o in overrides if override_key(o) == "stage"), None)
     if stage is None:
         raise UsageError("No stage was named: add one, such as +stage=step07.")
-    typed = [o for o in overrides if override_key(o) in ARITHMETIC]
-    entries: dict[str, tuple[str, ...]] = dict.fromkeys(ARITHMETIC, ())
-    for override in OverridesParser.create().parse_overrides(typed):
-        value = override.value()
-        if not isinstance(value, list):
-            raise UsageError(f"{override.input_line}: write a list, such as without=[step04].")
-        entries[override.key_or_group] = tuple(map(str, value))
-    return Ablation(stage.partition("=")[2], **entries)
+    typed = parse([o for o in overrides if override_key(o) in ARITHMETIC])
+    without, plus = (tuple(map(str, typed.get(word, ()))) for word in ARITHMETIC)
+    return Ablation(stage.partition("=")[2], without, plus)
 
 
 def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:

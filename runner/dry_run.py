@@ -21,10 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.errors import UsageError
-from conf.schema import Config
-from runner.command import read_quickly
+from runner.command import NOT_SHARED, read_ablation, read_quickly
 from runner.data.text import find_text, text_sha256
-from runner.identity import ROUND, as_plain, fingerprint, override_key
+from runner.identity import ROUND, fingerprint, override_key, resolved
 from runner.messages import say
 from runner.record import Run, Status, read_runs
 from runner.settings import read_settings
@@ -50,7 +49,7 @@ class Row:
     stage: str
     said: str
     overrides: list[str]
-    config: Config
+    plain: dict[str, Any]
     states: dict[str, Status | None] = field(default_factory=dict)
 
     @property
@@ -95,15 +94,17 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
 
 def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Row]:
     stages = read_ladder(config_dirs)
+    common = set.intersection(*(set(run) for run in runs))
     rows: dict[tuple[str, ...], Row] = {}
     for run in runs:
         rest = tuple(o for o in run if override_key(o) not in (*ROUND, "dry_run", "plan"))
         if rest not in rows:
             stage, composed = read_quickly(rest, stages)
-            shown = (o for o in rest if not override_key(o).startswith(("hydra", "stage")))
-            typed = next(o for o in rest if override_key(o) == "stage")
-            said = " ".join([typed.lstrip("+").partition("=")[2], *shown])
-            rows[rest] = Row(stage, said, list(rest), read_settings(composed))
+            read_settings(composed)
+            asked = read_ablation(rest)
+            shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
+            said = " ".join([asked.stage, *asked.overrides, *shown])
+            rows[rest] = Row(stage, said, list(rest), resolved(composed))
         chosen = {override_key(o): o.partition("=")[2] for o in run}
         rows[rest].states[" ".join(chosen.get(key, "1") for key in ROUND)] = None
     return list(rows.values())
@@ -111,18 +112,19 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
 
 def _find_states(rows: Sequence[Row], known: Mapping[str, Status], console: Console) -> None:
     for row in rows:
-        data, cache_dir = row.config.data, Path(row.config.cache_dir).expanduser()
-        _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache_dir)
+        data, cache_dir = row.plain["data"], Path(row.plain["cache_dir"]).expanduser()
+        name, path, url, sha256 = (data[key] for key in ("name", "path", "url", "sha256"))
+        _, files, _ = find_text(name, path, url, sha256, cache_dir)
         text = text_sha256(files, cache_dir)
-        plain = as_plain(row.config)
         for each in row.states:
             values = dict(zip(ROUND, map(int, each.split()), strict=True))
-            row.states[each] = known.get(fingerprint({**plain, **values}, text))
+            row.states[each] = known.get(fingerprint({**row.plain, **values}, text))
 
 
 def _print_rows(rows: Sequence[Row], cfg: DictConfig, console: Console) -> None:
-    title = f"{cfg.plan.title}: {cfg.plan.question}" if cfg.plan else "Runs"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    if cfg.plan:
+        say(console, f"{cfg.plan.title}: {cfg.plan.question}", "bold")
+    table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("finished", justify="right")
     for row in rows:
@@ -164,10 +166,10 @@ def _costly(config: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _seconds(row: Row, costs: dict[tuple[Any, ...], Cost], console: Console) -> float:
     """How long a run takes: from the records of like ones, or else measured now."""
-    key = _costly(as_plain(row.config))
+    key = _costly(row.plain)
     if key not in costs:
         costs[key] = _measured(row, console)
-    return costs[key].fixed + costs[key].step * row.config.train.steps
+    return costs[key].fixed + costs[key].step * row.plain["train"]["steps"]
 
 
 def _measured(row: Row, console: Console) -> Cost:
@@ -178,7 +180,7 @@ def _measured(row: Row, console: Console) -> Cost:
         kept = [o for o in row.overrides if override_key(o) not in ("train.steps", "output_dir")]
         command = [sys.executable, "-m", "runner", *kept, *measured, "~hydra.callbacks.report"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        runs = list(read_runs(Path(output) / row.config.experiment).values())
+        runs = list(read_runs(Path(output) / row.plain["experiment"]).values())
         if not (runs and runs[0].status is Status.finished and runs[0].ended):
             raise UsageError(
                 f"{row.said} could not be measured: {(done.stderr or done.stdout)[-300:]}"

@@ -420,6 +420,11 @@ class Conditions(NamedTuple):
         text = run.data.sha256, run.data.windows_sha256
         return cls(*text, on.device, on.device_name, run.code, on.torch, answers, settings)
 
+    @property
+    def describes_settings(self) -> bool:
+        """Whether the settings are those of the configuration, as they were not in format 2."""
+        return "train.steps" in self.settings
+
 
 def same_speed_conditions(a: Run, b: Run) -> bool:
     """Whether two comparable runs may be compared by speed too."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -38,6 +39,12 @@ class Ablation:
     def is_plain(self) -> bool:
         return not (self.without or self.plus)
 
+    @property
+    def overrides(self) -> list[str]:
+        """The arithmetic as one types it."""
+        lists = {"without": self.without, "plus": self.plus}
+        return [f"{word}=[{','.join(entries)}]" for word, entries in lists.items() if entries]
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -72,7 +79,7 @@ class Ladder:
         own = [
             (key, value)
             for stage in chain
-            for key, value in stage.changes.items()
+            for key, value in self._values[stage.name].items()
             if (stage.name, key) not in gone
         ]
         for entry in self._entries("plus", asked.plus):
@@ -80,7 +87,7 @@ class Ladder:
             if entry.step in names and not gone.issuperset((entry.step, key) for key in changes):
                 raise UsageError(f"plus=[{entry}]: {asked.stage} contains {entry} already.")
             own += changes.items()
-        return self._resolved({key: value for key, value in own if key not in self.typed})
+        return {**self.base, **{key: value for key, value in own if key not in self.typed}}
 
     def touched(self, asked: Ablation) -> dict[str, Any]:
         """The settings that the entries decide. Raises UsageError as `settings` does."""
@@ -153,7 +160,7 @@ class Ladder:
             yield entry
 
     def _changes(self, entry: Entry) -> dict[str, Any]:
-        changes = self._named(entry.step).changes
+        changes = self._values[self._named(entry.step).name]
         return {key: changes[key] for key in changes if entry.key in ("", key)}
 
     def _named(self, name: str) -> Stage:
@@ -163,13 +170,16 @@ class Ladder:
             raise UsageError(f"There is no step {name!r}; there are {names}.")
         return found
 
-    def _resolved(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The base with changes, their interpolations resolved."""
-        whole = {**self.base, **changes}
+    @cached_property
+    def _values(self) -> dict[str, dict[str, Any]]:
+        """What each stage changes, with interpolations resolved over the base."""
+        return {stage.name: self._resolved(stage.changes) for stage in self.stages}
+
+    def _resolved(self, changes: dict[str, Any]) -> dict[str, Any]:
         if not any("${" in str(value) for value in changes.values()):
-            return whole
+            return changes
         nested: dict[str, Any] = {}
-        for key, value in whole.items():
+        for key, value in {**self.base, **changes}.items():
             *sections, last = key.split(".")
             part = nested
             for section in sections:
@@ -177,4 +187,5 @@ class Ladder:
             part[last] = value
         plain = OmegaConf.to_container(OmegaConf.create(nested), resolve=True)
         assert isinstance(plain, dict)
-        return flatten(plain)
+        flat = flatten(plain)
+        return {key: flat[key] for key in changes}

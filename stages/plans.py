@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -55,6 +56,12 @@ def _read(file: Path) -> Plan:
         PlanConf(about.get("title", file.stem), about.get("question", "")),
         {str(key): str(value) for key, value in params.items_ex(resolve=False)},
     )
+
+
+def parse(overrides: Sequence[str]) -> dict[str, Any]:
+    """The value of each override of a run by its key, as Hydra's grammar reads it."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.key_or_group: override.value() for override in parsed}
 
 
 def expand(

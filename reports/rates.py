@@ -1,0 +1,126 @@
+"""Each stage at a common learning rate, and at its own best one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conf.schema import ReportConf
+from reports.cells import Bank
+from reports.compare import StageRuns
+from reports.plans import cells_of
+from reports.read import Floats, ReadRun
+from reports.statistics import Estimate, mean_difference, mean_over_windows
+from stages.arithmetic import Ablation
+from stages.plans import Plan
+
+RATE = "train.learning_rate"
+
+
+@dataclass(frozen=True)
+class StageRates:
+    """A stage at several learning rates, and its differences from the stage below it in the plan.
+
+    `losses` is the mean held-out loss at each of `rates`; `fixed` is the stage's rate on the
+    ladder, `best` the one with the lowest loss on every second held-out window, the first among
+    them. The differences are on the other windows. They are None for the lowest stage.
+    """
+
+    name: str
+    title: str
+    rates: list[float]
+    losses: list[float]
+    seeds: int
+    fixed: float
+    best: float
+    below: str = ""
+    at_fixed: Estimate | None = None
+    at_best: Estimate | None = None
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether a rate outside of the grid might be better."""
+        return self.best in (min(self.rates), max(self.rates))
+
+
+def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[StageRates]:
+    """The stages of the plan that varies the learning rate; empty where it has not run."""
+    plan = next((plan for plan in plans if RATE in plan.params), None)
+    if plan is None:
+        return []
+    grid: dict[str, dict[float, StageRuns]] = {}
+    for cell in cells_of(plan, bank):
+        runs = bank.find(cell)
+        if cell.ablation.is_plain and runs and runs.measurable:
+            grid.setdefault(cell.ablation.stage, {})[dict(cell.typed)[RATE]] = runs
+    found: list[StageRates] = []
+    reported: dict[str, dict[float, dict[int, Floats]]] = {}
+    for stage in bank.stages:
+        if len(by_rate := grid.get(stage.name, {})) < 2:
+            continue
+        fixed = float(bank.ladder().settings(Ablation(stage.name))[RATE])
+        halves = {rate: _halves(runs) for rate, runs in by_rate.items()}
+        seeds = set.intersection(*(set(half) for half in halves.values()))
+        if not seeds:
+            continue
+        reported[stage.name] = {
+            rate: {seed: half[seed][1] for seed in seeds} for rate, half in halves.items()
+        }
+        chosen = {r: np.mean([half[s][0].mean() for s in seeds]) for r, half in halves.items()}
+        best = min(chosen, key=lambda rate: chosen[rate])
+        below = next((f for f in reversed(found) if f.name in _below(bank, stage.name)), None)
+        at_fixed = at_best = None
+        if below:
+            ours, theirs = reported[stage.name], reported[below.name]
+            at_fixed = _difference(theirs.get(below.fixed), ours.get(fixed), rules)
+            at_best = _difference(theirs[below.best], ours[best], rules)
+        rates = sorted(by_rate)
+        found.append(
+            StageRates(
+                stage.name,
+                stage.about.title,
+                rates,
+                [by_rate[rate].mean.held_out for rate in rates],
+                len(seeds),
+                fixed,
+                best,
+                below.name if below else "",
+                at_fixed,
+                at_best,
+            )
+        )
+    return found
+
+
+def _below(bank: Bank, name: str) -> list[str]:
+    return [stage.name for stage in bank.ladder().chain(name)[:-1]]
+
+
+def _halves(runs: StageRuns) -> dict[int, tuple[Floats, Floats]]:
+    """The last held-out losses of each seed: every second window, and the others."""
+    return {
+        run.record.seed: (_final(run)[::2], _final(run)[1::2])
+        for run in runs.measurable
+        if len(_final(run)) > 1
+    }
+
+
+def _final(run: ReadRun) -> Floats:
+    return run.held_out.final
+
+
+def _difference(
+    before: dict[int, Floats] | None, after: dict[int, Floats] | None, rules: ReportConf
+) -> Estimate | None:
+    """The mean difference over the seeds that both have; over the windows of a single one."""
+    if before is None or after is None:
+        return None
+    seeds = sorted(before.keys() & after.keys())
+    differences = [after[s] - before[s] for s in seeds if len(before[s]) == len(after[s])]
+    if not differences:
+        return None
+    if len(differences) == 1:
+        return mean_over_windows(differences[0], rules)
+    return mean_difference(np.array([each.mean() for each in differences]), rules)

@@ -1,0 +1,198 @@
+"""What each step is worth: in place, alone, when missing, and on average over all orders."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from conf.schema import Aim, ReportConf
+from reports.cells import Bank, Cell
+from reports.compare import Group, Pairs, held_out_difference, pairs_of
+from reports.plans import cells_of
+from reports.read import ReadRun
+from reports.shapley import Factorial
+from reports.statistics import Estimate, holm, mean_difference
+from stages.arithmetic import Ablation
+from stages.ladder import Stage
+from stages.plans import Plan
+
+
+class Way(str, Enum):
+    """A way to say what a step is worth: the held-out loss with it less the one without it."""
+
+    in_place = "in place"  # on the stage that it stands on
+    alone = "alone"  # on the baseline
+    missing = "when missing"  # the top stage, less the same without the step
+    average = "on average"  # its Shapley value, over all orders of the factorial's steps
+
+
+@dataclass(frozen=True)
+class StepWorth:
+    """A step by every way that was measured.
+
+    `context` is its change alone less its change when missing, seed by seed, and `p` Holm's
+    adjusted p-value of that: whether what it is worth depends on the other steps.
+    """
+
+    stage: Stage
+    ways: dict[Way, Estimate]
+    context: Estimate | None = None
+    p: float = math.nan
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def title(self) -> str:
+        return self.stage.about.title
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What two steps change together beyond the sum of what each does; `p` is Holm's."""
+
+    one: str
+    other: str
+    change: Estimate
+    p: float
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the steps are worth, `top` being the stage from which they are left out.
+
+    `factorial` is None, and `interactions` empty, where no seed has every set of steps;
+    `sets` says how many sets have finished, of how many.
+    """
+
+    steps: list[StepWorth]
+    baseline: str
+    top: str
+    factorial: Factorial | None
+    sets: tuple[int, int]
+    interactions: list[Interaction]
+
+
+def find_worth(
+    main: Group, bank: Bank, plans: Sequence[Plan], ablated: Sequence[ReadRun], rules: ReportConf
+) -> Worth | None:
+    """What the runs of a group and the ablations say; None where there are no ablations."""
+    baseline = main.baseline
+    if baseline is None:
+        return None
+    top = _top(main, ablated)
+    factorial, sets = _factorial(bank, plans)
+    whole = bank.find(Cell(Ablation(top)))
+    below_top = [stage.name for stage in bank.ladder().chain(top)]
+    steps, contexts = [], []
+    for stage in bank.stages:
+        if stage.about.aim in (Aim.flow, Aim.baseline) or stage.choices:
+            continue
+        ways: dict[Way, Estimate] = {}
+        mine = next((s for s in main.ladder if s.name == stage.name), None)
+        if mine and mine.vs_previous.loss and not mine.vs_previous.skipped:
+            ways[Way.in_place] = mine.vs_previous.loss
+        added = bank.find(Cell(Ablation(baseline.name, plus=(stage.name,))))
+        taken = None
+        if stage.name in below_top:
+            taken = bank.find(Cell(Ablation(top, (stage.name,))))
+        alone, missing = pairs_of(baseline, added), pairs_of(taken, whole)
+        for way, pairs in ((Way.alone, alone), (Way.missing, missing)):
+            if found := held_out_difference(pairs, rules):
+                ways[way] = found
+        if factorial and stage.name in factorial.steps:
+            values = factorial.values(factorial.steps.index(stage.name))
+            ways[Way.average] = mean_difference(values, rules)
+        steps.append(StepWorth(stage, ways))
+        contexts.append(_context(alone, missing, rules))
+    if not any(way is not Way.in_place for step in steps for way in step.ways):
+        return None
+    steps = [
+        replace(step, context=context, p=p)
+        for step, context, p in zip(steps, contexts, _adjusted(contexts, rules), strict=True)
+        if step.ways
+    ]
+    interactions = _interactions(factorial, rules) if factorial else []
+    return Worth(steps, baseline.name, top, factorial, sets, interactions)
+
+
+def _top(main: Group, ablated: Sequence[ReadRun]) -> str:
+    """The stage from which most single steps were left out, else the highest that finished."""
+    tops = [
+        run.record.stage.name
+        for run in ablated
+        if len(left_out := run.record.config["without"]) == 1 and ":" not in left_out[0]
+    ]
+    highest = main.last.name if main.last else ""
+    return Counter(tops).most_common(1)[0][0] if tops else highest
+
+
+def _factorial(bank: Bank, plans: Sequence[Plan]) -> tuple[Factorial | None, tuple[int, int]]:
+    """The largest factorial among the plans, over the seeds that have all of its sets."""
+    best: tuple[Factorial | None, tuple[int, int]] = None, (0, 0)
+    for plan in plans:
+        if "plus" not in plan.params:
+            continue
+        cells = {cell.ablation.plus: cell for cell in cells_of(plan, bank) if not cell.typed}
+        names = sorted({name for plus in cells for name in plus})
+        subsets = [
+            tuple(name for i, name in enumerate(names) if members >> i & 1)
+            for members in range(2 ** len(names))
+        ]
+        if len(names) < 2 or set(subsets) != set(cells):
+            continue
+        found = [bank.find(cells[plus]) for plus in subsets]
+        losses = [
+            {run.record.seed: run.record.results.held_out for run in runs.measurable}
+            for runs in found
+            if runs and runs.measurable
+        ]
+        sets = len(losses), len(subsets)
+        seeds = sorted(set.intersection(*map(set, losses))) if sets[0] == sets[1] else []
+        table = np.array([[each[seed] for each in losses] for seed in seeds])
+        best = max(best, (Factorial(names, seeds, table) if seeds else None, sets), key=_size)
+    return best
+
+
+def _size(found: tuple[Factorial | None, tuple[int, int]]) -> tuple[int, int]:
+    factorial, (finished, _) = found
+    return (factorial.losses.size if factorial else 0), finished
+
+
+def _context(alone: Pairs, missing: Pairs, rules: ReportConf) -> Estimate | None:
+    """What a step changes alone less what it changes when missing, over the seeds of both."""
+    by_seed: list[dict[int, float]] = [
+        {b.record.seed: b.record.results.held_out - a.record.results.held_out for a, b in pairs}
+        for pairs in (alone, missing)
+    ]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if len(seeds) < rules.minimum_seeds:
+        return None
+    return mean_difference(np.array([by_seed[0][s] - by_seed[1][s] for s in seeds]), rules)
+
+
+def _interactions(factorial: Factorial, rules: ReportConf) -> list[Interaction]:
+    found = {
+        (one, other): mean_difference(factorial.interaction(one, other), rules)
+        for one, other in factorial.pairs
+    }
+    names = factorial.steps
+    return [
+        Interaction(names[one], names[other], change, p)
+        for ((one, other), change), p in zip(
+            found.items(), _adjusted(list(found.values()), rules), strict=True
+        )
+    ]
+
+
+def _adjusted(estimates: Sequence[Estimate | None], rules: ReportConf) -> list[float]:
+    """Holm's p-values of those that have enough seeds; NaN for the others."""
+    enough = [e for e in estimates if e and e.n >= rules.minimum_seeds]
+    adjusted = dict(zip(map(id, enough), holm([e.p for e in enough]), strict=True))
+    return [adjusted.get(id(estimate), math.nan) for estimate in estimates]

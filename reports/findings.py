@@ -72,7 +72,7 @@ class Findings:
             worth = find_worth(groups[0], bank, plans, ablations, rules)
             rates = find_rates(bank, plans, rules)
         tables = [t for plan in plans if (t := find_table(plan, banks, shared, rules))]
-        in_plans = {run.name for table in tables for row in table.rows for run in row.runs.rounds}
+        in_plans = {name for table in tables for name in table.names}
         rest = [run for run in records.found if run.is_ablation and run.name not in in_plans]
         if plain and rest:
             groups += compare(rest, shared, rules)

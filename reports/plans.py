@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,13 +39,14 @@ class Row:
 class Table:
     """A plan: a row for each of its cells that has finished, and how many cells have not.
 
-    `bank` holds the conditions under which it ran.
+    `bank` holds the conditions under which it ran, `names` its runs, finished or not.
     """
 
     plan: Plan
     rows: list[Row]
     missing: int
     bank: Bank
+    names: set[str]
 
     @property
     def cells(self) -> set[Cell]:
@@ -62,18 +63,21 @@ def find_table(
     plan: Plan, banks: Sequence[Bank], shared: set[str], rules: ReportConf
 ) -> Table | None:
     """A plan's table, from the bank that has most of its cells; None where none has two."""
-    best: tuple[Bank, dict[Cell, StageRuns], int] | None = None
+    best: tuple[Bank, dict[Cell, StageRuns]] | None = None
+    most = missing = 0
     for bank in banks:
         cells = cells_of(plan, bank)
-        found = {cell: runs for cell in cells if (runs := bank.find(cell)) and runs.finished}
-        if len(found) > max(1, len(best[1]) if best else 0):
-            best = bank, found, len(cells) - len(found)
+        started = {cell: runs for cell in cells if (runs := bank.find(cell))}
+        finished = sum(bool(runs.finished) for runs in started.values())
+        if finished > max(1, most):
+            best, most, missing = (bank, started), finished, len(cells) - finished
     if best is None:
         return None
-    bank, found, missing = best
+    bank, started = best
+    found = {cell: runs for cell, runs in started.items() if runs.finished}
     if all(cell.ablation.is_plain and not cell.typed for cell in found):
         return None  # the ladder itself
-    references = dict(_references(found, bank))
+    references = dict(_references(cells_of(plan, bank), bank))
     rows = []
     for cell, runs in found.items():
         what, reference = references[cell]
@@ -90,7 +94,8 @@ def find_table(
         if again:
             versus = Comparison(str(cell), speed=again)
             rows.append(Row(cell, str(cell), "itself, a round later", runs, versus))
-    return Table(plan, rows, missing, bank)
+    names = {run.name for runs in started.values() for run in runs.rounds}
+    return Table(plan, rows, missing, bank, names)
 
 
 def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
@@ -113,14 +118,13 @@ def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
 
 
 def _references(
-    cells: Iterable[Cell], bank: Bank
+    cells: Sequence[Cell], bank: Bank
 ) -> Iterator[tuple[Cell, tuple[str, Cell | None]]]:
     """Each cell in words, and the cell that it is compared with.
 
     A stage is compared with the one that it stands on, a stage with steps taken back or added with
     itself as it is, and one part of a step alone with the stage without the whole step.
     """
-    cells = list(cells)
     cells = list(cells)
     parts = _parts(cells, bank)
     ladder = bank.ladder()

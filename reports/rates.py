@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from conf.schema import ReportConf
 from reports.cells import Bank
@@ -13,7 +14,8 @@ from reports.compare import StageRuns
 from reports.plans import cells_of
 from reports.read import Floats, ReadRun
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from stages.arithmetic import Ablation
+from stages.arithmetic import Ablation, Ladder
+from stages.ladder import CONF
 from stages.plans import Plan
 
 RATE = "train.learning_rate"
@@ -55,12 +57,15 @@ def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[Sta
         runs = bank.find(cell)
         if cell.ablation.is_plain and runs and runs.measurable:
             grid.setdefault(cell.ablation.stage, {})[dict(cell.typed)[RATE]] = runs
+    # The records of a plan alone do not hold it: every run's rate was typed.
+    common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
+    ladder = Ladder(bank.stages, {**bank.base, RATE: common})
     found: list[StageRates] = []
     reported: dict[str, dict[float, dict[int, Floats]]] = {}
     for stage in bank.stages:
         if len(by_rate := grid.get(stage.name, {})) < 2:
             continue
-        fixed = float(bank.ladder().settings(Ablation(stage.name))[RATE])
+        fixed = float(ladder.settings(Ablation(stage.name))[RATE])
         halves = {rate: _halves(runs) for rate, runs in by_rate.items()}
         seeds = set.intersection(*(set(half) for half in halves.values()))
         if not seeds:

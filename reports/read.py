@@ -113,7 +113,7 @@ class ReadRun:
     @property
     def is_ablation(self) -> bool:
         """Whether steps were taken back from its stage or added to it."""
-        return bool(self.record.config["without"] or self.record.config["plus"])
+        return not self.record.ablation.is_plain
 
 
 @dataclass(frozen=True)

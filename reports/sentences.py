@@ -67,6 +67,8 @@ def apart(group: Group, main: Group) -> str:
         said.append("other training code")
     if group.variant:
         said.append(group.variant)
+    if not said:  # steps taken back or added, of no plan that is known here
+        said.append(" ".join(ours.ablation.overrides))
     number = sum(len(stage.rounds) for stage in group.stages)
     repeated = number > len(group.runs)
     repeats = f" (seed {together(list(map(str, group.seeds)))}, repeated)" if repeated else ""

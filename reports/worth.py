@@ -127,7 +127,7 @@ def _top(main: Group, ablated: Sequence[ReadRun]) -> str:
     tops = [
         run.record.stage.name
         for run in ablated
-        if len(left_out := run.record.config["without"]) == 1 and ":" not in left_out[0]
+        if len(left_out := run.record.ablation.without) == 1 and ":" not in left_out[0]
     ]
     highest = main.last.name if main.last else ""
     return Counter(tops).most_common(1)[0][0] if tops else highest

@@ -45,8 +45,9 @@ def main() -> None:
                 word = override.partition("=")[0]
                 fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
         if flags.cfg and keys & set(ARITHMETIC):
+            at = sys.argv.index(flags.overrides[0])
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                sys.argv[1:1] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+                sys.argv[at:at] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
         if "dry_run=true" in flags.overrides and not for_hydra:
             list_runs(flags.overrides, folders, Console())
             return

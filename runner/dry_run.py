@@ -1,5 +1,6 @@
 """`dry_run=true`: the runs that a command asks for, and how long those will take that are left."""
 
+import os
 import platform
 import statistics
 import subprocess
@@ -177,9 +178,11 @@ def _measured(row: Row, console: Console) -> Cost:
     say(console, f"No record of such runs yet: measuring {MEASURED_STEPS} steps of {row.said} ...")
     with tempfile.TemporaryDirectory() as output:
         measured = [f"train.steps={MEASURED_STEPS}", f"output_dir={output}"]
-        kept = [o for o in row.overrides if override_key(o) not in ("train.steps", "output_dir")]
+        replaced = ("train.steps", "output_dir", "hydra.callbacks.report")
+        kept = [o for o in row.overrides if override_key(o) not in replaced]
         command = [sys.executable, "-m", "runner", *kept, *measured, "~hydra.callbacks.report"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        plain = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
         runs = list(read_runs(Path(output) / row.plain["experiment"]).values())
         if not (runs and runs[0].status is Status.finished and runs[0].ended):
             raise UsageError(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from conf.schema import Aim, validator
 from runner.files import DamagedFile, process_is_gone, unseal
 from runner.products import Products
+from stages.arithmetic import Ablation
 
 FORMAT = 4
 FIRST_WITH_WINDOWS = 4  # the format since which a run has held_out.csv
@@ -288,6 +289,11 @@ class Run:
     @property
     def seed(self) -> int:
         return self.settings.seed
+
+    @property
+    def ablation(self) -> Ablation:
+        """Its stage, and the steps taken back from it or added to it."""
+        return Ablation(self.stage.name, self.config["without"], self.config["plus"])
 
     @property
     def round(self) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from runner.record import DataInfo, Environment, Process, Run, StageInfo
 CONFIG: dict[str, Any] = {
     "seed": 1,
     "repeat": 1,
+    "without": [],
+    "plus": [],
     "model": {"name": "synthetic"},
     "scale": {"name": "synthetic"},
     "train": {

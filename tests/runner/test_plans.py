@@ -1,0 +1,108 @@
+"""Plans, `without`, `plus` and `dry_run` on the real command line."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import CommandLine
+
+SHORT = "train.steps=4"
+
+
+def write_plan(folder: Path, **params: str) -> str:
+    (folder / "plan").mkdir(exist_ok=True)
+    plan = {
+        "plan": {"title": "Own", "question": "What does it do?"},
+        "hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}},
+    }
+    text = "# @package _global_\n" + yaml.safe_dump(plan, sort_keys=False)
+    (folder / "plan" / "own.yaml").write_text(text)
+    return f"--config-dir={folder}"
+
+
+def trained(tmp_path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
+    files = (tmp_path / "outputs").glob("*/*/*/run.json")
+    return {f"{file.parent.parent.name}/{file.parent.name}": json.loads(file.read_text())
+            for file in files}  # fmt: skip
+
+
+def test_the_configuration_that_is_shown_is_the_one_that_trains(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    asked = ("+stage=step09", "without=[step04,step09:train.betas]", "plus=[step10]", SHORT)
+    shown = yaml.safe_load(command_line("--cfg=job", *asked).stdout)
+    assert shown["model"]["norm"] == "none"
+    assert shown["train"]["betas"] == [0.9, 0.999]
+    assert shown["train"]["total_batch_tokens"] == 128
+    done = command_line(*asked, "train.compile=false")
+    assert done.returncode == 0, done.stderr
+    (record,) = trained(tmp_path).values()
+    assert record["config"]["model"]["norm"] == "none"
+    assert record["config"]["train"]["betas"] == [0.9, 0.999]
+    assert record["config"]["train"]["total_batch_tokens"] == 128
+    assert record["conditions"]["train.total_batch_tokens"] is None
+    assert record["stage"]["name"] == "step09"
+    assert record["stage"]["changes"]["model.norm"] == ["layer", "none"]
+    again = command_line(*shlex.split(record["command"])[3:], smoke=False)
+    assert "step09: already finished" in again.stdout, again.stderr
+
+
+def test_a_plan_trains_once_what_was_asked_for_in_other_words(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    folder = write_plan(tmp_path, **{"+stage": "step02", "plus": "[],[step03],[step03,step05]"})
+    done = command_line(folder, "+plan=own", SHORT, report=True)
+    assert done.returncode == 0, done.stderr
+    records = trained(tmp_path)
+    assert sorted(name.split("/")[0] for name in records) == ["step02", "step02", "step03"]
+    assert all("plan" not in record["config"] for record in records.values())
+    assert "Own" in (tmp_path / "outputs/ladder/report/report.md").read_text()
+    # the same two trainings, as steps left out of step05 instead of added to step02
+    write_plan(tmp_path, **{"+stage": "step05", "without": "[step04],[step04,step05]"})
+    again = command_line(folder, "+plan=own", SHORT)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already finished") == 2
+    assert trained(tmp_path).keys() == records.keys()
+
+
+def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    folder = write_plan(tmp_path, **{"seed": "1,2", "+stage": "step02", "plus": "[],[step03]"})
+    asked = (folder, "+plan=own", SHORT)
+    before = command_line(*asked, "dry_run=true")
+    assert before.returncode == 0, before.stderr
+    assert "4 runs: 0 finished, 4 to train." in before.stdout
+    assert "measuring 10 steps of step02" in before.stdout
+    assert re.search(r"They will take about \d+ (s|min)", before.stdout)
+    assert not trained(tmp_path)
+    assert command_line("+stage=step03", "seed=2", SHORT).returncode == 0
+    after = command_line(*asked, "dry_run=true")
+    assert "4 runs: 1 finished, 3 to train." in after.stdout
+    assert "measuring" not in after.stdout
+    assert re.search(r"plus=\[step03\]  \(is step03\) +1 of 2", after.stdout)
+    assert len(trained(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["+stage=step05", "without=[step09]"], "step05 does not contain step09"),
+        (["+stage=step05", "plus=[step33]"], "There is no step 'step33'"),
+        (["+stage=step05", "without=[step04]", "model.norm=rms"], "which was also typed"),
+        (["+plan=own"], "own"),
+        (["plan=factorial"], "write +plan=factorial"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    command_line: CommandLine, tmp_path: Path, asked: list[str], said: str
+) -> None:
+    done = command_line(*asked)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not trained(tmp_path)

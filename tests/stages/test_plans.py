@@ -1,0 +1,98 @@
+"""The plans of the project, and of the user's own."""
+
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.errors import UsageError
+from hydra_plugins.balanced_sweeper import BalancedSweeper
+from stages.arithmetic import Ablation, Ladder
+from stages.ladder import CONF, read_ladder
+from stages.plans import expand, parse, read_plans
+
+PLANS = {plan.name: plan for plan in read_plans()}
+NUMBERS = {
+    "ladder": 5 * 10,
+    "leave_one_out": 5 * 8,
+    "only_one": 5 * 9,
+    "factorial": 5 * 32,
+    "inside": 5 * 17,
+    "learning_rate": 5 * 4 * 6,
+    "claims": 5 * 3,
+    "speed": 10 * 3,
+    "horizon": 3 * 2,
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_plan_asks_for_its_runs_in_rounds(name: str) -> None:
+    runs = [parse(run) for run in expand(PLANS[name].params)]
+    assert len(runs) == NUMBERS[name]
+    rounds = [(run.get("seed"), run.get("repeat")) for run in runs]
+    seen = [each for each, _ in groupby(rounds)]
+    assert len(seen) == len(set(seen)), "a round begins when the one before it is over"
+
+
+def test_every_plan_is_counted_here() -> None:
+    assert NUMBERS.keys() | {"control"} == PLANS.keys()
+
+
+def test_the_factorial_has_every_set_of_its_steps() -> None:
+    sets = {frozenset(map(str, parse(run)["plus"])) for run in expand(PLANS["factorial"].params)}
+    assert len(sets) == 2 ** len(frozenset.union(*sets)) == 32
+
+
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"learning_rate"}))
+def test_every_run_of_a_plan_can_be_made(name: str) -> None:
+    base = {"train.steps": 50, "scale.accumulate_to_tokens": 64, "scale.flow_context": 16,
+            "scale.flow_micro_batch_size": 2, "model.norm": "none"}  # fmt: skip
+    ladder = Ladder(read_ladder(), base)
+    for run in map(parse, expand(PLANS[name].params)):
+        without, plus = (tuple(map(str, run.get(word, ()))) for word in ("without", "plus"))
+        ladder.settings(Ablation(run["stage"], without, plus))
+
+
+def test_each_part_of_a_step_is_left_out_and_alone() -> None:
+    cells = [tuple(map(str, parse(run)["without"])) for run in expand(PLANS["inside"].params)]
+    for step in ("step06", "step09"):
+        keys = {f"{step}:{key}" for s in read_ladder() if s.name == step for key in s.changes}
+        parts = [set(cell) for cell in dict.fromkeys(cells) if cell and cell[0] in keys]
+        assert all(keys - part in parts for part in parts)
+        assert len(parts) == 2 * {"step06": 3, "step09": 4}[step]
+
+
+def test_typed_values_replace_those_of_a_plan() -> None:
+    runs = expand(PLANS["leave_one_out"].params, ["seed=7,8", "+stage=step05", "scale=mini"])
+    assert {parse(run)["seed"] for run in runs} == {7, 8}
+    assert {parse(run)["stage"] for run in runs} == {"step05"}
+    assert parse(runs[0])["seed"] == parse(runs[7])["seed"] == 7
+
+
+def test_a_plan_sets_its_values_in_its_parameters_alone(tmp_path: Path) -> None:
+    (tmp_path / "plan").mkdir()
+    file = tmp_path / "plan" / "own.yaml"
+    file.write_text("hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n")
+    assert {plan.name for plan in read_plans([tmp_path])} == {*PLANS, "own"}
+    file.write_text(file.read_text() + "train: {steps: 20}\n")
+    with pytest.raises(UsageError, match=r"own\.yaml sets train; a plan sets every value under"):
+        read_plans([tmp_path])
+    file.write_text("plan: {title: Own, question: What}\n")
+    with pytest.raises(UsageError, match=r"has no hydra\.sweeper\.params"):
+        read_plans([tmp_path])
+
+
+def test_every_second_round_runs_backwards() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides(["repeat=1,2,3", "+stage=a,b,c"])
+    (runs,) = BalancedSweeper.split_arguments(overrides, None)
+    assert [run[1][-1] for run in runs] == [*"abc", *"cba", *"abc"]
+    batches = BalancedSweeper.split_arguments(overrides, 4)
+    assert [len(batch) for batch in batches] == [4, 4, 1]
+
+
+def test_the_balanced_sweeper_is_configured_where_hydra_looks() -> None:
+    content = OmegaConf.load(CONF / "hydra" / "sweeper" / "balanced.yaml")
+    assert content._target_.rpartition(".")[2] == BalancedSweeper.__name__

@@ -83,11 +83,11 @@ class Painter:
 
     def short(self, stage: StageRuns) -> str:
         """A stage at the end of its curve."""
-        return str(stage.number) if self.numbered else _cut(stage.name, 8)
+        return str(stage.number) if self.numbered else cut(stage.name, 8)
 
     def long(self, stage: StageRuns, length: int = 23) -> str:
         """A stage beside its row or above its panel."""
-        return _cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
+        return cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
 
     def band(self, stage: StageRuns, x: str, y: str) -> Band:
         """`y` against `x`, two columns of the steps, averaged over the runs step by step."""
@@ -353,6 +353,6 @@ def _plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"

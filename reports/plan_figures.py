@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from conf.schema import ReportConf
 from reports import formats
 from reports.effects import LINEAR_NATS
-from reports.figures import DASHED, GRID, INK, MUTED, Painter, blank
+from reports.figures import DASHED, GRID, INK, MUTED, Painter, blank, cut
 from reports.palette import THEME
 from reports.rates import StageRates
 from reports.shapley import Factorial
@@ -28,7 +28,7 @@ def worth(painter: Painter, found: Worth, rules: ReportConf) -> Picture:
     steps = found.steps
     with blank(1.25 + 0.52 * len(steps)) as figure:
         height = figure.get_size_inches()[1]
-        axes = figure.add_axes((0.30, 0.62 / height, 0.67, 1 - 1.15 / height))
+        axes = figure.add_axes((0.36, 0.62 / height, 0.61, 1 - 1.15 / height))
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.axvspan(-rules.margin, rules.margin, color=GRID, linewidth=0)
         axes.set_xscale("symlog", linthresh=LINEAR_NATS)
@@ -46,7 +46,7 @@ def worth(painter: Painter, found: Worth, rules: ReportConf) -> Picture:
                 mark.set_gid(f"stage-{look.index}-worth{way.name}mark")
             values = ", ".join(f"{w.value} {formats.signed(e.value)}" for w, e in step.ways.items())
             said.append(f"{step.name} {values}")
-        axes.set_yticks(range(len(steps)), [f"{s.name} {s.title}"[:25] for s in steps])
+        axes.set_yticks(range(len(steps)), [cut(f"{s.stage.number} {s.title}", 23) for s in steps])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(steps) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
@@ -57,7 +57,7 @@ def worth(painter: Painter, found: Worth, rules: ReportConf) -> Picture:
             if any(way in step.ways for step in steps)
         ]
         axes.legend(
-            handles=legend, loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=4, frameon=False,
+            handles=legend, loc="lower right", bbox_to_anchor=(1.03, 1.0), ncols=4, frameon=False,
             handletextpad=0.1, columnspacing=1.0, fontsize=8.5,
         )  # fmt: skip
         return picture(figure, "worth", f"What each step is worth: {'; '.join(said)}.")

@@ -24,6 +24,7 @@ from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
 from stages.ladder import CONF, read_ladder
+from stages.plans import read_plans
 
 
 def main() -> None:
@@ -93,6 +94,9 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
         "python -m reports outputs/ladder": "writes the report again, from the records",
     }.items():
         say(console, f"  {command:<44} {meaning}")
+    say(console, "Plans of many runs; dry_run=true lists them, and how long they take:")
+    for plan in read_plans(folders):
+        say(console, f"  +plan={plan.name:<14} {plan.about.question}")
     say(
         console,
         "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE "

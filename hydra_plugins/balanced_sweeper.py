@@ -5,8 +5,7 @@ from itertools import groupby
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
-# The overrides that make a round: within one, every stage is trained once.
-ROUND = ("repeat=", "seed=")
+from runner.identity import ROUND, override_key
 
 
 class BalancedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
@@ -23,7 +22,9 @@ class BalancedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
         (runs,) = BasicSweeper.split_arguments(overrides, None)
         rounds = [
             list(runs_of_it)
-            for _, runs_of_it in groupby(runs, lambda run: [o for o in run if o.startswith(ROUND)])
+            for _, runs_of_it in groupby(
+                runs, lambda run: [o for o in run if override_key(o) in ROUND]
+            )
         ]
         balanced = [run for i, one in enumerate(rounds) for run in (one[::-1] if i % 2 else one)]
         return list(BasicSweeper.split_overrides_to_chunks(balanced, max_batch_size))

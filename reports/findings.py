@@ -32,9 +32,8 @@ class Findings:
     """What was found in some records, by some rules; the first of `groups` is the main one.
 
     `shared` are the names of runs that shared their machine with another. `tables` are of the
-    plans, `in_plans` are the names of the runs in them, and `bank` those under the main group's
-    conditions. `worth` is None, and `rates` empty,
-    where the runs do not tell.
+    plans, `in_plans` are the names of the runs in them, and `bank` finds those under the main
+    group's conditions. `worth` is None, and `rates` empty, where the runs do not tell.
     """
 
     records: Records

@@ -161,6 +161,13 @@ def table_note(table: Table, main: Bank | None) -> str:
             f"of {base.get('model.n_embd')}, {base.get('train.micro_batch_size')} x "
             f"{base.get('train.context')} tokens."
         )
+    steps = {int(dict(cell.typed).get("train.steps", base["train.steps"])) for cell in table.cells}
+    if main and steps != {main.base["train.steps"]}:
+        long = formats.together([f"{number:,}" for number in sorted(steps)])
+        said += (
+            f" Its runs take {long} steps, the ladder's {main.base['train.steps']:,}: what the one "
+            "says of the other is a question of its own."
+        )
     if table.seeds == 1:
         said += " It has one seed, which decides no loss."
     if table.missing:

@@ -60,8 +60,9 @@ def task(cfg: DictConfig) -> Status:
     """The single run of the command, or one run of its sweep."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        adjusted, command = read_command(HydraConfig.get().overrides.task, read_ladder(_folders()))
-        return run(read_settings(adjusted), command, Console(), isolate=sweeping)
+        overrides = list(HydraConfig.get().overrides.task)
+        trained, command = read_command(cfg, overrides, read_ladder(_folders()))
+        return run(read_settings(trained), command, Console(), isolate=sweeping)
     except (UsageError, OmegaConfBaseException) as mistake:
         refused = UsageError(sentence(mistake))
         if not sweeping:

@@ -39,10 +39,13 @@ def composed(*overrides: str) -> DictConfig:
     return hydra.compose("config", list(overrides))
 
 
-def read_command(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[DictConfig, Command]:
+def read_command(
+    cfg: DictConfig, overrides: Sequence[str], stages: Sequence[Stage]
+) -> tuple[DictConfig, Command]:
     """The configuration that trains, with the arithmetic done, and the command.
 
-    A run that trains exactly what a stage of the ladder does is that stage. Raises UsageError.
+    `cfg` is what Hydra composed from the overrides. A run that trains exactly what a stage of the
+    ladder does is that stage. Raises UsageError.
     """
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     asked = read_ablation(overrides)
@@ -55,8 +58,9 @@ def read_command(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[Dic
         raise UsageError(
             f"+stage={name}: this stage is in a subfolder of stage/; move its file into stage/."
         )
-    cfg = composed(*others, f"+stage={name}")
     typed, notes = [*others, f"+stage={name}"], []
+    if not asked.is_plain:
+        cfg = composed(*typed)
     if asked.is_plain or same:
         before = composed(*others, f"+stage={stage.parent}") if stage.parent else plain
     else:
@@ -107,7 +111,7 @@ def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str
     plain = composed(*others)
     ladder = _ladder(plain, others, stages)
     if any(stage.choices for stage in ladder.chain(asked.stage)):
-        cfg, command = read_command(overrides, stages)
+        cfg, command = read_command(composed(*overrides), overrides, stages)
         return command.stage.name, cfg
     values = ladder.settings(asked)
     changed = {key: value for key, value in values.items() if value != ladder.base.get(key)}

@@ -211,7 +211,7 @@ def _failure(error: Exception, folder: RunFolder, config: Config) -> str:
         return (
             f"Out of memory at step {len(folder.steps)}: a micro batch of "
             f"{train.micro_batch_size} x {train.context} tokens does not fit; "
-            f"{_advice_on_memory(folder.run, config)}."
+            f"{advice_on_memory(folder.run, config)}."
         )
     if isinstance(error, OSError):
         return sentence(error)
@@ -234,7 +234,8 @@ def _cause_of_death(status: int, config: Config) -> str:
     return f"The stage's process ended with status {status}."
 
 
-def _advice_on_memory(run: Run, config: Config) -> str:
+def advice_on_memory(run: Run, config: Config) -> str:
+    """What to change so that a run fits into memory, as the rest of a sentence."""
     by_hand = {override_key(o) for o in run.variant} & {"train.micro_batch_size", "train.context"}
     smaller = smaller_scale(config.scale.name)
     if smaller and not by_hand:
@@ -244,7 +245,7 @@ def _advice_on_memory(run: Run, config: Config) -> str:
 
 def _halve(config: Config) -> str:
     size, context = config.train.micro_batch_size, config.train.context
-    return f"halve train.micro_batch_size={size} or train.context={context}"
+    return f"halve train.micro_batch_size={size} or train.context={context} for all stages"
 
 
 def _close(folder: RunFolder, status: Status, message: str, console: Console) -> None:

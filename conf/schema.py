@@ -134,8 +134,8 @@ class StageConf:
 class PlanConf:
     """What a plan asks; its runs are the parameters of its sweeper."""
 
-    title: str
-    question: str
+    title: str = ""  # its file's name where it has none
+    question: str = ""
 
 
 @dataclass

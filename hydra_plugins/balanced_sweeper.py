@@ -5,7 +5,9 @@ from itertools import groupby
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
-from runner.identity import ROUND, override_key
+# The overrides that make a round. Hydra imports this wherever the project is installed, so it
+# imports nothing of the project.
+ROUND = ("repeat=", "seed=")
 
 
 class BalancedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
@@ -22,9 +24,7 @@ class BalancedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
         (runs,) = BasicSweeper.split_arguments(overrides, None)
         rounds = [
             list(runs_of_it)
-            for _, runs_of_it in groupby(
-                runs, lambda run: [o for o in run if override_key(o) in ROUND]
-            )
+            for _, runs_of_it in groupby(runs, lambda run: [o for o in run if o.startswith(ROUND)])
         ]
         balanced = [run for i, one in enumerate(rounds) for run in (one[::-1] if i % 2 else one)]
         return list(BasicSweeper.split_overrides_to_chunks(balanced, max_batch_size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - pandas needs it, and it cannot be imported at exit
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,13 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
             _report(config)
             self.written = time.monotonic()
 
-    def on_dry_run(self, experiment: Path, console: Console) -> None:
+    def on_dry_run(self, config: DictConfig, experiments: Sequence[Path], console: Console) -> None:
         """Print how many seeds would decide, from the spread seen so far: `runner.dry_run`."""
-        if any(experiment.glob("*/*/run.json")):
-            from reports.power import print_seeds
+        from reports.power import print_seeds
 
-            print_seeds(experiment, console)
+        for experiment in experiments:
+            if any(experiment.glob("*/*/run.json")):
+                print_seeds(experiment, _rules(config), console)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.on_multirun_end)

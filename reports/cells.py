@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conf.errors import UsageError
 from reports import formats
 from reports.compare import StageRuns, newest_of_each
 from reports.read import ReadRun
@@ -51,8 +52,14 @@ class Bank:
                 self._runs[_as_key(own)].append(run)
 
     def find(self, cell: Cell) -> StageRuns | None:
-        """The runs of a cell, one for each seed and repeat. Raises UsageError for no cell."""
-        settings = self.ladder(cell.typed).settings(cell.ablation)
+        """The runs of a cell, one for each seed and repeat.
+
+        None where there are none, and where the cell cannot be made under these conditions.
+        """
+        try:
+            settings = self.ladder(cell.typed).settings(cell.ablation)
+        except UsageError:
+            return None
         found = self._runs.get(_as_key({key: settings[key] for key in self.base}))
         return StageRuns(newest_of_each(found)) if found else None
 

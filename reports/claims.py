@@ -123,7 +123,8 @@ def _speed_up(claim: Claim, stage: Stage, evidence: Evidence) -> Found | None:
         return None
     before, after = (runs[0].record for runs in pair)
     names = [" ".join((run.stage.name, *run.variant)) for run in (before, after)]
-    ours = f"{claim.change} alone, {' to '.join(names)}; {after.environment.machine}"
+    ours = f"{claim.change} alone, {' to '.join(names)}; {after.settings.model}, "
+    ours += after.environment.machine
     measured = f"{formats.gain(speed)} tokens/s"
     measured += f" over {speed.estimate.n} rounds" if speed.claims else f"; {speed.why_no_claim}"
     if claim.measure is Measure.speed_up:
@@ -204,25 +205,33 @@ def _finished(name: str, evidence: Evidence) -> StageRuns | None:
 def _pair(
     claim: Claim, stage: Stage, evidence: Evidence
 ) -> tuple[list[ReadRun], list[ReadRun]] | None:
-    """Finished runs without and with a change, otherwise equal, over seeds and repeats."""
+    """Finished runs without and with a change, otherwise equal, over seeds and repeats.
+
+    Those under the main group's conditions first, unless only others have enough rounds.
+    """
     if claim.change not in stage.changes:
         return None
     after = stage.changes[claim.change]
     main = _conditions(evidence.groups[0].conditions, claim.change)
-    alike: dict[str, dict[bool, list[ReadRun]]] = defaultdict(lambda: defaultdict(list))
+    alike: dict[tuple[Conditions, str], dict[bool, list[ReadRun]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for run in evidence.runs:
-        of_stage = run.finished and run.record.stage.aim is not Aim.flow
-        if of_stage and _conditions(Conditions.of(run.record), claim.change) == main:
+        if run.finished and run.record.stage.aim is not Aim.flow:
             value, rest = _apart(run, claim.change)
-            alike[rest][value == after].append(run)
-    pairs = [
-        (newest_of_each(runs[False]), newest_of_each(runs[True]))
-        for runs in alike.values()
+            under = _conditions(Conditions.of(run.record), claim.change)
+            alike[under, rest][value == after].append(run)
+    pairs = {
+        key: (newest_of_each(runs[False]), newest_of_each(runs[True]))
+        for key, runs in alike.items()
         if len(runs) == 2
-    ]
-    # A pair of the claim's own stage before any other; then the one with most rounds.
-    pairs.sort(key=lambda pair: (pair[1][0].record.stage.name == stage.name, len(pair[1])))
-    return pairs[-1] if pairs else None
+    }
+
+    def rank(key: tuple[Conditions, str]) -> tuple[bool, bool, bool, int]:
+        rounds, own = len(pairs[key][1]), pairs[key][1][0].record.stage.name == stage.name
+        return rounds >= evidence.rules.minimum_rounds, key[0] == main, own, rounds
+
+    return pairs[max(pairs, key=rank)] if pairs else None
 
 
 def _conditions(conditions: Conditions, key: str | None) -> Conditions:

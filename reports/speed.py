@@ -59,10 +59,10 @@ def speed_up(
 def against_itself(
     rounds: Sequence[ReadRun], shared: set[str], rules: ReportConf
 ) -> SpeedUp | None:
-    """The speed of a stage's every second repeat over that of the repeat before it.
+    """The speed of a stage over its own, in pairs of repeats that follow each other.
 
-    It is 1 but for chance, and so shows how large a speed-up can be seen. None where no seed has
-    four repeats.
+    It is 1 but for chance, and so shows how large a speed-up can be seen. Of every second pair the
+    earlier repeat is on top, so that a steady drift cancels. None where no seed has four repeats.
     """
     by_seed: dict[int, list[ReadRun]] = defaultdict(list)
     for run in rounds:
@@ -71,7 +71,8 @@ def against_itself(
         pair
         for runs in by_seed.values()
         if len(runs) >= MINIMUM_REPEATS
-        for pair in zip(runs[::2], runs[1::2], strict=False)
+        for number, pair in enumerate(zip(runs[::2], runs[1::2], strict=False))
+        for pair in [pair[::-1] if number % 2 else pair]
     ]
     return _ratio(pairs, shared, rules)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -23,8 +22,8 @@ from runner.messages import error, errors_in_a_sentence, fail, say, sentence
 from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
-from stages.ladder import CONF, read_ladder
-from stages.plans import read_plans
+from stages.ladder import read_ladder
+from stages.plans import hydra_open, parse, read_plans
 
 
 def main() -> None:
@@ -45,11 +44,11 @@ def main() -> None:
             if override.startswith(("stage=", "plan=")):
                 word = override.partition("=")[0]
                 fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
-        if flags.cfg and keys & set(ARITHMETIC):
+        if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
             at = sys.argv.index(flags.overrides[0])
-            with initialize_config_dir(str(CONF), version_base="1.3"):
+            with hydra_open(folders):
                 sys.argv[at:at] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
-        if "dry_run=true" in flags.overrides and not for_hydra:
+        if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
             list_runs(flags.overrides, folders, Console())
             return
         task()
@@ -70,6 +69,14 @@ def task(cfg: DictConfig) -> Status:
         error(str(refused))
         refused.reported = True
         raise refused from mistake
+
+
+def asks_for_dry_run(overrides: Sequence[str]) -> bool:
+    """Whether the runs are to be listed, and not trained."""
+    typed = parse([override for override in overrides if override_key(override) == "dry_run"])
+    if not isinstance(typed["dry_run"], bool):
+        fail(f"dry_run={typed['dry_run']}: write dry_run=true or dry_run=false.")
+    return typed["dry_run"]
 
 
 def _folders() -> list[Path]:

@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -26,16 +27,16 @@ from runner.command import NOT_SHARED, read_ablation, read_quickly
 from runner.data.text import find_text, text_sha256
 from runner.identity import ROUND, fingerprint, override_key, resolved
 from runner.messages import say
-from runner.record import Run, Status, read_runs
+from runner.record import WEIGHTS, Run, Status, read_runs
 from runner.settings import read_settings
-from stages.ladder import CONF, flatten, read_ladder
-from stages.plans import expand
+from stages.ladder import flatten, read_ladder
+from stages.plans import expand, hydra_open
 
 # The settings that decide how long a step takes, roughly.
 COSTLY = (
     "model.n_layer", "model.n_head", "model.n_embd", "train.micro_batch_size", "train.context",
     "train.total_batch_tokens", "train.autocast", "train.compile", "train.flow_checks",
-    "evaluation.tokens", "evaluation.every",
+    "evaluation.tokens", "evaluation.every", "device",
 )  # fmt: skip
 # Steps of a run that is trained to measure how long a step takes.
 MEASURED_STEPS = 10
@@ -54,6 +55,19 @@ class Row:
     states: dict[str, Status | None] = field(default_factory=dict)
 
     @property
+    def experiment(self) -> Path:
+        return Path(self.plain["output_dir"]).expanduser() / self.plain["experiment"]
+
+    @property
+    def steps(self) -> int:
+        return int(self.plain["train"]["steps"])
+
+    @property
+    def cost(self) -> tuple[Any, ...]:
+        """The settings that decide how long it takes."""
+        return _costly(self.plain)
+
+    @property
     def left(self) -> int:
         return sum(status is None or not status.is_final for status in self.states.values())
 
@@ -65,32 +79,37 @@ class Cost:
     fixed: float
     step: float
 
+    def of(self, steps: int) -> float:
+        """Seconds of a run of so many steps."""
+        return self.fixed + self.step * steps
+
 
 def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:
     """Print what the command would train. Raises UsageError and Hydra's errors."""
-    folders = [f"'{folder.resolve()}'" for folder in config_dirs]
-    searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     constant = [o.input_line for o in parsed if not o.is_sweep_override()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*searched, *constant], return_hydra_config=True)
+    with hydra_open(config_dirs):
+        cfg = compose("config", constant, return_hydra_config=True)
         runs = expand(dict(cfg.hydra.sweeper.params or {}), overrides, config_dirs)
-        rows = _rows([[*searched, *run] for run in runs], config_dirs)
-    experiment = Path(cfg.output_dir).expanduser() / cfg.experiment
-    records = list(read_runs(experiment).values())
-    _find_states(rows, {run.fingerprint: run.status for run in records}, console)
-    costs = _costs(records)
+        rows = _rows(runs, config_dirs)
+    found = {e: read_runs(e) for e in dict.fromkeys(row.experiment for row in rows)}
+    for row in rows:
+        _find_states(row, found[row.experiment])
+    costs = _costs([run for records in found.values() for run in records.values()])
     _print_rows(rows, cfg, console)
     total = sum(len(row.states) for row in rows)
     left = sum(row.left for row in rows)
     say(console, f"{total} runs: {total - left} finished, {left} to train.")
     if left:
-        seconds = sum(row.left * _seconds(row, costs, console) for row in rows if row.left)
-        say(console, f"They will take about {_duration(seconds)} on this machine.")
+        for row in rows:
+            if row.left and row.cost not in costs:
+                costs[row.cost] = _measured(row, config_dirs, console)
+        seconds = sum(row.left * costs[row.cost].of(row.steps) for row in rows if row.left)
+        say(console, f"One after another, they will take about {_duration(seconds)} here.")
     for callback in cfg.hydra.callbacks.values():
         show = getattr(instantiate(callback), "on_dry_run", None)
         if show is not None:
-            show(experiment, console)
+            show(cfg, list(found), console)
 
 
 def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Row]:
@@ -111,15 +130,27 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
     return list(rows.values())
 
 
-def _find_states(rows: Sequence[Row], known: Mapping[str, Status], console: Console) -> None:
-    for row in rows:
-        data, cache_dir = row.plain["data"], Path(row.plain["cache_dir"]).expanduser()
-        name, path, url, sha256 = (data[key] for key in ("name", "path", "url", "sha256"))
-        _, files, _ = find_text(name, path, url, sha256, cache_dir)
-        text = text_sha256(files, cache_dir)
-        for each in row.states:
-            values = dict(zip(ROUND, map(int, each.split()), strict=True))
-            row.states[each] = known.get(fingerprint({**row.plain, **values}, text))
+def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
+    """Fill in the state of a row's runs, as they would be found finished, or not."""
+    kept = row.plain["checkpoint"] != "none"
+    known: dict[str, Status] = {}
+    for file, run in records.items():
+        if run.status.is_final and (not kept or (file.parent / WEIGHTS).exists()):
+            known[run.fingerprint] = run.status
+    data, cache_dir = row.plain["data"], row.plain["cache_dir"]
+    text = _text_sha256(data["name"], data["path"], data["url"], data["sha256"], cache_dir)
+    for each in row.states if not row.plain["force"] else ():
+        values = dict(zip(ROUND, map(int, each.split()), strict=True))
+        row.states[each] = known.get(fingerprint({**row.plain, **values}, text))
+
+
+@cache
+def _text_sha256(
+    name: str, path: str | None, url: str | None, sha256: str | None, cache_dir: str
+) -> str:
+    folder = Path(cache_dir).expanduser()
+    _, files, _ = find_text(name, path, url, sha256, folder)
+    return text_sha256(files, folder)
 
 
 def _print_rows(rows: Sequence[Row], cfg: DictConfig, console: Console) -> None:
@@ -165,22 +196,15 @@ def _costly(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(flat.get(key) for key in COSTLY)
 
 
-def _seconds(row: Row, costs: dict[tuple[Any, ...], Cost], console: Console) -> float:
-    """How long a run takes: from the records of like ones, or else measured now."""
-    key = _costly(row.plain)
-    if key not in costs:
-        costs[key] = _measured(row, console)
-    return costs[key].fixed + costs[key].step * row.plain["train"]["steps"]
-
-
-def _measured(row: Row, console: Console) -> Cost:
+def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
     """The cost of a run, by training a few steps of it."""
     say(console, f"No record of such runs yet: measuring {MEASURED_STEPS} steps of {row.said} ...")
     with tempfile.TemporaryDirectory() as output:
         measured = [f"train.steps={MEASURED_STEPS}", f"output_dir={output}"]
         replaced = ("train.steps", "output_dir", "hydra.callbacks.report")
         kept = [o for o in row.overrides if override_key(o) not in replaced]
-        command = [sys.executable, "-m", "runner", *kept, *measured, "~hydra.callbacks.report"]
+        command = [sys.executable, "-m", "runner", *(f"--config-dir={d}" for d in config_dirs)]
+        command += [*kept, *measured, "~hydra.callbacks.report"]
         plain = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
         runs = list(read_runs(Path(output) / row.plain["experiment"]).values())

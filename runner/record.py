@@ -429,7 +429,7 @@ class Conditions(NamedTuple):
     @property
     def describes_settings(self) -> bool:
         """Whether the settings are those of the configuration, as they were not in format 2."""
-        return "train.steps" in self.settings
+        return "train.steps" in json.loads(self.settings)
 
 
 def same_speed_conditions(a: Run, b: Run) -> bool:
@@ -443,6 +443,7 @@ def find_baseline(run: Run, experiment: Path) -> Run | None:
         other
         for other in read_runs(experiment).values()
         if other.stage.aim is Aim.baseline and other.status is Status.finished
-        if other.seed == run.seed and Conditions.of(other) == Conditions.of(run)
+        if other.ablation.is_plain and other.seed == run.seed
+        if Conditions.of(other) == Conditions.of(run)
     ]
     return max(alike, key=lambda other: other.started, default=None)

@@ -83,7 +83,9 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
 
 
 def _elsewhere(experiment: Path, planned: Run) -> Iterator[RunFolder]:
-    """The folders of other stages that hold the same training, asked for in another way."""
+    """The folders of other stages in which the same ablation may be, asked for in another way."""
+    if planned.ablation.is_plain:
+        return
     for path in sorted(experiment.glob(f"*/{planned.label}")):
         if path.parent.name != planned.stage.name:
             yield RunFolder(path)

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from conf.errors import UsageError
 from stages.ladder import Stage, flatten
@@ -56,6 +56,7 @@ class Ladder:
     stages: Sequence[Stage]
     base: Mapping[str, Any]
     typed: Collection[str] = field(default=())
+    _resolved: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def settings(self, asked: Ablation) -> dict[str, Any]:
         """Every setting that trains. Raises UsageError for one that cannot be made."""
@@ -79,7 +80,7 @@ class Ladder:
         own = [
             (key, value)
             for stage in chain
-            for key, value in self._values[stage.name].items()
+            for key, value in self._values(stage).items()
             if (stage.name, key) not in gone
         ]
         for entry in self._entries("plus", asked.plus):
@@ -160,7 +161,7 @@ class Ladder:
             yield entry
 
     def _changes(self, entry: Entry) -> dict[str, Any]:
-        changes = self._values[self._named(entry.step).name]
+        changes = self._values(self._named(entry.step))
         return {key: changes[key] for key in changes if entry.key in ("", key)}
 
     def _named(self, name: str) -> Stage:
@@ -170,12 +171,13 @@ class Ladder:
             raise UsageError(f"There is no step {name!r}; there are {names}.")
         return found
 
-    @cached_property
-    def _values(self) -> dict[str, dict[str, Any]]:
-        """What each stage changes, with interpolations resolved over the base."""
-        return {stage.name: self._resolved(stage.changes) for stage in self.stages}
+    def _values(self, stage: Stage) -> dict[str, Any]:
+        """What a stage changes, with interpolations resolved over the base."""
+        if stage.name not in self._resolved:
+            self._resolved[stage.name] = self._resolve(stage.changes)
+        return self._resolved[stage.name]
 
-    def _resolved(self, changes: dict[str, Any]) -> dict[str, Any]:
+    def _resolve(self, changes: dict[str, Any]) -> dict[str, Any]:
         if not any("${" in str(value) for value in changes.values()):
             return changes
         nested: dict[str, Any] = {}
@@ -185,7 +187,10 @@ class Ladder:
             for section in sections:
                 part = part.setdefault(section, {})
             part[last] = value
-        plain = OmegaConf.to_container(OmegaConf.create(nested), resolve=True)
+        try:
+            plain = OmegaConf.to_container(OmegaConf.create(nested), resolve=True)
+        except InterpolationKeyError as error:
+            raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
         assert isinstance(plain, dict)
         flat = flatten(plain)
         return {key: flat[key] for key in changes}

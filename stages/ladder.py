@@ -13,6 +13,9 @@ from conf.schema import Aim, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"
 
+# What is asked for, and no setting.
+NOT_SETTINGS = ("defaults", "stage", "without", "plus", "plan", "dry_run")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -80,10 +83,10 @@ def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, enums as names, without stage and defaults."""
+    """The settings of a configuration by dotted key, enums as names, without what is asked for."""
     plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
-    return flatten({key: plain[key] for key in plain if key not in ("defaults", "stage")})
+    return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
 
 
 def _about(file: Path, overlay: DictConfig) -> StageConf:

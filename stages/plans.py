@@ -1,13 +1,17 @@
 """The plans in conf/plan and in folders of the user's own: which runs each asks for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -50,12 +54,30 @@ def _read(file: Path) -> Plan:
             f"{file} sets {', '.join(sorted(wrong))}; a plan sets every value under "
             "hydra.sweeper.params."
         )
-    about = content.get("plan") or {}
-    return Plan(
-        file.stem,
-        PlanConf(about.get("title", file.stem), about.get("question", "")),
-        {str(key): str(value) for key, value in params.items_ex(resolve=False)},
-    )
+    try:
+        about = PlanConf(**(content.get("plan") or {}))
+    except TypeError:
+        raise UsageError(f"{file}: plan has a title and a question, and nothing else.") from None
+    about.title = about.title or file.stem
+    swept = {str(key): str(value) for key, value in params.items_ex(resolve=False)}
+    return Plan(file.stem, about, swept)
+
+
+@contextmanager
+def hydra_open(config_dirs: Iterable[Path]) -> Iterator[None]:
+    """Let hydra.compose search these folders before the project's, as --config-dir does."""
+    Hydra.create_main_hydra2("runner", _search_path(config_dirs))
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _search_path(config_dirs: Iterable[Path]) -> ConfigSearchPath:
+    search_path = create_config_search_path(str(CONF))
+    for folder in config_dirs:
+        search_path.prepend("command-line", f"file://{folder.resolve()}")
+    return search_path
 
 
 def parse(overrides: Sequence[str]) -> dict[str, Any]:
@@ -71,10 +93,10 @@ def expand(
 
     `typed` replace parameters of the same key. Raises Hydra's errors.
     """
-    search_path = create_config_search_path(str(CONF))
-    for folder in config_dirs:
-        search_path.append("command-line", f"file://{folder.resolve()}")
-    parser = OverridesParser.create(config_loader=ConfigLoaderImpl(search_path))
+    parser = OverridesParser.create(config_loader=ConfigLoaderImpl(_search_path(config_dirs)))
     swept = [f"{key}={value}" for key, value in params.items()]
+    runs: list[list[str]]
     (runs,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
+    if not runs:
+        raise UsageError(f"{' '.join([*swept, *typed])}: this asks for no run.")
     return runs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports import claims, sentences
 from reports.answer import answer
@@ -70,7 +71,14 @@ class Findings:
             ablations = [run for run in records.found if run.is_ablation]
             worth = find_worth(groups[0], bank, plans, ablations, rules)
             rates = find_rates(bank, plans, rules)
-        tables = [t for plan in plans if (t := find_table(plan, banks, shared, rules))]
+        tables = []
+        for plan in plans:
+            try:
+                table = find_table(plan, banks, shared, rules)
+            except UsageError as mistake:
+                records.problems.append(f"The plan {plan.name} has no table: {mistake}")
+            else:
+                tables += [table] if table else []
         in_plans = {name for table in tables for name in table.names}
         rest = [run for run in records.found if run.is_ablation and run.name not in in_plans]
         if plain and rest:

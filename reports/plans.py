@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.schema import ReportConf, register
@@ -104,7 +105,10 @@ def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
     settings: Any = OmegaConf.create({"params": plan.params})
     for key, value in bank.base.items():
         OmegaConf.update(settings, key, value)
-    params: Any = OmegaConf.to_container(settings.params, resolve=True)
+    try:
+        params: Any = OmegaConf.to_container(settings.params, resolve=True)
+    except OmegaConfBaseException:  # an older record lacks settings that the plan refers to
+        return []
     cells: dict[Cell, None] = {}
     for run in expand(params):
         values = parse(run)

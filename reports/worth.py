@@ -89,7 +89,8 @@ def find_worth(
     top = _top(main, ablated)
     factorial, sets = _factorial(bank, plans)
     whole = bank.find(Cell(Ablation(top)))
-    below_top = [stage.name for stage in bank.ladder().chain(top)]
+    known = {stage.name for stage in bank.stages}
+    below_top = [stage.name for stage in bank.ladder().chain(top)] if top in known else []
     steps, contexts = [], []
     for stage in bank.stages:
         if stage.about.aim in (Aim.flow, Aim.baseline) or stage.choices:

@@ -78,7 +78,7 @@ def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
     assert before.returncode == 0, before.stderr
     assert "4 runs: 0 finished, 4 to train." in before.stdout
     assert "measuring 10 steps of step02" in before.stdout
-    assert re.search(r"They will take about \d+ (s|min)", before.stdout)
+    assert re.search(r"they will take about \d+ (s|min)", before.stdout)
     assert not trained(tmp_path)
     assert command_line("+stage=step03", "seed=2", SHORT).returncode == 0
     after = command_line(*asked, "dry_run=true")

@@ -361,7 +361,7 @@ def test_a_claim_about_one_change_needs_a_pair_that_differs_in_it_alone(tmp_path
     experiment = write_ladder(tmp_path / "ladder")
     powers = claims_of(experiment)[1]
     assert powers.verdict is Ruling.not_measured
-    alone = "model.pad_vocab=false,true"
+    alone = "'without=[],[step06:model.pad_vocab]'"
     assert powers.command == f"python -m runner -m repeat=2,3,4,5,6 +stage=step06 {alone}"
 
     def write(gain: float) -> Judgement:

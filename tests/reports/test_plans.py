@@ -225,7 +225,7 @@ def test_a_stage_is_compared_with_itself_where_it_was_repeated(bank: Bank) -> No
     for row in again:
         assert row.versus is not None
         assert row.versus.speed is not None
-        assert row.versus.speed.estimate.value == pytest.approx(1.01, abs=0.001)
+        assert row.versus.speed.estimate.value == pytest.approx(1.01 ** (1 / 5), abs=1e-6)
         assert row.versus.speed.estimate.n == 5
 
 

@@ -44,6 +44,7 @@ class Bank:
         self.conditions = conditions
         self.stages = stages
         self.base: dict[str, Any] = json.loads(conditions.settings)
+        self._found: dict[str, StageRuns] = {}
         self._runs: dict[str, list[ReadRun]] = defaultdict(list)
         for run in runs:
             if Conditions.of(run.record)._replace(settings=conditions.settings) == conditions:
@@ -60,8 +61,10 @@ class Bank:
             settings = self.ladder(cell.typed).settings(cell.ablation)
         except UsageError:
             return None
-        found = self._runs.get(_as_key({key: settings[key] for key in self.base}))
-        return StageRuns(newest_of_each(found)) if found else None
+        key = _as_key({key: settings[key] for key in self.base})
+        if key in self._runs and key not in self._found:
+            self._found[key] = StageRuns(newest_of_each(self._runs[key]))
+        return self._found.get(key)
 
     def ladder(self, typed: tuple[tuple[str, Any], ...] = ()) -> Ladder:
         """The stages over the group's settings, with typed ones."""

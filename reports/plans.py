@@ -18,6 +18,7 @@ from reports.curves import earlier_stop
 from reports.speed import against_itself
 from reports.verdicts import Outcome, correct_family, decide, several_seeds
 from stages.arithmetic import Ablation, Entry
+from stages.ladder import nest
 from stages.plans import Plan, expand, parse
 
 
@@ -64,21 +65,21 @@ def find_table(
     plan: Plan, banks: Sequence[Bank], shared: set[str], rules: ReportConf
 ) -> Table | None:
     """A plan's table, from the bank that has most of its cells; None where none has two."""
-    best: tuple[Bank, dict[Cell, StageRuns]] | None = None
-    most = missing = 0
+    best: tuple[Bank, list[Cell], dict[Cell, StageRuns]] | None = None
+    most = 0
     for bank in banks:
         cells = cells_of(plan, bank)
         started = {cell: runs for cell in cells if (runs := bank.find(cell))}
         finished = sum(bool(runs.finished) for runs in started.values())
         if finished > max(1, most):
-            best, most, missing = (bank, started), finished, len(cells) - finished
+            best, most = (bank, cells, started), finished
     if best is None:
         return None
-    bank, started = best
+    bank, cells, started = best
     found = {cell: runs for cell, runs in started.items() if runs.finished}
     if all(cell.ablation.is_plain and not cell.typed for cell in found):
         return None  # the ladder itself
-    references = dict(_references(cells_of(plan, bank), bank))
+    references = dict(_references(cells, bank))
     rows = []
     for cell, runs in found.items():
         what, reference = references[cell]
@@ -96,15 +97,13 @@ def find_table(
             versus = Comparison(str(cell), speed=again)
             rows.append(Row(cell, str(cell), "itself, a round later", runs, versus))
     names = {run.name for runs in started.values() for run in runs.rounds}
-    return Table(plan, rows, missing, bank, names)
+    return Table(plan, rows, len(cells) - len(found), bank, names)
 
 
 def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
     """What a plan's runs train, without their seeds and repeats. Raises UsageError."""
     register()
-    settings: Any = OmegaConf.create({"params": plan.params})
-    for key, value in bank.base.items():
-        OmegaConf.update(settings, key, value)
+    settings = OmegaConf.create({**nest(bank.base), "params": plan.params})
     try:
         params: Any = OmegaConf.to_container(settings.params, resolve=True)
     except OmegaConfBaseException:  # an older record lacks settings that the plan refers to
@@ -112,12 +111,11 @@ def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
     cells: dict[Cell, None] = {}
     for run in expand(params):
         values = parse(run)
-        without, plus = (tuple(map(str, values.pop(word, ()))) for word in ("without", "plus"))
         if "stage" not in values:
             raise UsageError(f"The plan {plan.name} names no +stage.")
-        stage = str(values.pop("stage"))
+        asked = Ablation.read(str(values["stage"]), values)
         typed = tuple((key, value) for key, value in values.items() if key in bank.base)
-        cells[Cell(Ablation(stage, without, plus), typed)] = None
+        cells[Cell(asked, typed)] = None
     return list(cells)
 
 
@@ -129,7 +127,6 @@ def _references(
     A stage is compared with the one that it stands on, a stage with steps taken back or added with
     itself as it is, and one part of a step alone with the stage without the whole step.
     """
-    cells = list(cells)
     parts = _parts(cells, bank)
     ladder = bank.ladder()
     for cell in cells:

@@ -12,7 +12,7 @@ from conf.schema import ReportConf
 from reports.cells import Bank
 from reports.compare import StageRuns
 from reports.plans import cells_of
-from reports.read import Floats, ReadRun
+from reports.read import Floats
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from stages.arithmetic import Ablation, Ladder
 from stages.ladder import CONF
@@ -106,14 +106,10 @@ def _below(bank: Bank, name: str) -> list[str]:
 def _halves(runs: StageRuns) -> dict[int, tuple[Floats, Floats]]:
     """The last held-out losses of each seed: every second window, and the others."""
     return {
-        run.record.seed: (_final(run)[::2], _final(run)[1::2])
+        run.record.seed: (losses[::2], losses[1::2])
         for run in runs.measurable
-        if len(_final(run)) > 1
+        if len(losses := run.held_out.final) > 1
     }
-
-
-def _final(run: ReadRun) -> Floats:
-    return run.held_out.final
 
 
 def _difference(

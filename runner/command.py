@@ -88,11 +88,7 @@ def read_ablation(overrides: Sequence[str]) -> Ablation:
     if stage is None:
         raise UsageError("No stage was named: add one, such as +stage=step07.")
     typed = parse([o for o in overrides if override_key(o) in ARITHMETIC])
-    for word, value in typed.items():
-        if not isinstance(value, list):
-            raise UsageError(f"{word}={value}: write a list, such as {word}=[step04].")
-    without, plus = (tuple(map(str, typed.get(word, ()))) for word in ARITHMETIC)
-    return Ablation(stage.partition("=")[2], without, plus)
+    return Ablation.read(stage.partition("=")[2], typed)
 
 
 def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from conf.errors import UsageError
-from stages.ladder import Stage, flatten
+from stages.ladder import Stage, flatten, nest
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ class Ablation:
     stage: str
     without: Sequence[str] = ()
     plus: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, stage: str, values: Mapping[str, Any]) -> "Ablation":
+        """A stage, with the lists `without` and `plus` of some values by key.
+
+        Raises UsageError for what is no list.
+        """
+        lists = {word: values.get(word, []) for word in ("without", "plus")}
+        for word, entries in lists.items():
+            if not isinstance(entries, list):
+                raise UsageError(f"{word}={entries}: write a list, such as {word}=[step04].")
+        return cls(stage, *(tuple(map(str, entries)) for entries in lists.values()))
 
     @property
     def is_plain(self) -> bool:
@@ -180,15 +192,9 @@ class Ladder:
     def _resolve(self, changes: dict[str, Any]) -> dict[str, Any]:
         if not any("${" in str(value) for value in changes.values()):
             return changes
-        nested: dict[str, Any] = {}
-        for key, value in {**self.base, **changes}.items():
-            *sections, last = key.split(".")
-            part = nested
-            for section in sections:
-                part = part.setdefault(section, {})
-            part[last] = value
+        whole = OmegaConf.create(nest({**self.base, **changes}))
         try:
-            plain = OmegaConf.to_container(OmegaConf.create(nested), resolve=True)
+            plain = OmegaConf.to_container(whole, resolve=True)
         except InterpolationKeyError as error:
             raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
         assert isinstance(plain, dict)

@@ -82,6 +82,18 @@ def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries from dotted keys: the reverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        part = nested
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[last] = value
+    return nested
+
+
 def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     """The settings of a configuration by dotted key, enums as names, without what is asked for."""
     plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)

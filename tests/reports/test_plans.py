@@ -19,7 +19,7 @@ from conf.schema import register
 from reports.findings import Findings
 from runner.identity import conditions, resolved
 from stages.arithmetic import Ablation, Ladder
-from stages.ladder import CONF, read_ladder
+from stages.ladder import CONF, nest, read_ladder
 from tests.reports.conftest import write_run
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -49,13 +49,7 @@ class Bank:
         same = None if asked.is_plain else ladder.plain_stage(asked)
         stage = self.stages[same or asked.stage]
         settings = ladder.settings(asked)
-        config: dict[str, Any] = {"seed": seed, "repeat": given.get("repeat", 1)}
-        for key, value in settings.items():
-            *sections, last = key.split(".")
-            part = config
-            for section in sections:
-                part = part.setdefault(section, {})
-            part[last] = value
+        config = {"seed": seed, "repeat": given.get("repeat", 1), **nest(settings)}
         config["model"]["name"] = config["scale"]["name"] = "mini"
         config["without"] = [] if same else list(asked.without)
         config["plus"] = [] if same else list(asked.plus)

@@ -50,7 +50,7 @@ def apart(group: Group, main: Group) -> str:
             "device": run.environment.machine,
             "torch": run.environment.torch,
             "scale": run.settings.scale,
-            "matrix products": run.products.answers if run.products else "not measured",
+            "matrix products": run.products.precisions if run.products else "not measured",
         }
         for run in (ours, theirs)
     )

@@ -58,10 +58,18 @@ class Products:
         return not self.bf16.exact and self._is_worthwhile(self.bf16)
 
     @property
-    def answers(self) -> str:
-        """What runs must have in common to be compared: `fp32 by medium, bf16 autocast`."""
+    def precisions(self) -> str:
+        """What runs must have in common for their losses to be compared: `fp32, bf16 autocast`.
+
+        Settings that keep the mantissa of fp32 differ in the order of additions only.
+        """
         lower = {TF32: self.tf32_is_faster, BF16: self.bf16_is_faster}
-        return ", ".join([f"fp32 by {self.fp32_setting}", *(name for name in lower if lower[name])])
+        return ", ".join(["fp32", *(name for name in lower if lower[name])])
+
+    @property
+    def answers(self) -> str:
+        """What they must have in common for speeds and exact resumption: the setting too."""
+        return f"{self.precisions}; fp32 by {self.fp32_setting}"
 
     @property
     def gains(self) -> dict[str, str]:

@@ -422,9 +422,9 @@ class Conditions(NamedTuple):
     def of(cls, run: Run) -> "Conditions":
         """The conditions of a run."""
         on, settings = run.environment, json.dumps(run.conditions, sort_keys=True, default=str)
-        answers = run.products.answers if run.products else ""
+        precisions = run.products.precisions if run.products else ""
         text = run.data.sha256, run.data.windows_sha256
-        return cls(*text, on.device, on.device_name, run.code, on.torch, answers, settings)
+        return cls(*text, on.device, on.device_name, run.code, on.torch, precisions, settings)
 
     @property
     def describes_settings(self) -> bool:
@@ -434,7 +434,8 @@ class Conditions(NamedTuple):
 
 def same_speed_conditions(a: Run, b: Run) -> bool:
     """Whether two comparable runs may be compared by speed too."""
-    return a.environment.threads == b.environment.threads
+    found = [(r.environment.threads, r.products.answers if r.products else "") for r in (a, b)]
+    return found[0] == found[1]
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:

@@ -55,7 +55,12 @@ def test_the_reasons_hold_both_rates() -> None:
     assert "cannot compute" in fast.why_not(Rate(0, True))
 
 
-def test_runs_are_comparable_where_the_answers_are_equal() -> None:
+def test_losses_are_comparable_whichever_exact_setting_is_faster() -> None:
+    assert products(medium=120).precisions == products().precisions == "fp32"
+    assert products(medium=120, bf16=200).precisions == "fp32, bf16 autocast"
+
+
+def test_speeds_are_comparable_where_the_answers_are_equal() -> None:
     assert products(bf16=200).answers == products(bf16=300, medium=101).answers
     different = [
         products(),

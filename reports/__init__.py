@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conf.schema import ReportConf
     from reports.read import Records
 
-__all__ = ["load", "print_summary", "write_report"]
+__all__ = ["load", "write_report"]
 
 
 def load(*experiments: str | Path) -> Records:
@@ -38,28 +38,24 @@ def write_report(
     experiments: Sequence[str | Path],
     rules: ReportConf | None = None,
     config_dirs: Sequence[Path] = (),
+    console: Console | None = None,
 ) -> Path:
     """Write the report on these experiment folders into the first one and return its page.
 
     `rules` are the settings of its statistics, those of conf/report where none are given;
-    `config_dirs` hold stages and plans of your own.
+    `config_dirs` hold stages and plans of your own. The answer and the ladder's short table are
+    printed to `console`, if one is given.
 
     Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
     `report.json` and `figures/`, each replaced in one go, so that a reader never sees a
     partial file. Raises UsageError where the folder cannot be written, too.
     """
+    from reports.findings import Findings
     from reports.page import write
-
-    return write(experiments, rules, config_dirs)
-
-
-def print_summary(
-    experiments: Sequence[str | Path],
-    console: Console | None = None,
-    rules: ReportConf | None = None,
-    config_dirs: Sequence[Path] = (),
-) -> None:
-    """Print the ladder's short table and the path of the page."""
     from reports.summary import show
 
-    show(experiments, console, rules, config_dirs)
+    found = Findings.of(experiments, rules, config_dirs)
+    page = write(found, Path(experiments[0]) / "report")
+    if console:
+        show(found, page, console)
+    return page

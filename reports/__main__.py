@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rich.console import Console
+
 from conf.errors import UsageError
-from reports import print_summary, write_report
+from reports import write_report
 from reports.rules import read_rules
 from runner.messages import fail
 
@@ -37,9 +39,7 @@ def main() -> None:
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]
     try:
-        rules = read_rules(settings)
-        write_report(experiments, rules, given.config_dir)
-        print_summary(experiments, rules=rules, config_dirs=given.config_dir)
+        write_report(experiments, read_rules(settings), given.config_dir, Console())
     except UsageError as error:
         fail(str(error))
 

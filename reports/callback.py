@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - pandas needs it, and it cannot be imported at exit
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
         self.written = time.monotonic()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        _report(config, lambda folder: say(Console(), f"  report: {folder / 'report/index.html'}"))
+        for page in _report(config):
+            say(Console(), f"  report: {page}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.register(self.on_multirun_end, config)
@@ -55,7 +56,7 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.on_multirun_end)
-        _report(config, lambda folder: _summarise(folder, config))
+        _report(config, Console())
 
 
 def _rules(config: DictConfig) -> ReportConf:
@@ -70,18 +71,18 @@ def _folders(config: DictConfig) -> list[Path]:
     return [Path(source.path) for source in sources if source.provider == "command-line"]
 
 
-def _summarise(folder: Path, config: DictConfig) -> None:
-    reports.print_summary([folder], rules=_rules(config), config_dirs=_folders(config))
+def _report(config: DictConfig, console: Console | None = None) -> list[Path]:
+    """Write the report on each experiment, and return its pages.
 
-
-def _report(config: DictConfig, announce: Callable[[Path], None] = lambda folder: None) -> None:
-    """Write the report on each experiment; an error is printed and leaves the runs as they are."""
+    An error is printed and leaves the runs as they are.
+    """
+    pages = []
     for experiment in experiments(config):
         if not any(experiment.glob("*/*/run.json")):
             continue
         try:
-            reports.write_report([experiment], _rules(config), _folders(config))
-            announce(experiment)
+            page = reports.write_report([experiment], _rules(config), _folders(config), console)
+            pages.append(page)
         except UsageError as mistake:
             error(str(mistake))
         except Exception as mistake:
@@ -89,3 +90,4 @@ def _report(config: DictConfig, announce: Callable[[Path], None] = lambda folder
                 f"The report on {experiment} could not be written ({type(mistake).__name__}: "
                 f"{mistake}); python -m reports {experiment} tries again."
             )
+    return pages

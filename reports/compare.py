@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
@@ -180,8 +180,16 @@ class Group:
         return sorted({run.seed for run in self.runs})
 
 
-def compare(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> list[Group]:
+def compare(
+    runs: Sequence[ReadRun],
+    shared: set[str],
+    rules: ReportConf,
+    ladders: Mapping[Conditions, Sequence[ReadRun]] | None = None,
+) -> list[Group]:
     """The groups of comparable runs, the main one first; `shared` as in `reports.speed.speed_up`.
+
+    `ladders` are the runs of the stages as they are, under some conditions, whatever command
+    trained them.
 
     The main group is the one with the most finished stages, then the most stages, then one without
     overrides, then the most seeds, then the newest.
@@ -192,7 +200,7 @@ def compare(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> lis
     groups = [
         Group(conditions, variant, _stages(members, shared, rules))
         for conditions, found in alike.items()
-        for variant, members in _variants(found)
+        for variant, members in _variants(found, (ladders or {}).get(conditions, []))
     ]
 
     def rank(group: Group) -> tuple[int, int, bool, int, str]:
@@ -204,16 +212,19 @@ def compare(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> lis
     return sorted(groups, key=rank, reverse=True)
 
 
-def _variants(runs: Sequence[ReadRun], label: str = "") -> list[tuple[str, list[ReadRun]]]:
+def _variants(
+    runs: Sequence[ReadRun], plain: Sequence[ReadRun] = (), label: str = ""
+) -> list[tuple[str, list[ReadRun]]]:
     """Comparable runs as ladders, in each of which a stage has one recipe; labelled but the first.
 
     Most overrides change the conditions. An override that only undoes the stage's own change does
-    not: a stage's usual recipe is the newest of those with the fewest overrides, and runs of
-    another recipe are a ladder of their own.
+    not: a stage's usual recipe is that of its `plain` runs, else the newest of those with the
+    fewest overrides, and runs of another recipe are a ladder of their own.
     """
+    runs = list({run.name: run for run in (*runs, *plain)}.values())
     newest_last = sorted(runs, key=lambda run: run.record.started)
     usual_last = sorted(newest_last, key=lambda run: len(run.record.variant), reverse=True)
-    usual = {run.record.stage.name: run.record.recipe for run in usual_last}
+    usual = {run.record.stage.name: run.record.recipe for run in (*usual_last, *plain)}
     ladder: list[ReadRun] = []
     others: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
@@ -221,7 +232,10 @@ def _variants(runs: Sequence[ReadRun], label: str = "") -> list[tuple[str, list[
             ladder.append(run)
         else:
             others[" ".join(run.record.variant) or "an earlier configuration"].append(run)
-    return [(label, ladder), *(part for key in others for part in _variants(others[key], key))]
+    return [
+        (label, ladder),
+        *(part for key in others for part in _variants(others[key], label=key)),
+    ]
 
 
 def _stages(runs: Sequence[ReadRun], shared: set[str], rules: ReportConf) -> list[StageRuns]:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports import claims, sentences
 from reports.answer import answer
 from reports.cells import Bank
 from reports.claims import Evidence, Judgement
 from reports.compare import Comparison, Group, compare, find_control
-from reports.plans import Table, find_table
+from reports.plans import Table, find_table, usable_plans
 from reports.rates import StageRates, find_rates
-from reports.read import Records, read_records
+from reports.read import ReadRun, Records, read_records
 from reports.rules import read_rules
 from reports.speed import disturbances, find_shared
 from reports.verdicts import Verdict, judge
 from reports.worth import Worth, find_worth
+from runner.record import Conditions
 from stages.ladder import read_ladder
-from stages.plans import read_plans
 
 # The change of the stage whose control is the one below it, trained for as many tokens.
 ACCUMULATES = "train.total_batch_tokens"
@@ -60,30 +60,36 @@ class Findings:
         """
         records, rules = read_records(experiments), rules or read_rules()
         shared = find_shared(records.found)
-        plain = [run for run in records.found if not run.is_ablation]
-        groups = compare(plain or records.found, shared, rules)
-        stages, plans = read_ladder(config_dirs), read_plans(config_dirs)
-        described = [group.conditions for group in groups if group.conditions.describes_settings]
-        banks = [Bank(records.found, each, stages) for each in dict.fromkeys(described)]
-        bank = banks[0] if banks and banks[0].conditions == groups[0].conditions else None
-        worth, rates = None, []
+        ablations = [run for run in records.found if run.is_ablation]
+        members: dict[Conditions, list[ReadRun]] = defaultdict(list)
+        for run in records.found:
+            if not run.is_ablation or len(ablations) == len(records.found):
+                members[Conditions.of(run.record)].append(run)
+        stages = read_ladder(config_dirs)
+        banks = {
+            conditions: Bank(records.found, conditions, stages, config_dirs)
+            for conditions in members
+            if conditions.describes_settings
+        }
+        ladders = {each: bank.plain_runs for each, bank in banks.items()}
+        groups = compare([run for runs in members.values() for run in runs], shared, rules, ladders)
+        plans = usable_plans(config_dirs, list(banks.values()), records.problems)
+        bank, worth, rates = banks.get(groups[0].conditions), None, []
         if bank:
-            ablations = [run for run in records.found if run.is_ablation]
             worth = find_worth(groups[0], bank, plans, ablations, rules)
             rates = find_rates(bank, plans, rules)
-        tables = []
-        for plan in plans:
-            try:
-                table = find_table(plan, banks, shared, rules)
-            except UsageError as mistake:
-                records.problems.append(f"The plan {plan.name} has no table: {mistake}")
-            else:
-                tables += [table] if table else []
-        in_plans = {name for table in tables for name in table.names}
-        rest = [run for run in records.found if run.is_ablation and run.name not in in_plans]
-        if plain and rest:
-            groups += compare(rest, shared, rules)
-        return cls(records, rules, shared, groups, bank, tables, worth, rates, in_plans)
+        ranked = {g.conditions: banks[g.conditions] for g in groups if g.conditions in banks}
+        ablated = sorted({run.record.stage.name for run in ablations})
+        tables = [find_table(plan, [*ranked.values()], ablated, shared, rules) for plan in plans]
+        found = [table for table in tables if table]
+        in_plans = {name for table in found for name in table.names}
+        rest: dict[str, list[ReadRun]] = defaultdict(list)
+        if len(ablations) < len(records.found):
+            for run in ablations:
+                if run.name not in in_plans:
+                    rest[str(run.record.ablation)].append(run)
+        groups += [group for alike in rest.values() for group in compare(alike, shared, rules)]
+        return cls(records, rules, shared, groups, bank, found, worth, rates, in_plans)
 
     @property
     def main(self) -> Group:
@@ -114,12 +120,13 @@ class Findings:
     def others(self) -> list[tuple[Group, str, dict[str, Verdict]]]:
         """The groups shown apart, in what each differs from the main one, and its verdicts.
 
-        Those of which every run is in a plan's table are shown there.
+        Those of which every run is in the main group, or in a plan's table, are shown there.
         """
+        shown = self.in_plans | {run.name for stage in self.main.stages for run in stage.rounds}
         return [
             (group, sentences.apart(group, self.main), verdicts)
             for group, verdicts in zip(self.groups[1:], self.verdicts[1:], strict=True)
-            if not {run.name for stage in group.stages for run in stage.rounds} <= self.in_plans
+            if not {run.name for stage in group.stages for run in stage.rounds} <= shown
         ]
 
     @cached_property

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +18,6 @@ from filelock import FileLock
 from markupsafe import Markup
 
 from conf.errors import UsageError
-from conf.schema import ReportConf
 from reports import claims, effects, formats, plan_figures, plan_sentences, sentences
 from reports.compare import Comparison, StageRuns, numbers
 from reports.curves import step_reaching
@@ -40,12 +38,9 @@ SECTIONS = (
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write(
-    experiments: Sequence[str | Path], rules: ReportConf | None, config_dirs: Sequence[Path]
-) -> Path:
-    """Write the whole report; see `reports.write_report`."""
-    folder = Path(experiments[0]) / "report" if experiments else Path()
-    files = build(Findings.of(experiments, rules, config_dirs))
+def write(found: Findings, folder: Path) -> Path:
+    """Write the whole report into a folder and return its page; see `reports.write_report`."""
+    files = build(found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two sweeps may end at once: the pages of one must not be between the tables of another.

@@ -30,7 +30,14 @@ def worth(found: Worth, rules: ReportConf) -> list[str]:
         )
     elif found.interactions and found.interactions[0].change.n >= rules.minimum_seeds:
         said.append("No interaction of two steps is significant.")
-    return [each for each in [*said, _order(found)] if each]
+    lost = [f"{name} ({number})" for name, number in found.lost.items()]
+    said += [_order(found, rules), _without_loss(lost)]
+    return [each for each in said if each]
+
+
+def _without_loss(runs: Sequence[str]) -> str:
+    """What is left out, in words, with the number of runs of each; empty where nothing is."""
+    return f"Left out, because they ended without a loss: {formats.together(runs)}." if runs else ""
 
 
 def significant_interactions(found: Worth, rules: ReportConf) -> list[Interaction]:
@@ -49,7 +56,7 @@ def _averages(found: Worth, rules: ReportConf) -> str:
         )
     averages = [(step, step.ways[Way.average]) for step in found.steps if Way.average in step.ways]
     averages.sort(key=lambda pair: pair[1].value)
-    n, seeds = len(averages), len(found.factorial.seeds)
+    n, seeds = len(found.factorial.steps), len(found.factorial.seeds)
     each = [f"{step.title} {formats.change(estimate)}" for step, estimate in averages]
     return (
         f"On average over all {math.factorial(n)} orders of {n} steps, from the {sets} sets of "
@@ -76,7 +83,7 @@ def _both_ways(step: StepWorth) -> str:
     return f"{step.title} {', '.join(values)}"
 
 
-def _order(found: Worth) -> str:
+def _order(found: Worth, rules: ReportConf) -> str:
     factorial = found.factorial
     if factorial is None:
         return ""
@@ -86,7 +93,7 @@ def _order(found: Worth) -> str:
     if greedy == list(range(len(names))):
         said = "A greedy search would add them in the guide's order"
     lowest = int(along.argmin())
-    if lowest < len(names):
+    if along[-1] - along[lowest] > rules.margin:
         few = formats.together([names[i] for i in greedy[:lowest]]) if lowest else "no step"
         said += f"; with {few} the loss is {along[lowest]:.3f}, with all {along[-1]:.3f}"
     return f"{said}. It chooses and reports on the same text, so its losses are a little too low."
@@ -102,12 +109,18 @@ def way(step: StepWorth, name: str) -> Estimate | None:
 
 def worth_note(found: Worth, rules: ReportConf) -> str:
     """How to read the picture of what each step is worth."""
+    more = [
+        f"{step.name} takes {step.times_the_tokens:.3g} times the tokens a step"
+        for step in found.steps
+        if step.times_the_tokens > 1.01
+    ]
     return (
         f"The held-out loss with a step less the one without it. In place: on the stage that it "
         f"stands on. Alone: on {found.baseline}. When missing: {found.top} less the same without "
         "the step. On average: its Shapley value, the mean over all orders of the factorial’s "
-        f"steps. Intervals are {rules.confidence:.0%} intervals over seeds, each for itself; what "
-        "is called significant is corrected by Holm’s method."
+        f"steps. Intervals are {rules.confidence:.0%} intervals over seeds (where there is one "
+        "seed, over the windows of the text), each for itself; what is called significant is "
+        f"corrected by Holm’s method.{f' {formats.together(more)}.' if more else ''}"
     )
 
 
@@ -126,8 +139,11 @@ def rates(found: Sequence[StageRates]) -> list[str]:
             f"{formats.change(stage.at_fixed)} at the ladder’s rates, "
             f"{formats.change(stage.at_best)} where both have their best rate."
         )
-    if not turned:
+    compared = [stage for stage in found if stage.at_fixed and stage.at_best]
+    if compared and not turned:
         said.append("No stage’s difference changes its sign where each stage has its best rate.")
+    if compared and max(stage.seeds for stage in compared) == 1:
+        said.append("There is one seed: the intervals are over the windows of the text.")
     edges = [stage.name for stage in found if stage.at_edge]
     if edges:
         many = len(edges) > 1
@@ -136,7 +152,8 @@ def rates(found: Sequence[StageRates]) -> list[str]:
             f"{'are' if many else 'is'} at the edge of the grid: a rate outside of it may be "
             "better, and the difference another."
         )
-    return said
+    lost = [f"{s.name} at {rate:g} ({n})" for s in found for rate, n in s.lost.items()]
+    return [each for each in [*said, _without_loss(lost)] if each]
 
 
 def _sign(estimate: Estimate) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import product
+from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException
 
 from conf.errors import UsageError
-from conf.schema import ReportConf, register
+from conf.schema import ReportConf
 from reports import formats
 from reports.cells import Bank, Cell
 from reports.compare import Comparison, StageRuns, compared
@@ -18,8 +18,7 @@ from reports.curves import earlier_stop
 from reports.speed import against_itself
 from reports.verdicts import Outcome, correct_family, decide, several_seeds
 from stages.arithmetic import Ablation, Entry
-from stages.ladder import nest
-from stages.plans import Plan, expand, parse
+from stages.plans import Plan, plan_files, read_plan
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,40 @@ class Table:
         return max(len(row.runs.finished) for row in self.rows)
 
 
+def usable_plans(
+    config_dirs: Sequence[Path], banks: Sequence[Bank], problems: list[str]
+) -> list[Plan]:
+    """Every plan whose runs can be told; what is wrong with another one joins the problems."""
+    plans = []
+    for name, file in plan_files(config_dirs).items():
+        try:
+            plan = read_plan(file)
+            for bank in banks:
+                bank.cells(plan)
+        except (UsageError, HydraException) as mistake:
+            problems.append(f"The plan {name} has no section: {mistake}")
+        else:
+            plans.append(plan)
+    return plans
+
+
 def find_table(
-    plan: Plan, banks: Sequence[Bank], shared: set[str], rules: ReportConf
+    plan: Plan,
+    banks: Sequence[Bank],
+    ablated: Sequence[str],
+    shared: set[str],
+    rules: ReportConf,
 ) -> Table | None:
-    """A plan's table, from the bank that has most of its cells; None where none has two."""
+    """A plan's table, from the bank that has most of its cells; None where none has two.
+
+    A plan of one stage may have been run for another: `ablated` are the stages that steps were
+    taken back from or added to.
+    """
     best: tuple[Bank, list[Cell], dict[Cell, StageRuns]] | None = None
     most = 0
-    for bank in banks:
-        cells = cells_of(plan, bank)
+    of_one = plan.params.get("+stage") in {stage.name for bank in banks for stage in bank.stages}
+    for bank, stage in product(banks, ["", *(ablated if of_one else ())]):
+        cells = bank.cells(plan, stage)
         started = {cell: runs for cell in cells if (runs := bank.find(cell))}
         finished = sum(bool(runs.finished) for runs in started.values())
         if finished > max(1, most):
@@ -89,34 +114,17 @@ def find_table(
             continue
         versus = compared(other, runs, shared, rules)
         versus = replace(versus, stop=earlier_stop(versus.pairs, rules))
-        rows.append(Row(cell, what, str(reference), runs, versus))
+        more = versus.times_the_tokens
+        against = f"{reference}{f', with {more:.3g} times the tokens' if more > 1.01 else ''}"
+        rows.append(Row(cell, what, against, runs, versus))
     rows = _with_outcomes(rows, rules)
     for cell, runs in found.items():
         again = against_itself([run for run in runs.rounds if run.finished], shared, rules)
         if again:
             versus = Comparison(str(cell), speed=again)
-            rows.append(Row(cell, str(cell), "itself, a round later", runs, versus))
+            rows.append(Row(cell, str(cell), "itself, the repeat before", runs, versus))
     names = {run.name for runs in started.values() for run in runs.rounds}
     return Table(plan, rows, len(cells) - len(found), bank, names)
-
-
-def cells_of(plan: Plan, bank: Bank) -> list[Cell]:
-    """What a plan's runs train, without their seeds and repeats. Raises UsageError."""
-    register()
-    settings = OmegaConf.create({**nest(bank.base), "params": plan.params})
-    try:
-        params: Any = OmegaConf.to_container(settings.params, resolve=True)
-    except OmegaConfBaseException:  # an older record lacks settings that the plan refers to
-        return []
-    cells: dict[Cell, None] = {}
-    for run in expand(params):
-        values = parse(run)
-        if "stage" not in values:
-            raise UsageError(f"The plan {plan.name} names no +stage.")
-        asked = Ablation.read(str(values["stage"]), values)
-        typed = tuple((key, value) for key, value in values.items() if key in bank.base)
-        cells[Cell(asked, typed)] = None
-    return list(cells)
 
 
 def _references(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from conf.schema import ReportConf
-from reports.cells import Bank
+from reports.cells import Bank, Cell
 from reports.compare import StageRuns
-from reports.plans import cells_of
 from reports.read import Floats
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from stages.arithmetic import Ablation, Ladder
@@ -27,7 +26,8 @@ class StageRates:
 
     `losses` is the mean held-out loss at each of `rates`; `fixed` is the stage's rate on the
     ladder, `best` the one with the lowest loss on every second held-out window, the first among
-    them. The differences are on the other windows. They are None for the lowest stage.
+    them. The differences are on the other windows. They are None for the lowest stage. `lost` are
+    the rates at which runs ended without a loss, and how many did.
     """
 
     name: str
@@ -40,6 +40,7 @@ class StageRates:
     below: str = ""
     at_fixed: Estimate | None = None
     at_best: Estimate | None = None
+    lost: dict[float, int] = field(default_factory=dict)
 
     @property
     def at_edge(self) -> bool:
@@ -48,15 +49,16 @@ class StageRates:
 
 
 def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[StageRates]:
-    """The stages of the plan that varies the learning rate; empty where it has not run."""
-    plan = next((plan for plan in plans if RATE in plan.params), None)
-    if plan is None:
-        return []
+    """The stages of the plans that vary the learning rate alone; empty where none has run."""
+    cells = {cell: None for plan in plans if RATE in plan.params for cell in bank.cells(plan)}
     grid: dict[str, dict[float, StageRuns]] = {}
-    for cell in cells_of(plan, bank):
-        runs = bank.find(cell)
-        if cell.ablation.is_plain and runs and runs.measurable:
-            grid.setdefault(cell.ablation.stage, {})[dict(cell.typed)[RATE]] = runs
+    lost: dict[str, dict[float, int]] = {}
+    for cell in filter(_varies_the_rate, cells):
+        name, rate, runs = cell.ablation.stage, dict(cell.typed)[RATE], bank.find(cell)
+        if runs and runs.measurable:
+            grid.setdefault(name, {})[rate] = runs
+        if runs and runs.lost:
+            lost.setdefault(name, {})[rate] = len(runs.lost)
     # The records of a plan alone do not hold it: every run's rate was typed.
     common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
     ladder = Ladder(bank.stages, {**bank.base, RATE: common})
@@ -94,9 +96,14 @@ def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[Sta
                 below.name if below else "",
                 at_fixed,
                 at_best,
+                lost.get(stage.name, {}),
             )
         )
     return found
+
+
+def _varies_the_rate(cell: Cell) -> bool:
+    return cell.ablation.is_plain and [key for key, _ in cell.typed] == [RATE]
 
 
 def _below(bank: Bank, name: str) -> list[str]:

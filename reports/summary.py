@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conf.schema import ReportConf
 from reports import formats, plan_sentences
 from reports.findings import Findings
 
@@ -18,15 +16,8 @@ ROOMY = 130
 STYLES = {"good": "green", "bad": "red", "even": "", "none": "dim"}
 
 
-def show(
-    experiments: Sequence[str | Path],
-    console: Console | None = None,
-    rules: ReportConf | None = None,
-    config_dirs: Sequence[Path] = (),
-) -> None:
+def show(found: Findings, page: Path, console: Console) -> None:
     """Print the answer, the main group's table, what is shown apart, and the page's path."""
-    console = console or Console()
-    found = Findings.of(experiments, rules, config_dirs)
     roomy = console.width >= ROOMY
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage", no_wrap=True, max_width=20)
@@ -59,5 +50,4 @@ def show(
     ):
         if warning:
             console.print(Text(warning, style="yellow"))
-    page = Path(experiments[0]) / "report" / "index.html"
     console.print(Text(f"Report: {page}"), soft_wrap=True)

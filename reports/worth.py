@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -12,12 +12,11 @@ import numpy as np
 
 from conf.schema import Aim, ReportConf
 from reports.cells import Bank, Cell
-from reports.compare import Group, Pairs, held_out_difference, pairs_of
-from reports.plans import cells_of
+from reports.compare import Comparison, Group, Pairs, held_out_difference, pairs_of
 from reports.read import ReadRun
 from reports.shapley import Factorial
 from reports.statistics import Estimate, holm, mean_difference
-from stages.arithmetic import Ablation
+from stages.arithmetic import Ablation, Entry
 from stages.ladder import Stage
 from stages.plans import Plan
 
@@ -37,10 +36,12 @@ class StepWorth:
 
     `context` is its change alone less its change when missing, seed by seed, and `p` Holm's
     adjusted p-value of that: whether what it is worth depends on the other steps.
+    `times_the_tokens` is how many times as many tokens a step takes with it.
     """
 
     stage: Stage
     ways: dict[Way, Estimate]
+    times_the_tokens: float = 1.0
     context: Estimate | None = None
     p: float = math.nan
 
@@ -68,7 +69,8 @@ class Worth:
     """What the steps are worth, `top` being the stage from which they are left out.
 
     `factorial` is None, and `interactions` empty, where no seed has every set of steps;
-    `sets` says how many sets have finished, of how many.
+    `sets` says how many sets have finished, of how many. `lost` are the cells of which runs ended
+    without a loss, with the number of those.
     """
 
     steps: list[StepWorth]
@@ -77,40 +79,43 @@ class Worth:
     factorial: Factorial | None
     sets: tuple[int, int]
     interactions: list[Interaction]
+    lost: dict[str, int]
 
 
 def find_worth(
     main: Group, bank: Bank, plans: Sequence[Plan], ablated: Sequence[ReadRun], rules: ReportConf
 ) -> Worth | None:
     """What the runs of a group and the ablations say; None where there are no ablations."""
-    baseline = main.baseline
-    if baseline is None:
-        return None
+    lowest = next(stage.name for stage in bank.stages if stage.about.aim is Aim.baseline)
     top = _top(main, ablated)
     factorial, sets = _factorial(bank, plans)
-    whole = bank.find(Cell(Ablation(top)))
+    found = {name: bank.find(Cell(Ablation(name))) for name in (lowest, top)}
     known = {stage.name for stage in bank.stages}
     below_top = [stage.name for stage in bank.ladder().chain(top)] if top in known else []
     steps, contexts = [], []
+    ladder = main.ladder if all(run.ablation.is_plain for run in main.runs) else []
     for stage in bank.stages:
         if stage.about.aim in (Aim.flow, Aim.baseline) or stage.choices:
             continue
         ways: dict[Way, Estimate] = {}
-        mine = next((s for s in main.ladder if s.name == stage.name), None)
+        mine = next((s for s in ladder if s.name == stage.name), None)
         if mine and mine.vs_previous.loss and not mine.vs_previous.skipped:
             ways[Way.in_place] = mine.vs_previous.loss
-        added = bank.find(Cell(Ablation(baseline.name, plus=(stage.name,))))
-        taken = None
-        if stage.name in below_top:
-            taken = bank.find(Cell(Ablation(top, (stage.name,))))
-        alone, missing = pairs_of(baseline, added), pairs_of(taken, whole)
+        cells = [Cell(Ablation(lowest, plus=(stage.name,)))]
+        cells += [Cell(Ablation(top, (stage.name,)))] if stage.name in below_top else []
+        found |= {str(cell): bank.find(cell) for cell in cells}
+        added, taken = ([found[str(cell)] for cell in cells] + [None])[:2]
+        alone, missing = pairs_of(found[lowest], added), pairs_of(taken, found[top])
         for way, pairs in ((Way.alone, alone), (Way.missing, missing)):
-            if found := held_out_difference(pairs, rules):
-                ways[way] = found
+            if difference := held_out_difference(pairs, rules):
+                ways[way] = difference
         if factorial and stage.name in factorial.steps:
             values = factorial.values(factorial.steps.index(stage.name))
             ways[Way.average] = mean_difference(values, rules)
-        steps.append(StepWorth(stage, ways))
+        comparisons = [Comparison(pairs=alone), Comparison(pairs=missing)]
+        comparisons += [mine.vs_previous] if mine else []
+        more = max(comparison.times_the_tokens for comparison in comparisons)
+        steps.append(StepWorth(stage, ways, more))
         contexts.append(_context(alone, missing, rules))
     if not any(way is not Way.in_place for step in steps for way in step.ways):
         return None
@@ -120,7 +125,8 @@ def find_worth(
         if step.ways
     ]
     interactions = _interactions(factorial, rules) if factorial else []
-    return Worth(steps, baseline.name, top, factorial, sets, interactions)
+    lost = {name: len(runs.lost) for name, runs in found.items() if runs and runs.lost}
+    return Worth(steps, lowest, top, factorial, sets, interactions, lost)
 
 
 def _top(main: Group, ablated: Sequence[ReadRun]) -> str:
@@ -138,15 +144,14 @@ def _factorial(bank: Bank, plans: Sequence[Plan]) -> tuple[Factorial | None, tup
     """The largest factorial among the plans, over the seeds that have all of its sets."""
     best: tuple[Factorial | None, tuple[int, int]] = None, (0, 0)
     for plan in plans:
-        if "plus" not in plan.params:
-            continue
-        cells = {cell.ablation.plus: cell for cell in cells_of(plan, bank) if not cell.typed}
-        names = sorted({name for plus in cells for name in plus})
+        all_cells = [cell for cell in bank.cells(plan) if not (cell.typed or cell.ablation.without)]
+        cells = {frozenset(cell.ablation.plus): cell for cell in all_cells}
+        names = _in_order(frozenset().union(*cells), bank)
         subsets = [
-            tuple(name for i, name in enumerate(names) if members >> i & 1)
+            frozenset(name for i, name in enumerate(names) if members >> i & 1)
             for members in range(2 ** len(names))
         ]
-        if len(names) < 2 or set(subsets) != set(cells):
+        if len(names) < 2 or set(subsets) != set(cells) or len(cells) < len(all_cells):
             continue
         found = [bank.find(cells[plus]) for plus in subsets]
         losses = [
@@ -159,6 +164,12 @@ def _factorial(bank: Bank, plans: Sequence[Plan]) -> tuple[Factorial | None, tup
         table = np.array([[each[seed] for each in losses] for seed in seeds])
         best = max(best, (Factorial(names, seeds, table) if seeds else None, sets), key=_size)
     return best
+
+
+def _in_order(entries: Collection[str], bank: Bank) -> list[str]:
+    """Steps, and keys of steps, in the order of the ladder."""
+    number = {stage.name: i for i, stage in enumerate(bank.stages)}
+    return sorted(entries, key=lambda entry: (number.get(Entry.read(entry).step, math.inf), entry))
 
 
 def _size(found: tuple[Factorial | None, tuple[int, int]]) -> tuple[int, int]:

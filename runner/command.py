@@ -126,4 +126,4 @@ def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
 
 
 def _ladder(plain: DictConfig, others: Sequence[str], stages: Sequence[Stage]) -> Ladder:
-    return Ladder(stages, flatten(resolved(plain)), {override_key(o) for o in others})
+    return Ladder(stages, flatten(resolved(plain)), flatten(parse(others)).keys())

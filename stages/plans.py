@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from conf.errors import UsageError
 from conf.schema import PlanConf
@@ -32,20 +35,26 @@ class Plan:
     params: dict[str, str]
 
 
-def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
-    """Every plan by name; `config_dirs` are searched before the project's own.
-
-    Raises UsageError for a file that is not a plan.
-    """
-    plans: dict[str, Plan] = {}
+def plan_files(config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
+    """The file of every plan by name; `config_dirs` are searched before the project's own."""
+    files: dict[str, Path] = {}
     for folder in (*config_dirs, CONF):
         for file in sorted((folder / "plan").glob("*.yaml")):
-            plans.setdefault(file.stem, _read(file))
-    return list(plans.values())
+            files.setdefault(file.stem, file)
+    return files
 
 
-def _read(file: Path) -> Plan:
-    content = OmegaConf.load(file)
+def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
+    """Every plan. Raises UsageError for a file that is not one."""
+    return [read_plan(file) for file in plan_files(config_dirs).values()]
+
+
+def read_plan(file: Path) -> Plan:
+    """Raises UsageError for a file that is not a plan."""
+    try:
+        content = OmegaConf.load(file)
+    except YAMLError as mistake:
+        raise UsageError(f"{file} is no valid YAML: {mistake}.") from None
     params = OmegaConf.select(content, "hydra.sweeper.params")
     if not isinstance(content, DictConfig) or not isinstance(params, DictConfig):
         raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
@@ -82,8 +91,14 @@ def _search_path(config_dirs: Iterable[Path]) -> ConfigSearchPath:
 
 def parse(overrides: Sequence[str]) -> dict[str, Any]:
     """The value of each override of a run by its key, as Hydra's grammar reads it."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = map(_parse_one, overrides)
     return {override.key_or_group: override.value() for override in parsed}
+
+
+@cache
+def _parse_one(override: str) -> Override:
+    """The runs of a plan share their overrides, which Hydra parses slowly."""
+    return OverridesParser.create().parse_override(override)
 
 
 def expand(

@@ -214,7 +214,7 @@ def test_a_stage_is_compared_with_itself_where_it_was_repeated(bank: Bank) -> No
                 Ablation(stage), 7.0, 1, typed=shorter, repeat=repeat, step_ms=took, steps=20
             )
     (table,) = (t for t in Findings.of([bank.experiment]).tables if t.plan.name == "speed")
-    again = [row for row in table.rows if row.against == "itself, a round later"]
+    again = [row for row in table.rows if row.against == "itself, the repeat before"]
     assert [row.runs.name for row in again] == ["step05", "step06", "step07"]
     for row in again:
         assert row.versus is not None
@@ -228,15 +228,83 @@ def test_a_plan_of_ones_own_has_a_table(bank: Bank, tmp_path: Path) -> None:
     (tmp_path / "plan" / "own.yaml").write_text(
         "plan: {title: No norm, question: Does it help}\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2,3,4,5', +stage: step07, "
-        "without: '[],[step04]'}}}\n".replace("+stage", "'+stage'")
+        "without: '[],[step04,step05]'}}}\n".replace("+stage", "'+stage'")
     )
     for seed in SEEDS:
         bank.write(Ablation("step07"), 7 + 0.001 * seed, seed)
-        bank.write(Ablation("step07", ("step04",)), 7.5, seed)
+        bank.write(Ablation("step07", ("step04", "step05")), 7.5, seed)
     found = Findings.of([bank.experiment], config_dirs=[tmp_path])
     (table,) = (t for t in found.tables if t.plan.name == "own")
     assert [(row.what, row.outcome and row.outcome.value) for row in table.rows] == [
-        ("step07", None), ("step07 without step04", "higher"),
+        ("step07", None), ("step07 without step04, step05", "higher"),
     ]  # fmt: skip
     unknown = Findings.of([bank.experiment])
-    assert [said for _, said, _ in unknown.others] == ["5 runs with without=[step04]"]
+    assert [said for _, said, _ in unknown.others] == ["5 runs with without=[step04,step05]"]
+
+
+def test_a_run_that_another_command_trained_is_in_the_ladder(bank: Bank) -> None:
+    """Step 9 has the rate 6e-4 anyway: who types it asks for the same training."""
+    for seed in SEEDS:
+        bank.write(Ablation("step02"), 9, seed)
+        bank.write(Ablation("step08"), 7.5, seed)
+        at = {"train.learning_rate": 6e-4}
+        bank.write(Ablation("step08"), 7.2, seed, typed=at, variant=["train.learning_rate=6e-4"])
+        bank.write(Ablation("step09"), 7.0, seed, typed=at, variant=["train.learning_rate=6e-4"])
+    found = Findings.of([bank.experiment])
+    stages = {stage.name: stage for stage in found.main.stages}
+    assert [*stages] == ["step02", "step08", "step09"]
+    assert stages["step09"].vs_previous.loss is not None
+    assert stages["step09"].vs_previous.loss.value == pytest.approx(-0.5, abs=0.01)
+    ((other, _, _),) = found.others
+    assert [stage.name for stage in other.stages] == ["step08", "step09"]
+    assert other.stages[1].vs_previous.loss is not None
+    assert other.stages[1].vs_previous.loss.value == pytest.approx(-0.2, abs=0.01)
+
+
+def test_a_plan_has_its_section_for_another_stage_too(bank: Bank) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step05"), 7, seed)
+        for step in ("step03", "step04"):
+            bank.write(Ablation("step05", without=(step,)), 8, seed)
+    (table,) = (t for t in Findings.of([bank.experiment]).tables if t.plan.name == "leave_one_out")
+    assert {str(cell) for cell in table.cells} == {
+        "step05", "step05 without step03", "step05 without step04",
+    }  # fmt: skip
+
+
+def test_ablations_of_no_plan_are_apart_from_each_other(bank: Bank) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step05"), 7, seed)
+        bank.write(Ablation("step06", without=("step03", "step04")), 8, seed)
+        bank.write(Ablation("step07", without=("step04", "step05")), 9, seed)
+    others = Findings.of([bank.experiment]).others
+    assert [[stage.name for stage in group.stages] for group, _, _ in others] == [
+        ["step06"], ["step07"],
+    ]  # fmt: skip
+
+
+def test_a_plan_that_cannot_be_read_stops_no_report(bank: Bank, tmp_path: Path) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step02"), 9, seed)
+    own = tmp_path / "own" / "plan"
+    own.mkdir(parents=True)
+    (own / "typo.yaml").write_text("plan: {title: [\n")
+    (own / "aimless.yaml").write_text("hydra: {sweeper: {params: {seed: '1,2'}}}\n")
+    problems = Findings.of([bank.experiment], config_dirs=[tmp_path / "own"]).records.problems
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "The plan aimless has no section", "The plan typo has no section",
+    ]  # fmt: skip
+
+
+def test_runs_without_a_loss_are_named(bank: Bank) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step02"), 9, seed)
+        bank.write(Ablation("step04"), 9, seed)
+        lost = {"status": "diverged"} if seed == 2 else {}
+        bank.write(Ablation("step02", plus=("step05",)), 8, seed, **lost)
+        for rate in (1e-4, 12e-4):
+            at = {"train.learning_rate": rate}
+            bank.write(Ablation("step03"), 8, seed, typed=at, **(lost if rate > 1e-3 else {}))
+    text = (reports.write_report([bank.experiment]).parent / "report.md").read_text()
+    assert "Left out, because they ended without a loss: step02 plus step05 (1)." in text
+    assert "Left out, because they ended without a loss: step03 at 0.0012 (1)." in text

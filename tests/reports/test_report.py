@@ -52,7 +52,7 @@ def test_importing_reports_brings_in_nothing_heavy() -> None:
 
 def test_the_short_table_names_every_stage_at_eighty_columns(ladder: Path) -> None:
     said = io.StringIO()
-    reports.print_summary([ladder], Console(file=said, width=80))
+    reports.write_report([ladder], console=Console(file=said, width=80))
     text = said.getvalue()
     assert all(f"step{number:02d}" in text for number in range(1, 11))
     assert "[10.95, 7.21]" in text

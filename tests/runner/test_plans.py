@@ -88,12 +88,25 @@ def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
     assert len(trained(tmp_path)) == 1
 
 
+def test_every_second_round_of_the_speed_plan_runs_backwards(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    done = command_line("+plan=speed", "+stage=step05,step07", "repeat=1,2", SHORT, report=True)
+    assert done.returncode == 0, done.stderr
+    began = sorted(trained(tmp_path).items(), key=lambda item: item[1]["started"])
+    order = [name.split("-")[0].split("/")[0] for name, _ in began]
+    assert order == ["step05", "step07", "step07", "step05"]
+    report = (tmp_path / "outputs/ladder/report/report.md").read_text()
+    assert "## Speeds" in report
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         (["+stage=step05", "without=[step09]"], "step05 does not contain step09"),
         (["+stage=step05", "plus=[step33]"], "There is no step 'step33'"),
         (["+stage=step05", "without=[step04]", "model.norm=rms"], "which was also typed"),
+        (["+stage=step08", "without=[step08]", "train={clip_grad_norm: 1}"], "also typed"),
         (["+plan=own"], "own"),
         (["plan=factorial"], "write +plan=factorial"),
     ],

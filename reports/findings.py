@@ -120,9 +120,11 @@ class Findings:
     def others(self) -> list[tuple[Group, str, dict[str, Verdict]]]:
         """The groups shown apart, in what each differs from the main one, and its verdicts.
 
-        Those of which every run is in the main group, or in a plan's table, are shown there.
+        Those of which every run is in the main group, in a plan's table, or in the control, are
+        shown there.
         """
         shown = self.in_plans | {run.name for stage in self.main.stages for run in stage.rounds}
+        shown |= {control.name for control, _ in self.control.pairs} if self.control else set()
         return [
             (group, sentences.apart(group, self.main), verdicts)
             for group, verdicts in zip(self.groups[1:], self.verdicts[1:], strict=True)

@@ -44,7 +44,9 @@ class Cell:
 class Bank:
     """The runs that differ from a group's conditions in no more than a cell can name.
 
-    `config_dirs` hold the user's own stages, which a plan may name by a pattern.
+    `member` is one of the group's runs, and `by_hand` are the settings that were typed for all of
+    them: no stage changes those. `config_dirs` hold the user's own stages, which a plan may name
+    by a pattern.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class Bank:
         self._runs: dict[str, list[ReadRun]] = defaultdict(list)
         members = [run.record for run in runs if Conditions.of(run.record) == conditions]
         by_hand = set.intersection(*(set(parse(record.variant)) for record in members))
-        self._by_hand = {key: self.base[key] for key in sorted(by_hand & self.base.keys())}
+        self.member = members[0]
+        self.by_hand = {key: self.base[key] for key in sorted(by_hand & self.base.keys())}
         for run in runs:
             if Conditions.of(run.record)._replace(settings=conditions.settings) == conditions:
                 flat = flatten(run.record.config)
@@ -88,7 +91,13 @@ class Bank:
 
     def ladder(self, typed: tuple[tuple[str, Any], ...] = ()) -> Ladder:
         """The stages over the group's settings, with typed ones."""
-        return Ladder(self.stages, {**self.base, **dict(typed)}, [key for key, _ in typed])
+        by_hand = {**self.by_hand, **dict(typed)}
+        return Ladder(self.stages, {**self.base, **by_hand}, by_hand.keys())
+
+    def names_below(self, stage: str) -> list[str]:
+        """A stage and those that it stands on, the lowest first; empty for one not known here."""
+        known = any(stage == each.name for each in self.stages)
+        return [each.name for each in self.ladder().chain(stage)] if known else []
 
     @property
     def plain_runs(self) -> list[ReadRun]:
@@ -97,8 +106,7 @@ class Bank:
         A run is trained once. Where two commands asked for it, as for step 9 at the rate that it
         has anyway, its record has the conditions of the first.
         """
-        typed = tuple(self._by_hand.items())
-        found = (self.find(Cell(Ablation(stage.name), typed)) for stage in self.stages)
+        found = (self.find(Cell(Ablation(stage.name))) for stage in self.stages)
         return [run for runs in found if runs for run in runs.rounds]
 
     def cells(self, plan: Plan, stage: str = "") -> list[Cell]:
@@ -121,8 +129,8 @@ class Bank:
         except OmegaConfBaseException:  # an older record lacks settings that the plan refers to
             return
         runs = [parse(run) for run in expand(resolved, config_dirs=self._config_dirs)]
-        varied = {key for key in self._by_hand for run in runs if run.get(key) != runs[0].get(key)}
-        typed = {key: value for key, value in self._by_hand.items() if key not in varied}
+        varied = {key for key in self.by_hand for run in runs if run.get(key) != runs[0].get(key)}
+        typed = {key: value for key, value in self.by_hand.items() if key not in varied}
         for values in runs:
             if "stage" not in values:
                 raise UsageError(f"The plan {name} names no +stage.")
@@ -130,15 +138,19 @@ class Bank:
                 continue
             asked = Ablation.read(str(values["stage"]), values)
             own = {key: typed.get(key, values[key]) for key in values if key in self.base}
-            yield Cell(asked, tuple(own.items()))
+            yield Cell(asked, tuple((key, _as_tuple(value)) for key, value in own.items()))
 
 
 def _as_key(settings: Mapping[str, Any]) -> str:
     return json.dumps({key: _as_number(v) for key, v in settings.items()}, sort_keys=True)
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 def _as_number(value: Any) -> Any:
     """1 and 1.0 are the same setting."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_as_number(entry) for entry in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports import claims, sentences
 from reports.answer import answer
@@ -60,36 +61,39 @@ class Findings:
         """
         records, rules = read_records(experiments), rules or read_rules()
         shared = find_shared(records.found)
-        ablations = [run for run in records.found if run.is_ablation]
-        members: dict[Conditions, list[ReadRun]] = defaultdict(list)
+        alike: dict[str, list[ReadRun]] = defaultdict(list)
         for run in records.found:
-            if not run.is_ablation or len(ablations) == len(records.found):
-                members[Conditions.of(run.record)].append(run)
+            alike[str(run.record.ablation) if run.is_ablation else ""].append(run)
+        # The ladder, or, where there is none, the steps taken back or added that ran most.
+        first = alike.pop("", None) or alike.pop(max(alike, key=lambda key: len(alike[key])))
         stages = read_ladder(config_dirs)
         banks = {
             conditions: Bank(records.found, conditions, stages, config_dirs)
-            for conditions in members
+            for conditions in dict.fromkeys(Conditions.of(run.record) for run in first)
             if conditions.describes_settings
         }
         ladders = {each: bank.plain_runs for each, bank in banks.items()}
-        groups = compare([run for runs in members.values() for run in runs], shared, rules, ladders)
+        groups = compare(first, shared, rules, ladders)
         plans = usable_plans(config_dirs, list(banks.values()), records.problems)
         bank, worth, rates = banks.get(groups[0].conditions), None, []
         if bank:
-            worth = find_worth(groups[0], bank, plans, ablations, rules)
+            worth = find_worth(groups[0], bank, plans, rules)
             rates = find_rates(bank, plans, rules)
         ranked = {g.conditions: banks[g.conditions] for g in groups if g.conditions in banks}
-        ablated = sorted({run.record.stage.name for run in ablations})
-        tables = [find_table(plan, [*ranked.values()], ablated, shared, rules) for plan in plans]
-        found = [table for table in tables if table]
-        in_plans = {name for table in found for name in table.names}
-        rest: dict[str, list[ReadRun]] = defaultdict(list)
-        if len(ablations) < len(records.found):
-            for run in ablations:
-                if run.name not in in_plans:
-                    rest[str(run.record.ablation)].append(run)
-        groups += [group for alike in rest.values() for group in compare(alike, shared, rules)]
-        return cls(records, rules, shared, groups, bank, found, worth, rates, in_plans)
+        ablated = sorted({run.record.stage.name for run in records.found if run.is_ablation})
+        tables = []
+        for plan in plans:
+            try:
+                table = find_table(plan, [*ranked.values()], ablated, shared, rules)
+            except UsageError as mistake:
+                records.problems.append(f"The plan {plan.name} has no section: {mistake}")
+            else:
+                tables += [table] if table else []
+        in_plans = {name for table in tables for name in table.names}
+        for runs in alike.values():
+            rest = [run for run in runs if run.name not in in_plans]
+            groups += compare(rest, shared, rules) if rest else []
+        return cls(records, rules, shared, groups, bank, tables, worth, rates, in_plans)
 
     @property
     def main(self) -> Group:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from conf.schema import ReportConf
-from reports import formats
-from reports.cells import Bank
+from reports import formats, sentences
+from reports.compare import Group
 from reports.plans import Table
 from reports.rates import StageRates
 from reports.statistics import Estimate
 from reports.worth import Interaction, StepWorth, Way, Worth
+from runner.record import Run
 
 
 def worth(found: Worth, rules: ReportConf) -> list[str]:
@@ -30,14 +31,17 @@ def worth(found: Worth, rules: ReportConf) -> list[str]:
         )
     elif found.interactions and found.interactions[0].change.n >= rules.minimum_seeds:
         said.append("No interaction of two steps is significant.")
-    lost = [f"{name} ({number})" for name, number in found.lost.items()]
-    said += [_order(found, rules), _without_loss(lost)]
+    said += [_order(found, rules), _without_loss(found.lost)]
     return [each for each in said if each]
 
 
-def _without_loss(runs: Sequence[str]) -> str:
-    """What is left out, in words, with the number of runs of each; empty where nothing is."""
-    return f"Left out, because they ended without a loss: {formats.together(runs)}." if runs else ""
+def _without_loss(lost: Mapping[str, Sequence[Run]]) -> str:
+    """The runs that are left out, by what they train; empty where there are none."""
+    said = [
+        f"{name} ({formats.together([f'seed {run.seed} {run.status.value}' for run in runs])})"
+        for name, runs in lost.items()
+    ]
+    return f"Left out, because they have no loss: {formats.together(said)}." if said else ""
 
 
 def significant_interactions(found: Worth, rules: ReportConf) -> list[Interaction]:
@@ -152,7 +156,7 @@ def rates(found: Sequence[StageRates]) -> list[str]:
             f"{'are' if many else 'is'} at the edge of the grid: a rate outside of it may be "
             "better, and the difference another."
         )
-    lost = [f"{s.name} at {rate:g} ({n})" for s in found for rate, n in s.lost.items()]
+    lost = {f"{s.name} at {rate:g}": runs for s in found for rate, runs in s.lost.items()}
     return [each for each in [*said, _without_loss(lost)] if each]
 
 
@@ -163,27 +167,26 @@ def _sign(estimate: Estimate) -> int:
 
 RATES_NOTE = (
     "The best rate of a stage is the one with the lowest mean held-out loss on every second "
-    "window; the differences are on the other windows. The ladder’s rate is the one that the stage "
-    "has there."
+    "window; the differences are on the other windows, of the same runs. The ladder’s rate is the "
+    "one that the stage has there."
 )
 
 
-def table_note(table: Table, main: Bank | None) -> str:
+def table_note(table: Table, main: Group) -> str:
     """Under which conditions a plan ran, and what of it is missing."""
-    base = table.bank.base
     said = table.plan.about.question
-    if main is None or table.bank.conditions != main.conditions:
-        said += (
-            f" It ran at other settings than the ladder above: {base.get('model.n_layer')} layers "
-            f"of {base.get('model.n_embd')}, {base.get('train.micro_batch_size')} x "
-            f"{base.get('train.context')} tokens."
+    if table.bank.conditions != main.conditions:
+        different = sentences.differences(table.bank.member, main.runs[0])
+        said += f" It did not run as the ladder above: {formats.together(different)}."
+    steps = {row.runs.newest.settings.steps for row in table.rows}
+    usual = {stage.newest.settings.steps for stage in main.ladder}
+    if steps != usual:
+        long, ladder = (
+            formats.together([f"{number:,}" for number in sorted(each)]) for each in (steps, usual)
         )
-    steps = {int(dict(cell.typed).get("train.steps", base["train.steps"])) for cell in table.cells}
-    if main and steps != {main.base["train.steps"]}:
-        long = formats.together([f"{number:,}" for number in sorted(steps)])
         said += (
-            f" Its runs take {long} steps, the ladder's {main.base['train.steps']:,}: what the one "
-            "says of the other is a question of its own."
+            f" Its runs take {long} steps, the ladder’s {ladder}: what the one says of the other "
+            "is a question of its own."
         )
     if table.seeds == 1:
         said += " It has one seed, which decides no loss."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from reports.cells import Bank, Cell
 from reports.compare import Comparison, StageRuns, compared
 from reports.curves import earlier_stop
 from reports.speed import against_itself
+from reports.statistics import Estimate
 from reports.verdicts import Outcome, correct_family, decide, several_seeds
 from stages.arithmetic import Ablation, Entry
 from stages.plans import Plan, plan_files, read_plan
@@ -84,10 +85,11 @@ def find_table(
     shared: set[str],
     rules: ReportConf,
 ) -> Table | None:
-    """A plan's table, from the bank that has most of its cells; None where none has two.
+    """A plan's table, from the bank that has most of its cells.
 
-    A plan of one stage may have been run for another: `ablated` are the stages that steps were
-    taken back from or added to.
+    None where none has two, and where all that is found is the ladder itself. A plan of one stage
+    may have been run for another: `ablated` are the stages that steps were taken back from or added
+    to. Raises UsageError for a step that is not known.
     """
     best: tuple[Bank, list[Cell], dict[Cell, StageRuns]] | None = None
     most = 0
@@ -96,14 +98,12 @@ def find_table(
         cells = bank.cells(plan, stage)
         started = {cell: runs for cell in cells if (runs := bank.find(cell))}
         finished = sum(bool(runs.finished) for runs in started.values())
-        if finished > max(1, most):
+        if finished > max(1, most) and not _is_ladder(started, bank):
             best, most = (bank, cells, started), finished
     if best is None:
         return None
     bank, cells, started = best
     found = {cell: runs for cell, runs in started.items() if runs.finished}
-    if all(cell.ablation.is_plain and not cell.typed for cell in found):
-        return None  # the ladder itself
     references = dict(_references(cells, bank))
     rows = []
     for cell, runs in found.items():
@@ -125,6 +125,17 @@ def find_table(
             rows.append(Row(cell, str(cell), "itself, the repeat before", runs, versus))
     names = {run.name for runs in started.values() for run in runs.rounds}
     return Table(plan, rows, len(cells) - len(found), bank, names)
+
+
+def _is_ladder(started: Mapping[Cell, StageRuns], bank: Bank) -> bool:
+    """Whether these are the runs of the ladder, and not those of a ladder at the plan's settings.
+
+    A ladder holds some cells of many plans: step 9 without itself is step 8.
+    """
+    if all(cell.typed and dict(cell.typed).keys() <= bank.by_hand.keys() for cell in started):
+        return False
+    ladder = {run.name for run in bank.plain_runs}
+    return all(run.name in ladder for runs in started.values() for run in runs.rounds)
 
 
 def _references(
@@ -163,7 +174,7 @@ def _parts(cells: Sequence[Cell], bank: Bank) -> dict[Cell, tuple[str, list[str]
             family[frozenset(e.key for e in entries)] = cell
     alone: dict[Cell, tuple[str, list[str]]] = {}
     for (_, step), family in taken.items():
-        changes = next(s.changes for s in bank.stages if s.name == step)
+        changes = bank.ladder().chain(step)[-1].changes
         used: set[str] = set()
         for keys in sorted(family, key=len):
             rest = frozenset(changes) - keys
@@ -174,10 +185,15 @@ def _parts(cells: Sequence[Cell], bank: Bank) -> dict[Cell, tuple[str, list[str]
 
 
 def _with_outcomes(rows: Sequence[Row], rules: ReportConf) -> list[Row]:
-    """The rows, their outcomes decided as one family."""
-    losses = {
-        str(i): row.versus.loss for i, row in enumerate(rows) if row.versus and row.versus.loss
-    }
+    """The rows, their outcomes decided as one family; the same two in reverse are not tested."""
+    losses: dict[str, Estimate] = {}
+    seen: set[frozenset[str]] = set()
+    for i, row in enumerate(rows):
+        if row.versus and row.versus.loss:
+            compared = frozenset(run.name for pair in row.versus.pairs for run in pair)
+            if compared not in seen:
+                losses[str(i)] = row.versus.loss
+            seen.add(compared)
     tested = correct_family({name: loss for name, loss in losses.items() if several_seeds(loss)})
     decided = []
     for i, row in enumerate(rows):

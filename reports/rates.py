@@ -13,6 +13,7 @@ from reports.cells import Bank, Cell
 from reports.compare import StageRuns
 from reports.read import Floats
 from reports.statistics import Estimate, mean_difference, mean_over_windows
+from runner.record import Run
 from stages.arithmetic import Ablation, Ladder
 from stages.ladder import CONF
 from stages.plans import Plan
@@ -26,8 +27,9 @@ class StageRates:
 
     `losses` is the mean held-out loss at each of `rates`; `fixed` is the stage's rate on the
     ladder, `best` the one with the lowest loss on every second held-out window, the first among
-    them. The differences are on the other windows. They are None for the lowest stage. `lost` are
-    the rates at which runs ended without a loss, and how many did.
+    them; `at_edge` says whether it is the lowest or highest of the plan. The differences are on
+    the other windows. They are None for the lowest stage. `lost` are the runs without a loss, by
+    their rate.
     """
 
     name: str
@@ -40,28 +42,28 @@ class StageRates:
     below: str = ""
     at_fixed: Estimate | None = None
     at_best: Estimate | None = None
-    lost: dict[float, int] = field(default_factory=dict)
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether a rate outside of the grid might be better."""
-        return self.best in (min(self.rates), max(self.rates))
+    at_edge: bool = False
+    lost: dict[float, list[Run]] = field(default_factory=dict)
 
 
 def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[StageRates]:
     """The stages of the plans that vary the learning rate alone; empty where none has run."""
     cells = {cell: None for plan in plans if RATE in plan.params for cell in bank.cells(plan)}
     grid: dict[str, dict[float, StageRuns]] = {}
-    lost: dict[str, dict[float, int]] = {}
+    lost: dict[str, dict[float, list[Run]]] = {}
+    tried: dict[str, list[float]] = {}
     for cell in filter(_varies_the_rate, cells):
         name, rate, runs = cell.ablation.stage, dict(cell.typed)[RATE], bank.find(cell)
+        tried.setdefault(name, []).append(rate)
         if runs and runs.measurable:
             grid.setdefault(name, {})[rate] = runs
         if runs and runs.lost:
-            lost.setdefault(name, {})[rate] = len(runs.lost)
-    # The records of a plan alone do not hold it: every run's rate was typed.
-    common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
-    ladder = Ladder(bank.stages, {**bank.base, RATE: common})
+            lost.setdefault(name, {})[rate] = runs.lost
+    ladder = bank.ladder()
+    if bank.by_hand.get(RATE) in {rate for rates in tried.values() for rate in rates}:
+        # Typed by the plan: its records alone do not hold the rate that a stage has without it.
+        common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
+        ladder = Ladder(bank.stages, {**bank.base, RATE: common})
     found: list[StageRates] = []
     reported: dict[str, dict[float, dict[int, Floats]]] = {}
     for stage in bank.stages:
@@ -96,6 +98,7 @@ def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[Sta
                 below.name if below else "",
                 at_fixed,
                 at_best,
+                best in (min(tried[stage.name]), max(tried[stage.name])),
                 lost.get(stage.name, {}),
             )
         )

@@ -43,7 +43,21 @@ def certainty(group: Group, rules: ReportConf) -> str:
 
 def apart(group: Group, main: Group) -> str:
     """How many runs a group has, and in what they differ from the main one's."""
-    ours, theirs = group.runs[0], main.runs[0]
+    ours = group.runs[0]
+    said = differences(ours, main.runs[0])
+    if group.variant:
+        said.append(group.variant)
+    if not said:  # steps taken back or added, of no plan that is known here
+        said.append(" ".join(ours.ablation.overrides))
+    number = sum(len(stage.rounds) for stage in group.stages)
+    repeated = number > len(group.runs)
+    repeats = f" (seed {together(list(map(str, group.seeds)))}, repeated)" if repeated else ""
+    runs = f"{number} run{'s' if number > 1 else ''}{repeats}"
+    return f"{runs} with {together(said)}"
+
+
+def differences(ours: Run, theirs: Run) -> list[str]:
+    """In what the conditions of a run differ from those of another."""
     new, usual = (
         {
             "data": run.data.name,
@@ -65,15 +79,7 @@ def apart(group: Group, main: Group) -> str:
         said.append(f"another text as {ours.data.name}")
     if ours.code != theirs.code:
         said.append("other training code")
-    if group.variant:
-        said.append(group.variant)
-    if not said:  # steps taken back or added, of no plan that is known here
-        said.append(" ".join(ours.ablation.overrides))
-    number = sum(len(stage.rounds) for stage in group.stages)
-    repeated = number > len(group.runs)
-    repeats = f" (seed {together(list(map(str, group.seeds)))}, repeated)" if repeated else ""
-    runs = f"{number} run{'s' if number > 1 else ''}{repeats}"
-    return f"{runs} with {together(said)}"
+    return said
 
 
 def headline(group: Group) -> str:

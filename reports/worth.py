@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -12,13 +11,16 @@ import numpy as np
 
 from conf.schema import Aim, ReportConf
 from reports.cells import Bank, Cell
-from reports.compare import Comparison, Group, Pairs, held_out_difference, pairs_of
-from reports.read import ReadRun
+from reports.compare import Comparison, Group, Pairs, StageRuns, held_out_difference, pairs_of
 from reports.shapley import Factorial
 from reports.statistics import Estimate, holm, mean_difference
+from runner.record import Run
 from stages.arithmetic import Ablation, Entry
 from stages.ladder import Stage
 from stages.plans import Plan
+
+# A factorial, if it has finished in a seed; how many of its sets have, of how many; their runs.
+Found = tuple[Factorial | None, tuple[int, int], dict[str, StageRuns | None]]
 
 
 class Way(str, Enum):
@@ -69,8 +71,8 @@ class Worth:
     """What the steps are worth, `top` being the stage from which they are left out.
 
     `factorial` is None, and `interactions` empty, where no seed has every set of steps;
-    `sets` says how many sets have finished, of how many. `lost` are the cells of which runs ended
-    without a loss, with the number of those.
+    `sets` says how many sets have finished, of how many. `lost` are the runs without a loss, by
+    what they train.
     """
 
     steps: list[StepWorth]
@@ -79,19 +81,17 @@ class Worth:
     factorial: Factorial | None
     sets: tuple[int, int]
     interactions: list[Interaction]
-    lost: dict[str, int]
+    lost: dict[str, list[Run]]
 
 
-def find_worth(
-    main: Group, bank: Bank, plans: Sequence[Plan], ablated: Sequence[ReadRun], rules: ReportConf
-) -> Worth | None:
+def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> Worth | None:
     """What the runs of a group and the ablations say; None where there are no ablations."""
     lowest = next(stage.name for stage in bank.stages if stage.about.aim is Aim.baseline)
-    top = _top(main, ablated)
-    factorial, sets = _factorial(bank, plans)
-    found = {name: bank.find(Cell(Ablation(name))) for name in (lowest, top)}
-    known = {stage.name for stage in bank.stages}
-    below_top = [stage.name for stage in bank.ladder().chain(top)] if top in known else []
+    in_ladder = {run.name for run in bank.plain_runs}
+    top = _top(main, bank, in_ladder)
+    factorial, sets, found = _factorial(bank, plans)
+    found |= {name: bank.find(Cell(Ablation(name))) for name in (lowest, top)}
+    below_top = bank.names_below(top)
     steps, contexts = [], []
     ladder = main.ladder if all(run.ablation.is_plain for run in main.runs) else []
     for stage in bank.stages:
@@ -117,7 +117,8 @@ def find_worth(
         more = max(comparison.times_the_tokens for comparison in comparisons)
         steps.append(StepWorth(stage, ways, more))
         contexts.append(_context(alone, missing, rules))
-    if not any(way is not Way.in_place for step in steps for way in step.ways):
+    names = {run.name for runs in found.values() if runs for run in runs.rounds}
+    if names <= in_ladder or not any(set(step.ways) - {Way.in_place} for step in steps):
         return None
     steps = [
         replace(step, context=context, p=p)
@@ -125,24 +126,33 @@ def find_worth(
         if step.ways
     ]
     interactions = _interactions(factorial, rules) if factorial else []
-    lost = {name: len(runs.lost) for name, runs in found.items() if runs and runs.lost}
+    lost: dict[str, list[Run]] = {}
+    for name, runs in found.items():
+        if runs and runs.lost and runs.lost not in lost.values():
+            lost[name] = runs.lost
     return Worth(steps, lowest, top, factorial, sets, interactions, lost)
 
 
-def _top(main: Group, ablated: Sequence[ReadRun]) -> str:
+def _top(main: Group, bank: Bank, in_ladder: set[str]) -> str:
     """The stage from which most single steps were left out, else the highest that finished."""
-    tops = [
-        run.record.stage.name
-        for run in ablated
-        if len(left_out := run.record.ablation.without) == 1 and ":" not in left_out[0]
-    ]
-    highest = main.last.name if main.last else ""
-    return Counter(tops).most_common(1)[0][0] if tops else highest
+    left_out = {
+        stage.name: sum(
+            runs is not None and any(run.name not in in_ladder for run in runs.measurable)
+            for step in bank.names_below(stage.name)
+            for runs in [bank.find(Cell(Ablation(stage.name, (step,))))]
+        )
+        for stage in bank.stages
+    }
+    most = max(left_out, key=lambda name: left_out[name])
+    return most if left_out[most] or main.last is None else main.last.name
 
 
-def _factorial(bank: Bank, plans: Sequence[Plan]) -> tuple[Factorial | None, tuple[int, int]]:
-    """The largest factorial among the plans, over the seeds that have all of its sets."""
-    best: tuple[Factorial | None, tuple[int, int]] = None, (0, 0)
+def _factorial(bank: Bank, plans: Sequence[Plan]) -> Found:
+    """The largest factorial among the plans, over the seeds that have all of its sets.
+
+    With it, how many sets have finished, of how many, and the runs of each.
+    """
+    best: Found = None, (0, 0), {}
     for plan in plans:
         all_cells = [cell for cell in bank.cells(plan) if not (cell.typed or cell.ablation.without)]
         cells = {frozenset(cell.ablation.plus): cell for cell in all_cells}
@@ -153,16 +163,17 @@ def _factorial(bank: Bank, plans: Sequence[Plan]) -> tuple[Factorial | None, tup
         ]
         if len(names) < 2 or set(subsets) != set(cells) or len(cells) < len(all_cells):
             continue
-        found = [bank.find(cells[plus]) for plus in subsets]
+        found = {str(cells[plus]): bank.find(cells[plus]) for plus in subsets}
         losses = [
             {run.record.seed: run.record.results.held_out for run in runs.measurable}
-            for runs in found
+            for runs in found.values()
             if runs and runs.measurable
         ]
         sets = len(losses), len(subsets)
         seeds = sorted(set.intersection(*map(set, losses))) if sets[0] == sets[1] else []
         table = np.array([[each[seed] for each in losses] for seed in seeds])
-        best = max(best, (Factorial(names, seeds, table) if seeds else None, sets), key=_size)
+        factorial = Factorial(names, seeds, table) if seeds else None
+        best = max(best, (factorial, sets, found), key=_size)
     return best
 
 
@@ -172,8 +183,8 @@ def _in_order(entries: Collection[str], bank: Bank) -> list[str]:
     return sorted(entries, key=lambda entry: (number.get(Entry.read(entry).step, math.inf), entry))
 
 
-def _size(found: tuple[Factorial | None, tuple[int, int]]) -> tuple[int, int]:
-    factorial, (finished, _) = found
+def _size(found: Found) -> tuple[int, int]:
+    factorial, (finished, _), _ = found
     return (factorial.losses.size if factorial else 0), finished
 
 

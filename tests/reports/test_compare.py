@@ -311,7 +311,7 @@ def test_the_newest_finished_run_of_a_stage_counts(tmp_path: Path) -> None:
     "condition",
     [
         {"data__sha256": "00"},
-        {"conditions": {"scale.name": "cpu", "train.steps": 20}},
+        {"steps": 20, "all_steps": 20},
         {"environment__device_name": "another"},
         {"code": "another"},
         {"environment__torch": "1.0"},

@@ -62,6 +62,7 @@ class Bank:
             floor=loss - 0.15,
             label=f"seed{seed}-{config['repeat']}-{shown}",
             config=config,
+            variant=[f"{key}={value}" for key, value in typed.items()],
             conditions=base,
             recipe=recipe,
             stage__aim=stage.about.aim.value,
@@ -248,8 +249,8 @@ def test_a_run_that_another_command_trained_is_in_the_ladder(bank: Bank) -> None
         bank.write(Ablation("step02"), 9, seed)
         bank.write(Ablation("step08"), 7.5, seed)
         at = {"train.learning_rate": 6e-4}
-        bank.write(Ablation("step08"), 7.2, seed, typed=at, variant=["train.learning_rate=6e-4"])
-        bank.write(Ablation("step09"), 7.0, seed, typed=at, variant=["train.learning_rate=6e-4"])
+        bank.write(Ablation("step08"), 7.2, seed, typed=at)
+        bank.write(Ablation("step09"), 7.0, seed, typed=at)
     found = Findings.of([bank.experiment])
     stages = {stage.name: stage for stage in found.main.stages}
     assert [*stages] == ["step02", "step08", "step09"]
@@ -306,5 +307,67 @@ def test_runs_without_a_loss_are_named(bank: Bank) -> None:
             at = {"train.learning_rate": rate}
             bank.write(Ablation("step03"), 8, seed, typed=at, **(lost if rate > 1e-3 else {}))
     text = (reports.write_report([bank.experiment]).parent / "report.md").read_text()
-    assert "Left out, because they ended without a loss: step02 plus step05 (1)." in text
-    assert "Left out, because they ended without a loss: step03 at 0.0012 (1)." in text
+    assert "Left out, because they have no loss: step02 plus step05 (seed 2 diverged)." in text
+    assert "Left out, because they have no loss: step03 at 0.0012 (seed 2 diverged)." in text
+
+
+def test_a_ladder_alone_has_the_section_of_no_plan(bank: Bank) -> None:
+    for seed in SEEDS:
+        for stage in bank.stages:
+            bank.write(Ablation(stage), 9, seed)
+    found = Findings.of([bank.experiment])
+    assert (found.worth, found.rates, found.tables) == (None, [], [])
+
+
+def test_what_was_typed_holds_for_every_cell_of_a_plan(bank: Bank) -> None:
+    at = {"train.learning_rate": 12e-4}
+    for seed in SEEDS:
+        bank.write(Ablation("step09"), 5, seed)  # at its own rate
+        bank.write(Ablation("step09"), 7, seed, typed=at)
+        for step in ("step03", "step04"):
+            bank.write(Ablation("step09", (step,)), 8, seed, typed=at)
+    (table,) = (t for t in Findings.of([bank.experiment]).tables if t.plan.name == "leave_one_out")
+    values = {row.what: row.versus and row.versus.loss for row in table.rows}
+    for step in ("step03", "step04"):
+        change = values[f"step09 without {step}"]
+        assert change is not None
+        assert change.value == pytest.approx(1, abs=0.01)
+
+
+def test_plans_with_lists_or_with_unknown_steps_stop_no_report(bank: Bank, tmp_path: Path) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step08"), 9, seed)
+        bank.write(Ablation("step09"), 9, seed)
+    own = tmp_path / "own" / "plan"
+    own.mkdir(parents=True)
+    for name, params in (
+        ("lists", "{+stage: step09, train.betas: '[0.9,0.95],[0.9,0.999]'}"),
+        ("typo", "{+stage: step09, without: '[],[step09],[step99:model.norm]'}"),
+        ("none", "{+stage: 'step08,step09,step99'}"),
+    ):
+        text = f"hydra: {{sweeper: {{params: {params}}}}}\n".replace("+stage", "'+stage'")
+        (own / f"{name}.yaml").write_text(text)
+    found = Findings.of([bank.experiment], config_dirs=[tmp_path / "own"])
+    assert found.tables == []
+    assert all("step99" in problem for problem in found.records.problems)
+
+
+def test_ablations_without_a_ladder_are_no_ladder(bank: Bank) -> None:
+    for seed in SEEDS:
+        bank.write(Ablation("step02", plus=("step10",)), 9, seed)
+        bank.write(Ablation("step09", without=("step08", "step03")), 8, seed)
+    found = Findings.of([bank.experiment])
+    assert sorted(stage.name for group in found.groups for stage in group.stages) == [
+        "step02", "step09",
+    ]  # fmt: skip
+    assert [len(group.stages) for group in found.groups] == [1, 1]
+
+
+def test_a_seed_that_a_factorial_lost_is_named(bank: Bank) -> None:
+    write_factorial(bank)
+    bank.write(Ablation("step02", plus=("step04", "step05")), 9, 3, status="diverged")
+    worth = Findings.of([bank.experiment]).worth
+    assert worth is not None
+    assert worth.factorial is not None
+    assert worth.factorial.seeds == [1, 2, 4, 5]
+    assert [*worth.lost] == ["step02 plus step04, step05"]

@@ -1,7 +1,16 @@
 """The error that is shown to the user as one sentence, without a traceback."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UsageError(Exception):
     """An error that the user can correct; its message says what is wrong, where, and what to do."""
 
     reported = False  # whether it has been printed
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest of the known words as a question after a sentence; empty where none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -5,11 +5,13 @@ Nothing here imports torch: a wrong key, type or value is refused before trainin
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
@@ -19,6 +21,11 @@ from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name becomes a folder, and no path to another one."""
+    return name.isprintable() and name not in ("", ".", "..") and Path(name).name == name
 
 
 class Autocast(Enum):
@@ -223,12 +230,13 @@ class SampleConf:
 class Config:
     """The whole configuration of a run."""
 
-    experiment: Annotated[str, MinLen(1)]
+    experiment: Annotated[str, Predicate(is_folder_name)]
     seed: Seed
     repeat: PositiveInt
     device: str
     checkpoint: Checkpoint
     force: bool
+    quiet: bool
     output_dir: str
     cache_dir: str
     model: ModelConfig
@@ -254,12 +262,30 @@ class SamplerConfig:
     sample: SampleConf
 
 
+@dataclass
+class ExporterConfig:
+    """The command that writes kept weights as Hugging Face's transformers reads them."""
+
+    weights: str
+    folder: str
+
+
 @functools.cache
 def validator(kind: type) -> Any:
     """Pydantic's TypeAdapter of a type with ranges, made once."""
     from pydantic import TypeAdapter  # its import takes as long as showing the ladder
 
     return TypeAdapter(kind)
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
+    """Every key of a run's configuration, dotted, and of its sections."""
+    types = get_type_hints(kind)
+    for entry in fields(kind):
+        yield f"{prefix}{entry.name}"
+        below = GPTConfig if types[entry.name] is ModelConfig else types[entry.name]
+        if is_dataclass(below):
+            yield from known_keys(below, f"{prefix}{entry.name}.")
 
 
 def scale_model(scale: str | None) -> str:
@@ -278,6 +304,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
+    store.store(name="exporter_schema", node=ExporterConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

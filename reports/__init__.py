@@ -2,6 +2,7 @@
 
     import reports
     records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .held_out
+    stages = reports.stages("outputs/ladder")   # a row a stage: differences and verdicts
     page = reports.write_report(["outputs/ladder"])
 
 pandas and matplotlib are imported when a function is first called, so that `import reports` is
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from conf.schema import ReportConf
     from reports.read import Records
 
-__all__ = ["load", "write_report"]
+__all__ = ["load", "stages", "write_report"]
 
 
 def load(*experiments: str | Path) -> Records:
@@ -32,6 +34,23 @@ def load(*experiments: str | Path) -> Records:
     from reports.read import read_records
 
     return read_records(experiments)
+
+
+def stages(
+    *experiments: str | Path,
+    rules: ReportConf | None = None,
+    config_dirs: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """What the report says of each stage: a row a stage of each group, as in stages.csv.
+
+    `rules` and `config_dirs` are as in `write_report`. Column `group` is 0 for the runs that the
+    report is on; `outcome` and `verdict` are the report's, `loss_vs_previous` and its interval are
+    in nats/token.
+    """
+    from reports.findings import Findings
+    from reports.page import stages_table
+
+    return stages_table(Findings.of(experiments, rules, config_dirs))
 
 
 def write_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -26,7 +25,7 @@ def answer(
     `control` compares a stage of more tokens with the one below it, trained for as many.
     """
     baseline, last = group.baseline, group.last
-    command = re.sub(r"\+stage=\S+", "+stage=step02", group.runs[-1].command)
+    command = group.runs[-1].baseline_command
     if last is None:
         return [f"Nothing can be compared until a stage has finished: train one with {command}"]
     held_out = f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss."

@@ -19,7 +19,7 @@ from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports.rules import read_rules
 from runner.messages import error, say
-from runner.sweep import experiments
+from runner.sweep import config_dirs, experiments
 
 
 class Report(Callback):  # type: ignore[misc]  # Hydra has no types
@@ -35,6 +35,9 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         for page in _report(config):
+            picture = page.parent / "figures" / f"stage-{config.stage.name}.png"
+            if picture.exists():
+                say(Console(), f"  picture: {picture}")
             say(Console(), f"  report: {page}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -65,12 +68,6 @@ def _rules(config: DictConfig) -> ReportConf:
     return read_rules([word.removeprefix("report.") for word in typed])
 
 
-def _folders(config: DictConfig) -> list[Path]:
-    """The folders in which a user keeps stages and plans of their own."""
-    sources = config.hydra.runtime.config_sources
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
-
-
 def _report(config: DictConfig, console: Console | None = None) -> list[Path]:
     """Write the report on each experiment, and return its pages.
 
@@ -81,7 +78,7 @@ def _report(config: DictConfig, console: Console | None = None) -> list[Path]:
         if not any(experiment.glob("*/*/run.json")):
             continue
         try:
-            page = reports.write_report([experiment], _rules(config), _folders(config), console)
+            page = reports.write_report([experiment], _rules(config), config_dirs(config), console)
             pages.append(page)
         except UsageError as mistake:
             error(str(mistake))

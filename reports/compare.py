@@ -101,6 +101,11 @@ class StageRuns:
         return {what: why for run in self.runs for what, why in run.record.not_applied.items()}
 
     @property
+    def notes(self) -> list[str]:
+        """What has no effect in some run, or an odd one."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.record.notes))
+
+    @property
     def measurable(self) -> list[ReadRun]:
         """The finished runs with a held-out loss that is a number."""
         return [run for run in self.finished if math.isfinite(run.record.results.held_out)]

@@ -66,7 +66,7 @@ class Findings:
             alike[str(run.record.ablation) if run.is_ablation else ""].append(run)
         # The ladder, or, where there is none, the steps taken back or added that ran most.
         first = alike.pop("", None) or alike.pop(max(alike, key=lambda key: len(alike[key])))
-        stages = read_ladder(config_dirs)
+        stages = read_ladder(config_dirs, records.problems)
         banks = {
             conditions: Bank(records.found, conditions, stages, config_dirs)
             for conditions in dict.fromkeys(Conditions.of(run.record) for run in first)

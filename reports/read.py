@@ -116,7 +116,7 @@ class ReadRun:
         return not self.record.ablation.is_plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Records:
     """What was read.
 
@@ -129,6 +129,17 @@ class Records:
 
     found: list[ReadRun]
     problems: list[str]
+
+    def __repr__(self) -> str:
+        return self._short.to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        return self._short.to_html(index=False, border=0)
+
+    @property
+    def _short(self) -> pd.DataFrame:
+        shown = ["run", "status", "worst", "best", "held_out", "tokens_per_second"]
+        return self.runs[shown].round(3)
 
     @cached_property
     def runs(self) -> pd.DataFrame:

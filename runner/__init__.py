@@ -1,1 +1,29 @@
-"""One run from configuration to record: python -m runner +stage=step07."""
+"""One run from configuration to record: python -m runner +stage=step07, or from Python:
+
+import runner
+run = runner.train("step07", "train.steps=20", "scale=smoke")
+run.record.results.held_out, run.steps    # the record, and a DataFrame with a row a step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.api import TrainedRun
+
+__all__ = ["train"]
+
+
+def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -> TrainedRun:
+    """Train a stage in this process, or find it finished, as `python -m runner +stage=...` does.
+
+    `overrides` are those of the command line; `config_dirs` hold stages of your own. A run that
+    failed or diverged is returned too: see `record.status`. Raises `conf.errors.UsageError` for a
+    mistake, and KeyboardInterrupt after Ctrl-C, when the same call goes on.
+    """
+    from runner.api import train_stage
+
+    return train_stage(stage, overrides, [Path(folder) for folder in config_dirs])

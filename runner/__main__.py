@@ -1,7 +1,9 @@
 """python -m runner: trains a stage, or several with -m; without a stage it shows the ladder."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import hydra
@@ -11,24 +13,36 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from conf.errors import UsageError
 from conf.schema import register
 from runner.command import arithmetic_as_overrides, read_command
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
-from runner.messages import error, errors_in_a_sentence, fail, say, sentence
-from runner.record import Status
+from runner.messages import error, errors_in_a_sentence, fail, say, sentence, warn
 from runner.run import run
 from runner.settings import read_settings
+from stages.arithmetic import Ladder
 from stages.ladder import read_ladder
-from stages.plans import hydra_open, parse, read_plans
+from stages.plans import expand, hydra_open, parse, plan_files, read_plan
 
 
 def main() -> None:
-    """Run the command and exit: 0 success, 1 a stage failed, 2 a user's error, 128 + a signal."""
-    flags = get_args_parser().parse_args()
+    """Run the command and exit.
+
+    0 success, 1 a stage failed or diverged, 2 a mistake in the command, 128 + a signal.
+    """
+    if "--version" in sys.argv:
+        print(f"gpt2-ladder {version('gpt2-ladder')}")
+        return
+    flags, rest = get_args_parser().parse_known_args()
+    if rest and not any(word.startswith("-") for word in rest):  # overrides on both sides of a flag
+        flags.overrides += rest
+        before = [word for word in sys.argv[1:] if word not in flags.overrides]
+        sys.argv[1:] = [*before, *flags.overrides]
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     keys = set(map(override_key, flags.overrides))
     folders = [Path(flags.config_dir)] if flags.config_dir else []
@@ -44,6 +58,9 @@ def main() -> None:
             if override.startswith(("stage=", "plan=")):
                 word = override.partition("=")[0]
                 fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
+        for override in flags.overrides:
+            if "glob(" in override:
+                expand({}, [override], folders)  # one that matches nothing is refused
         if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
             at = sys.argv.index(flags.overrides[0])
             with hydra_open(folders):
@@ -55,13 +72,18 @@ def main() -> None:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def task(cfg: DictConfig) -> Status:
-    """The single run of the command, or one run of its sweep."""
+def task(cfg: DictConfig) -> float:
+    """The single run of the command, or one run of its sweep.
+
+    Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed or
+    diverged.
+    """
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
-        return run(read_settings(trained), command, Console(), isolate=sweeping)
+        trained_run = run(read_settings(trained), command, Console(), isolate=sweeping)
+        return trained_run.results.held_out if trained_run else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         refused = UsageError(sentence(mistake))
         if not sweeping:
@@ -87,33 +109,61 @@ def _folders() -> list[Path]:
 
 def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     """Print the stages, those in `folders` included, and the commands to type next."""
-    table = Table(title="The ladder: each stage trains with its own change and all before it")
-    for column in ("#", "stage", "title", "changes", "aim"):
-        table.add_column(column, overflow="fold")
-    for stage in read_ladder(folders):
-        changes = ", ".join(f"{key}={_as_typed(value)}" for key, value in stage.changes.items())
-        about = stage.about
-        table.add_row(str(stage.number), stage.name, about.title, changes, about.aim.name)
+    say(console, "The ladder: each stage trains with its own change and all before it.", "bold")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in ("place", "stage", "what it changes"):
+        table.add_column(overflow="fold")
+    problems: list[str] = []
+    stages = read_ladder(folders, problems)
+    trunk = [stage.name for stage in Ladder(stages, {}).chain(stages[-1].name)]
+    for stage in stages:
+        branches = stage.parent and stage.name not in trunk
+        place = f"on {stage.parent}" if branches else str(stage.number)
+        changes = ", ".join(_as_typed(key, value) for key, value in stage.changes.items())
+        about = Text(f"{stage.about.title} ({stage.about.aim.name})")
+        table.add_row(place, stage.name, about.append(f"\n{changes}" if changes else "", "dim"))
     console.print(table, highlight=False)
-    say(console, "Type next:")
-    for command, meaning in {
+    say(console, "Type next:", "bold")
+    _show_commands(console, {
         "python -m runner +stage=step07": "trains one stage, with the changes of all before it",
         "python -m runner -m '+stage=glob(step*)'": "trains them all and writes the report",
         "python -m reports outputs/ladder": "writes the report again, from the records",
-    }.items():
-        say(console, f"  {command:<44} {meaning}")
-    say(console, "Plans of many runs; dry_run=true lists them, and how long they take:")
-    for plan in read_plans(folders):
-        say(console, f"  +plan={plan.name:<14} {plan.about.question}")
-    say(
-        console,
+    })  # fmt: skip
+    say(console, "Plans of many runs; dry_run=true lists them, and how long they take:", "bold")
+    plans = {}
+    for file in plan_files(folders).values():
+        try:
+            plan = read_plan(file)
+            plans[f"+plan={plan.name}"] = plan.about.question
+        except UsageError as mistake:
+            problems.append(str(mistake))
+    _show_commands(console, plans)
+    for problem in problems:
+        warn(console, f"Left out: {problem}")
+    console.print(
         "Any value can be set: seed=2 device=cpu scale=smoke data=text data.path=FILE "
         "experiment=NAME (--cfg job shows them all, --hydra-help the flags).",
+        highlight=False,
     )
 
 
-def _as_typed(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:
+    """Each command and its meaning, side by side where the terminal is wide enough for both."""
+    widest = max(map(len, meanings))
+    side_by_side = widest + max(map(len, meanings.values())) + 4 <= console.width
+    for command, meaning in meanings.items():
+        if side_by_side:
+            say(console, f"  {command:<{widest}}  {meaning}")
+        else:
+            say(console, f"  {command}")
+            console.print(Padding(Text(meaning), (0, 0, 0, 6)))
+
+
+def _as_typed(key: str, value: object) -> str:
+    """A stage's change as one types it; the scale decides values that refer to it."""
+    if "${" in str(value):
+        return f"{key} by the scale"
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 if __name__ == "__main__":

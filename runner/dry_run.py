@@ -26,7 +26,7 @@ from conf.errors import UsageError
 from runner.command import NOT_SHARED, read_ablation, read_quickly
 from runner.data.text import find_text, text_sha256
 from runner.identity import ROUND, fingerprint, override_key, resolved
-from runner.messages import say
+from runner.messages import duration, say
 from runner.record import WEIGHTS, Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import flatten, read_ladder
@@ -105,7 +105,7 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
             if row.left and row.cost not in costs:
                 costs[row.cost] = _measured(row, config_dirs, console)
         seconds = sum(row.left * costs[row.cost].of(row.steps) for row in rows if row.left)
-        say(console, f"One after another, they will take about {_duration(seconds)} here.")
+        say(console, f"One after another, they will take about {duration(seconds)} here.")
     for callback in cfg.hydra.callbacks.values():
         show = getattr(instantiate(callback), "on_dry_run", None)
         if show is not None:
@@ -214,10 +214,3 @@ def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
             )
     start, end = map(datetime.fromisoformat, (runs[0].started, runs[0].ended))
     return _cost(runs[0], (end - start).total_seconds())
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -3,18 +3,28 @@
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from rich.console import Console
 
-from conf.errors import UsageError
+from conf.errors import UsageError, did_you_mean
+from conf.schema import known_keys
 from runner.interruption import Interrupted, install_handlers
+
+# Hydra's words for an override that it cannot apply.
+OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -36,6 +46,14 @@ def fail(message: str) -> NoReturn:
     """Print an error on standard error and exit with status 2."""
     error(message)
     sys.exit(2)
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, in the unit that suits it."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 @contextmanager
@@ -88,6 +106,11 @@ def _is_from_composing(mistake: Exception) -> bool:
     return package in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
+def no_such_key(key: str) -> str:
+    """What to say of a key that the configuration does not have."""
+    return f"There is no setting {key}.{did_you_mean(key, known_keys())} --cfg job shows them all."
+
+
 def sentence(mistake: Exception) -> str:
     """An error of Hydra, OmegaConf or the system in one line, without their inner details."""
     if isinstance(mistake, OSError) and mistake.filename:
@@ -100,6 +123,16 @@ def sentence(mistake: Exception) -> str:
             "with special characters in quotes: key='\"value\"'."
         )
     text = str(mistake)
+    if isinstance(mistake, MissingMandatoryValue):
+        return f"{mistake.full_key} has no value here; add {mistake.full_key}=VALUE."
+    unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
+    if unknown and (key := OVERRIDDEN.match(text)):
+        return no_such_key(key[1])
+    if isinstance(mistake, MissingConfigException) and mistake.options is not None:
+        group, _, name = str(mistake.missing_cfg_file).rpartition("/")
+        options = ", ".join(mistake.options)
+        near = did_you_mean(name, mistake.options)
+        return f"There is no {group} {name!r}.{near} There are {options}."
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")

@@ -1,5 +1,6 @@
 """The progress of a long job: a live bar on a terminal, plain lines when piped."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -42,19 +43,32 @@ def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def step_progress(
-    console: Console, title: str, steps: int, done: int
+    console: Console, title: str, steps: int, done: int, quiet: bool = False
 ) -> Iterator[Callable[[Step], None]]:
-    """Gives a function to call after each optimizer step; `done` steps are already complete."""
+    """Gives a function to call after each optimizer step; `done` steps are already complete.
+
+    When piped, the first and the last step are printed, and one every `QUIET_SECONDS`; nothing
+    where `quiet` is true.
+    """
+    if quiet:
+        yield lambda step: None
+        return
     columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
     with _bar(console, TextColumn("{task.description}"), *columns) as bar:
         task = bar.add_task(title, total=steps, completed=done, figures="")
 
+        shown = -math.inf
+
         def show(step: Step) -> None:
-            if console.is_terminal:
+            nonlocal shown
+            if console.is_terminal or console.is_jupyter:
                 rate = step.tokens / step.step_ms * 1e3
                 figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
                 bar.update(task, advance=1, figures=figures)
                 return
+            if time.monotonic() - shown < QUIET_SECONDS and step.step + 1 != steps:
+                return
+            shown = time.monotonic()
             try:
                 print(step.line(), end="", file=console.file, flush=True)
             except BrokenPipeError:
@@ -68,5 +82,5 @@ def _bar(
     console: Console, first: ProgressColumn, *rest: ProgressColumn, transient: bool = False
 ) -> Progress:
     columns = (first, BarColumn(bar_width=24), *rest, TimeRemainingColumn())
-    live = console.is_terminal
+    live = console.is_terminal or console.is_jupyter
     return Progress(*columns, console=console, disable=not live, transient=transient)

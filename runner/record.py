@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -268,6 +269,7 @@ class Run:
     resumed_at: list[int] = described("steps it was resumed at", default_factory=list)
     applied: list[str] = described("the techniques that acted", default_factory=list)
     not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
+    notes: list[str] = described("what has no effect, or an odd one", default_factory=list)
     checks: list[Check] = described("the flow checks, see Check", default_factory=list)
     products: Products | None = optional("rates of the device's matrix products, see Products")
     model: ModelInfo = field(default_factory=ModelInfo)
@@ -289,6 +291,16 @@ class Run:
     @property
     def seed(self) -> int:
         return self.settings.seed
+
+    @property
+    def baseline_command(self) -> str:
+        """The command that trains the baseline that it is compared with."""
+        words = [
+            "+stage=step02" if word.startswith("+stage=") else word
+            for word in shlex.split(self.command)
+            if not word.startswith(("without=", "plus="))
+        ]
+        return shlex.join(words)
 
     @property
     def ablation(self) -> Ablation:

@@ -45,29 +45,33 @@ from runner.record import (
     find_baseline,
     same_speed_conditions,
 )
+from runner.settings import remarks
 
 
-def run(config: Config, command: Command, console: Console, isolate: bool) -> Status:
-    """Train a stage unless its record is already finished; returns the run's status.
+def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
+    """Train a stage unless its record is already finished; returns its record.
 
-    `isolate` gives the run a process of its own, so that its peak memory is its own and a crash
-    does not end the sweep. Raises UsageError for what the user can correct, and Interrupted.
+    None where the record could not be closed. `isolate` gives the run a process of its own, so
+    that its peak memory is its own and a crash does not end the sweep. Raises UsageError for what
+    the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     data = config.data
-    name, files, fallback = find_text(data.name, data.path, data.url, data.sha256, cache_dir)
+    name, files, fallback = find_text(
+        data.name, data.path, data.url, data.sha256, cache_dir, partial(warn, console)
+    )
     if fallback:
         warn(console, f"{fallback}.")
     planned = _planned(config, command, DataInfo(name, text_sha256(files, cache_dir), fallback))
     experiment = Path(config.output_dir).expanduser() / config.experiment
-    for note in command.notes:
+    for note in planned.notes:
         warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
     for same in (folder, *_elsewhere(experiment, planned)):
         if is_done(same, config, planned.fingerprint, console):
             if same.run.status is Status.finished:  # its process may have been killed before this
                 (same.path / CHECKPOINT).unlink(missing_ok=True)
-            return same.run.status
+            return same.run
     prepare_libraries(cache_dir)
     if isolate:
         _train_isolated(config, files, folder, planned, console)
@@ -77,9 +81,9 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> St
     if folder.damage:
         warn(console, f"{folder.damage}.")
     if folder.status is None or folder.status is Status.running:  # it could not be closed
-        return Status.failed
+        return None
     print_outcome(folder, experiment, console)
-    return folder.status
+    return folder.run
 
 
 def _elsewhere(experiment: Path, planned: Run) -> Iterator[RunFolder]:
@@ -119,6 +123,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         recipe=recipe(plain),
         conditions=command.conditions,
         config=plain,
+        notes=[*command.notes, *remarks(config)],
         data=data,
         environment=Environment(
             python=platform.python_version(),
@@ -174,12 +179,15 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
     """Load the tokens and train; every failure is written into the record.
 
     Waits while another process trains in the folder `path`, and trains nothing that it has
-    finished. Raises OSError where the record cannot be opened, and Interrupted.
+    finished. Raises UsageError where the device is missing, OSError where the record cannot be
+    opened, and Interrupted.
     """
     console = Console()
     from runner.data.corpus import load_corpus
+    from runner.training.device import find_device
     from runner.training.loop import train
 
+    find_device(config.device, config.scale.name)  # a mistake in the command leaves no record
     folder = RunFolder(path)
     with folder.locked(console) as waited:
         if waited and is_done(folder, config, planned.fingerprint, console):
@@ -193,9 +201,23 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
             data = folder.run.data
             data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
             data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
+            if config.evaluation.tokens > data.held_out_tokens:
+                folder.run.notes.append(
+                    f"evaluation.tokens={config.evaluation.tokens} is more than the text's "
+                    f"{data.held_out_tokens} held-out tokens, which are all evaluated."
+                )
+                warn(console, folder.run.notes[-1])
             train(config, corpus, folder, console)
         except Interrupted as interrupted:
             _close(folder, Status.interrupted, str(interrupted), console)
+            done, again = len(folder.steps), "begins anew"
+            if (folder.path / CHECKPOINT).exists():
+                again = "goes on from there"
+            warn(
+                console,
+                f"{planned.stage.name} stopped at step {done} of {config.train.steps}; the same "
+                f"command {again}.",
+            )
             raise
         except Exception as error:
             _close(folder, Status.failed, _failure(error, folder, config), console)
@@ -285,9 +307,11 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         say(console, f"  applied: {', '.join(applied)}")
     for technique, reason in run.not_applied.items():
         say(console, f"  not applied: {technique}: {reason}")
-    comparable = run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow)
-    if comparable and (baseline := find_baseline(run, experiment)):
-        say(console, f"  against the baseline: {_compared(run, baseline)}")
+    if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
+        if baseline := find_baseline(run, experiment):
+            say(console, f"  against the baseline: {_compared(run, baseline)}")
+        else:
+            say(console, f"  there is no baseline yet; train it: {run.baseline_command}")
     say(console, f"  record: {folder.path}")
 
 

@@ -2,15 +2,19 @@
 
 import math
 import os
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import CompileMode, Config, validator
+from conf.schema import CompileMode, Config, Schedule, validator
+from runner.messages import no_such_key
 
 Typed = TypeVar("Typed")
+
+CONSTANT = "train.schedule=constant keeps one learning rate"
 
 # What to do about a value outside its range, by the type of pydantic's error.
 ADVICE = {
@@ -18,6 +22,8 @@ ADVICE = {
     "greater_than_equal": "give {ge} or more",
     "less_than": "give a value below {lt}",
     "less_than_equal": "give {le} or less",
+    "missing": "give a value here too",
+    "predicate_failed": "give a plain name, which becomes a folder in output_dir",
     "string_too_short": "give a text of at least {min_length} character",
 }
 
@@ -26,12 +32,7 @@ def read_settings(cfg: DictConfig) -> Config:
     """The typed configuration. Raises UsageError that names the key, its value and what to do."""
     config = typed(cfg, Config)
     _check_ranges(type(config.model), cfg.model, "model.")
-    experiment, model, train = config.experiment, config.model, config.train
-    if not experiment.isprintable() or Path(experiment).name != experiment:
-        raise UsageError(
-            f"experiment={experiment!r}: give a plain name; output_dir is the folder that it is "
-            "created in."
-        )
+    model, train = config.model, config.train
     n_embd, n_head = getattr(model, "n_embd", 0), getattr(model, "n_head", 1)
     if n_embd % n_head:
         raise UsageError(
@@ -52,6 +53,11 @@ def read_settings(cfg: DictConfig) -> Config:
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
+    if train.clip_grad_norm is not None and train.clip_grad_norm <= train.eps:
+        raise UsageError(
+            f"train.clip_grad_norm={train.clip_grad_norm:g} leaves no gradient larger than AdamW's "
+            f"train.eps={train.eps:g}, so that nothing is learned; GPT-2 is clipped at 1."
+        )
     graphs = train.compile and train.compile_mode is CompileMode.reduce_overhead
     if graphs and train.grad_accum_steps > 1:
         raise UsageError(
@@ -67,12 +73,44 @@ def read_settings(cfg: DictConfig) -> Config:
     return config
 
 
+def remarks(config: Config) -> list[str]:
+    """What in a configuration has no effect, or an odd one, in sentences."""
+    train, found = config.train, []
+    constant = train.schedule is Schedule.constant
+    if constant and train.warmup_steps:
+        found.append(f"train.warmup_steps={train.warmup_steps} has no effect: {CONSTANT}.")
+    elif train.warmup_steps >= train.steps:
+        found.append(
+            f"train.warmup_steps={train.warmup_steps} does not end within the run's {train.steps} "
+            f"steps, so the learning rate never is {train.learning_rate:g}."
+        )
+    if constant and train.min_lr_ratio != 1:
+        found.append(f"train.min_lr_ratio={train.min_lr_ratio:g} has no effect: {CONSTANT}.")
+    if train.decay_matrices_only and not train.weight_decay:
+        found.append("train.decay_matrices_only has no effect: train.weight_decay is 0.")
+    if train.compile_mode is not CompileMode.default and not train.compile:
+        found.append(f"train.compile_mode={train.compile_mode.name} has no effect without compile.")
+    return found
+
+
 def typed(cfg: DictConfig, kind: type[Typed]) -> Typed:
     """A composed configuration as its dataclass, each value within the range beside its type."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
+    for key in _unknown(config):  # +key=value adds it, whatever the types say
+        raise UsageError(no_such_key(key))
     _check_ranges(kind, cfg)
     return config
+
+
+def _unknown(section: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a section that its type does not have, dotted."""
+    known = {entry.name for entry in fields(section)}
+    for name, value in vars(section).items():
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif is_dataclass(value):
+            yield from _unknown(value, f"{prefix}{name}.")
 
 
 def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:

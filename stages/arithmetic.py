@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from conf.errors import UsageError
+from conf.errors import UsageError, did_you_mean
 from stages.ladder import Stage, flatten, nest
 
 
@@ -180,7 +180,8 @@ class Ladder:
         found = next((stage for stage in self.stages if stage.name == name), None)
         if found is None:
             names = ", ".join(stage.name for stage in self.stages)
-            raise UsageError(f"There is no step {name!r}; there are {names}.")
+            near = did_you_mean(name, (stage.name for stage in self.stages))
+            raise UsageError(f"There is no step {name!r}.{near} There are {names}.")
         return found
 
     def _values(self, stage: Stage) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.errors import UsageError
 from conf.schema import Aim, StageConf
@@ -29,20 +30,27 @@ class Stage:
     choices: list[str]  # what else its defaults list chooses, such as another model
 
 
-def read_ladder(config_dirs: Iterable[Path] = ()) -> list[Stage]:
+def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = None) -> list[Stage]:
     """Every stage, sorted by number and then by name.
 
-    `config_dirs` are searched before the project's own, as Hydra's --config-dir is. Raises
-    UsageError for an overlay whose description of its stage is not valid.
+    `config_dirs` are searched before the project's own, as Hydra's --config-dir is. An overlay that
+    is not valid is left out, and what is wrong joins the `problems`; without such a list, raises
+    UsageError.
     """
     overlays: dict[str, DictConfig] = {}
     abouts: dict[str, StageConf] = {}
     for folder in (*config_dirs, CONF):
         for file in sorted((folder / "stage").glob("*.yaml")):
-            overlay = OmegaConf.load(file)
-            if isinstance(overlay, DictConfig) and file.stem not in overlays:
-                overlays[file.stem] = overlay
-                abouts[file.stem] = _about(file, overlay)
+            try:
+                overlay = _load(file)
+                about = _about(file, overlay)
+            except UsageError as mistake:
+                if problems is None:
+                    raise
+                problems.append(str(mistake))
+                continue
+            overlays.setdefault(file.stem, overlay)
+            abouts.setdefault(file.stem, about)
     chosen = {
         name: [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
         for name, overlay in overlays.items()
@@ -101,14 +109,31 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
 
 
+def _load(file: Path) -> DictConfig:
+    """An overlay. Raises UsageError where it is none."""
+    if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
+        raise UsageError(f"{file}: its first line must be '# @package _global_'.")
+    try:
+        overlay = OmegaConf.load(file)
+    except YAMLError as error:
+        raise UsageError(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(overlay, DictConfig):
+        raise UsageError(f"{file} sets nothing; write keys with their values.")
+    return overlay
+
+
 def _about(file: Path, overlay: DictConfig) -> StageConf:
     """An overlay's description of its stage; missing fields are not inherited from its parent."""
+    if file.stem == "report":
+        raise UsageError(f"{file}: report is the folder of the report; name the stage otherwise.")
     plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims=[])
     try:
         about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
     except OmegaConfBaseException as error:
         raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}.") from None
     assert isinstance(about, StageConf)
+    if about.name != file.stem:
+        raise UsageError(f"{file}: stage.name is {about.name}; leave it out, or name it so too.")
     return about
 
 

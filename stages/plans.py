@@ -54,7 +54,7 @@ def read_plan(file: Path) -> Plan:
     try:
         content = OmegaConf.load(file)
     except YAMLError as mistake:
-        raise UsageError(f"{file} is no valid YAML: {mistake}.") from None
+        raise UsageError(f"{file} is no valid YAML: {' '.join(str(mistake).split())}.") from None
     params = OmegaConf.select(content, "hydra.sweeper.params")
     if not isinstance(content, DictConfig) or not isinstance(params, DictConfig):
         raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
@@ -113,5 +113,5 @@ def expand(
     runs: list[list[str]]
     (runs,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
     if not runs:
-        raise UsageError(f"{' '.join([*swept, *typed])}: this asks for no run.")
+        raise UsageError(f"{' '.join([*swept, *typed])} matches nothing, so there is no run.")
     return runs

@@ -4,6 +4,7 @@ Every source gives files of UTF-8 text; a known text is used only if its hash is
 """
 
 import ast
+import codecs
 import glob
 import hashlib
 import http.client
@@ -11,7 +12,7 @@ import platform
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conf.errors import UsageError
@@ -21,6 +22,9 @@ from runner.files import file_sha256, is_intact, known_sha256, note_sha256, writ
 DOWNLOAD_TIMEOUT_S = 20
 DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
 DOWNLOAD_LIMIT_BYTES = 1 << 30
+
+# What is read of a file to tell whether it is text.
+SNIFFED_BYTES = 1 << 16
 
 # Folders of the standard library without documentation of it, and the nodes with docstrings.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
@@ -32,15 +36,21 @@ class NoNetwork(Exception):
 
 
 def find_text(
-    name: str, path: str | None, url: str | None, sha256: str | None, cache_dir: Path
+    name: str,
+    path: str | None,
+    url: str | None,
+    sha256: str | None,
+    cache_dir: Path,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[str, list[Path], str | None]:
     """The data's name, its files and, if other data replaces it, a sentence that says why.
 
     A path comes first, checked against `sha256` where there is one; then the verified download;
-    without a network, Python's own documentation. Raises UsageError.
+    without a network, Python's own documentation. `say` is called with what was left out of a
+    folder. Raises UsageError.
     """
     if path is not None:
-        files = user_files(path)
+        files = user_files(path, say)
         if sha256 is not None:
             files = files[:1]
             advice = "use data=text to train on your own text"
@@ -59,20 +69,38 @@ def find_text(
         return "pydoc", [python_documentation(cache_dir)], reason
 
 
-def user_files(path: str) -> list[Path]:
+def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
-    Hidden files are left out. Raises UsageError where there are none.
+    Of several, hidden files and those that are no text are left out; `say` is called with the
+    latter. Raises UsageError where there are none.
     """
     target = Path(path).expanduser()
     if target.is_file():
         return [target]
     pattern = str(target / "**") if target.is_dir() else str(target)
     candidates = map(Path, glob.iglob(pattern, recursive=True))
-    files = sorted(f for f in candidates if f.is_file() and not f.name.startswith("."))
-    if not files:
+    found = sorted(f for f in candidates if f.is_file() and not f.name.startswith("."))
+    if not found:
         raise UsageError(f"data.path={path}: no file found; give a file, a folder or a glob.")
+    files = [file for file in found if _is_text(file)]
+    if not files:
+        raise UsageError(f"data.path={path}: none of its {len(found)} files is UTF-8 text.")
+    if others := [file.name for file in found if file not in files]:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        say(f"data.path={path}: left out, as no UTF-8 text: {', '.join(others[:3])}{more}.")
     return files
+
+
+def _is_text(file: Path) -> bool:
+    """Whether the beginning of a file is UTF-8 text."""
+    with file.open("rb") as opened:
+        beginning = opened.read(SNIFFED_BYTES)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in beginning
 
 
 def download(url: str, sha256: str, cache_dir: Path) -> Path:

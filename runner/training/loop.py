@@ -17,7 +17,7 @@ from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
 from runner.folder import RunFolder
 from runner.interruption import after_step
-from runner.messages import warn
+from runner.messages import say, warn
 from runner.progress import step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
@@ -94,6 +94,8 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     if train.flow_checks and not resumed:
         run_flow_checks(model, machine.upload(stream.micro_batch(0), device), folder, console)
     if techniques.compile:
+        if not config.quiet:
+            say(console, f"{run.stage.name}: compiling ...")
         started = time.perf_counter()
         if why_not := compile_model(model, train, autocast):
             techniques.withdraw("torch.compile", why_not)
@@ -111,7 +113,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
     train, device, autocast = config.train, training.device, training.autocast
     model, optimizer, checkpoints = training.model, training.optimizer, training.checkpoints
     begin, title, accumulation = len(folder.steps), folder.run.stage.name, train.grad_accum_steps
-    with step_progress(console, title, train.steps, begin) as show, after_step() as interrupted:
+    shown = step_progress(console, title, train.steps, begin, config.quiet)
+    with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
             started = time.perf_counter()
             lr = learning_rate(step, train)

@@ -29,7 +29,7 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
         (faults.folder_gone, 3),
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),
         pytest.param(faults.two_sweeps, 1, marks=pytest.mark.slow),
-        (faults.odd_surroundings, 1),
+        pytest.param(faults.odd_surroundings, 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -88,6 +88,7 @@ def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
     assert len(trained(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_every_second_round_of_the_speed_plan_runs_backwards(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

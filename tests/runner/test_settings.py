@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
@@ -26,6 +26,8 @@ def value_outside(bound: Any) -> Any:
             return limit + 1
         case MinLen(1):
             return "''"
+        case Predicate():  # the name of a folder
+            return ".."
     raise NotImplementedError(f"add a value that breaks {bound}")
 
 

@@ -1,0 +1,72 @@
+"""python -m runner.export weights=FILE folder=FOLDER: kept weights, as transformers reads them."""
+
+import json
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from conf.errors import UsageError
+from conf.schema import ExporterConfig, register
+from runner.files import replacing, write_atomically
+from runner.messages import errors_in_a_sentence, fail, say, sentence
+from runner.settings import typed
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="exporter")
+def task(cfg: DictConfig) -> None:
+    try:
+        config = typed(cfg, ExporterConfig)
+        folder = Path(config.folder).expanduser()
+        export(Path(config.weights).expanduser(), folder)
+    except (UsageError, OmegaConfBaseException, OSError) as mistake:
+        fail(sentence(mistake))
+    say(Console(), f"{folder}: read it with GPT2LMHeadModel.from_pretrained({str(folder)!r})")
+
+
+def export(weights: Path, folder: Path) -> None:
+    """Write kept weights as a folder that `GPT2LMHeadModel.from_pretrained` reads.
+
+    The rows that pad the vocabulary are left out. Raises UsageError for weights that
+    GPT2LMHeadModel cannot hold, and OSError where the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from gpt2.config import GPTConfig
+    from gpt2.huggingface import to_huggingface
+    from runner.training.weights import load_weights
+
+    model = load_weights(weights)
+    try:
+        state = to_huggingface(model)
+    except ValueError as error:
+        raise UsageError(f"{weights}: {error} Take those of step05 or a later stage.") from None
+    del state["lm_head.weight"]  # the embedding's, which transformers ties again
+    sizes: GPTConfig = model.config
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "n_layer": sizes.n_layer,
+        "n_head": sizes.n_head,
+        "n_embd": sizes.n_embd,
+        "n_positions": sizes.context_length,
+        "vocab_size": sizes.vocab_size,
+        "tie_word_embeddings": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+
+
+def main() -> None:
+    """Write the folder and exit: 0 success, 2 a user's error."""
+    register()
+    with errors_in_a_sentence():
+        task()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Runs from Python: in this process, and in a notebook."""
+
+from pathlib import Path
+
+import pytest
+
+import reports
+import runner
+from conf.errors import UsageError
+from tests.conftest import ROOT
+
+
+def test_a_run_from_python_is_an_object_with_its_steps(
+    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        "scale=smoke", "data=text", f"data.path={text_file}", f"cache_dir={cache_dir}",
+        f"output_dir={tmp_path}", "train.steps=3", "quiet=true",
+    ]  # fmt: skip
+    first = runner.train("step02", *common)
+    assert first.record.status.value == "finished"
+    assert list(first.steps["step"]) == [0, 1, 2]
+    assert first.steps["loss"].iloc[-1] == first.record.results.last
+    assert first.held_out["loss"].mean() == pytest.approx(first.record.results.held_out)
+    assert "step02 (Baseline): finished, interval [" in repr(first)
+    again = runner.train("step02", *common)
+    assert again.folder == first.folder
+    assert "already finished" in capsys.readouterr().out
+    runner.train("step03", *common, "without=[step03:model.gain]")
+    stages = reports.stages(tmp_path / "ladder")
+    assert list(stages["stage"]) == ["step02", "step03"]
+    assert stages["loss_vs_previous"].notna().tolist() == [False, True]
+    assert "ladder/step02/" in repr(reports.load(tmp_path / "ladder"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "said"),
+    [
+        ("step99", [], "There is no stage 'step99'"),
+        ("step02", ["train.stepz=3"], "Did you mean train.steps"),
+        ("step02", ["train.steps=0"], "train.steps=0: give a value above 0"),
+    ],
+)
+def test_a_mistake_is_an_error_of_one_sentence(stage: str, overrides: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        runner.train(stage, *overrides)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("GPT2_LADDER_CACHE", str(cache_dir))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "docs" / "first_hour.ipynb", as_version=4)
+    done = nbclient.NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
+    shown = [output for cell in done.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert (tmp_path / "outputs/notebook/report/index.html").exists()

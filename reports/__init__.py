@@ -58,8 +58,12 @@ def write_report(
     rules: ReportConf | None = None,
     config_dirs: Sequence[Path] = (),
     console: Console | None = None,
+    output: str | Path | None = None,
 ) -> Path:
-    """Write the report on these experiment folders into the first one and return its page.
+    """Write the report on an experiment's folder, or several side by side; return its page.
+
+    It is written into `report/` in the folder, on several into a folder of its own beside the first
+    that is called after them, or into `output`.
 
     `rules` are the settings of its statistics, those of conf/report where none are given;
     `config_dirs` hold stages and plans of your own. The answer and the ladder's short table are
@@ -74,7 +78,12 @@ def write_report(
     from reports.summary import show
 
     found = Findings.of(experiments, rules, config_dirs)
-    page = write(found, Path(experiments[0]) / "report")
+    folder = Path(experiments[0])
+    if len(experiments) == 1:
+        folder = folder / "report"
+    else:
+        folder = folder.parent / "-and-".join(Path(each).resolve().name for each in experiments)
+    page = write(found, Path(output) if output else folder)
     if console:
         show(found, page, console)
     return page

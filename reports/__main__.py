@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "
-        "their records alone, into report/ in the first of them. Settings of conf/report, such as "
+        "their records alone; of several, side by side. Settings of conf/report, such as "
         "margin=0.05, may follow.",
     )
     parser.add_argument(
@@ -26,6 +26,12 @@ def main() -> None:
         nargs="+",
         metavar="outputs/experiment",
         help="an experiment's folder; several are compared side by side",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the report's folder; without it report/ in the experiment's, or, for several, one "
+        "beside the first that is called after them",
     )
     parser.add_argument(
         "--config-dir",
@@ -39,7 +45,7 @@ def main() -> None:
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]
     try:
-        write_report(experiments, read_rules(settings), given.config_dir, Console())
+        write_report(experiments, read_rules(settings), given.config_dir, Console(), given.output)
     except UsageError as error:
         fail(str(error))
 

@@ -165,6 +165,15 @@ class Group:
         return [run.record for stage in self.stages for run in stage.runs]
 
     @property
+    def names(self) -> set[str]:
+        """The names of all its runs, repeats included."""
+        return {run.name for stage in self.stages for run in stage.rounds}
+
+    @property
+    def experiment(self) -> str:
+        return self.stages[0].rounds[0].experiment
+
+    @property
     def ladder(self) -> list[StageRuns]:
         """The stages that can be compared: all but the short flow check."""
         return [stage for stage in self.stages if stage.aim is not Aim.flow]
@@ -189,23 +198,23 @@ def compare(
     runs: Sequence[ReadRun],
     shared: set[str],
     rules: ReportConf,
-    ladders: Mapping[Conditions, Sequence[ReadRun]] | None = None,
+    ladders: Mapping[tuple[str, Conditions], Sequence[ReadRun]] | None = None,
 ) -> list[Group]:
     """The groups of comparable runs, the main one first; `shared` as in `reports.speed.speed_up`.
 
-    `ladders` are the runs of the stages as they are, under some conditions, whatever command
-    trained them.
+    `ladders` are the runs of the stages as they are, in an experiment under some conditions,
+    whatever command trained them. Experiments are not pooled.
 
     The main group is the one with the most finished stages, then the most stages, then one without
     overrides, then the most seeds, then the newest.
     """
-    alike: dict[Conditions, list[ReadRun]] = defaultdict(list)
+    alike: dict[tuple[str, Conditions], list[ReadRun]] = defaultdict(list)
     for run in runs:
-        alike[Conditions.of(run.record)].append(run)
+        alike[run.experiment, Conditions.of(run.record)].append(run)
     groups = [
         Group(conditions, variant, _stages(members, shared, rules))
-        for conditions, found in alike.items()
-        for variant, members in _variants(found, (ladders or {}).get(conditions, []))
+        for (experiment, conditions), found in alike.items()
+        for variant, members in _variants(found, (ladders or {}).get((experiment, conditions), []))
     ]
 
     def rank(group: Group) -> tuple[int, int, bool, int, str]:

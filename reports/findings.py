@@ -11,6 +11,7 @@ from pathlib import Path
 from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports import claims, sentences
+from reports.alternatives import Alternatives, find_alternatives
 from reports.answer import answer
 from reports.cells import Bank
 from reports.claims import Evidence, Judgement
@@ -68,28 +69,37 @@ class Findings:
         first = alike.pop("", None) or alike.pop(max(alike, key=lambda key: len(alike[key])))
         stages = read_ladder(config_dirs, records.problems)
         banks = {
-            conditions: Bank(records.found, conditions, stages, config_dirs)
-            for conditions in dict.fromkeys(Conditions.of(run.record) for run in first)
+            (experiment, conditions): Bank(
+                [run for run in records.found if run.experiment == experiment],
+                conditions,
+                stages,
+                config_dirs,
+            )
+            for experiment, conditions in dict.fromkeys(
+                (run.experiment, Conditions.of(run.record)) for run in first
+            )
             if conditions.describes_settings
         }
         ladders = {each: bank.plain_runs for each, bank in banks.items()}
         groups = compare(first, shared, rules, ladders)
         plans = usable_plans(config_dirs, list(banks.values()), records.problems)
-        bank, worth, rates = banks.get(groups[0].conditions), None, []
+        main = groups[0]
+        bank, worth, rates = banks.get((main.experiment, main.conditions)), None, []
         if bank:
-            worth = find_worth(groups[0], bank, plans, rules)
+            worth = find_worth(main, bank, plans, rules)
             rates = find_rates(bank, plans, rules)
-        ranked = {g.conditions: banks[g.conditions] for g in groups if g.conditions in banks}
+        keys = dict.fromkeys((group.experiment, group.conditions) for group in groups)
+        ranked = [banks[key] for key in keys if key in banks]
         ablated = sorted({run.record.stage.name for run in records.found if run.is_ablation})
         tables = []
         for plan in plans:
             try:
-                table = find_table(plan, [*ranked.values()], ablated, shared, rules)
+                table = find_table(plan, ranked, ablated, shared, rules)
             except UsageError as mistake:
                 records.problems.append(f"The plan {plan.name} has no section: {mistake}")
             else:
                 tables += [table] if table else []
-        in_plans = {name for table in tables for name in table.names}
+        in_plans = {name for table in tables for name in table.names} - main.names
         for runs in alike.values():
             rest = [run for run in runs if run.name not in in_plans]
             groups += compare(rest, shared, rules) if rest else []
@@ -106,13 +116,18 @@ class Findings:
 
     @cached_property
     def answer(self) -> list[str]:
-        return answer(self.main, self.verdicts[0], self.control, self.rules)
+        said = answer(self.main, self.verdicts[0], self.control, self.rules)
+        if len({run.experiment for run in self.records.found}) > 1:
+            said.insert(
+                0, f"This is on {self.main.experiment}; the experiments are side by side below."
+            )
+        return [*said, *sentences.lowest(self.alternatives)]
 
     @cached_property
     def claims(self) -> list[Judgement]:
         evidence = Evidence(
-            self.groups,
-            self.records.found,
+            [group for group in self.groups if group.experiment == self.main.experiment],
+            [run for run in self.records.found if run.experiment == self.main.experiment],
             self.verdicts[0],
             self.control,
             self.shared,
@@ -124,23 +139,36 @@ class Findings:
     def others(self) -> list[tuple[Group, str, dict[str, Verdict]]]:
         """The groups shown apart, in what each differs from the main one, and its verdicts.
 
-        Those of which every run is in the main group, in a plan's table, or in the control, are
-        shown there.
+        Those of which every run is in the main group, in a plan's table, in the control, or of one
+        stage that is shown side by side, are shown there.
         """
-        shown = self.in_plans | {run.name for stage in self.main.stages for run in stage.rounds}
-        shown |= {control.name for control, _ in self.control.pairs} if self.control else set()
+        shown = self.main.names | self._elsewhere
+        side_by_side = {each.name for each in self.alternatives}
         return [
             (group, sentences.apart(group, self.main), verdicts)
             for group, verdicts in zip(self.groups[1:], self.verdicts[1:], strict=True)
-            if not {run.name for stage in group.stages for run in stage.rounds} <= shown
+            if not group.names <= shown
+            if not (len(group.stages) == 1 and group.stages[0].name in side_by_side)
         ]
+
+    @cached_property
+    def alternatives(self) -> list[Alternatives]:
+        """Stages that ran in several experiments or at several settings."""
+        return find_alternatives(self.groups, self._elsewhere, self.rules)
+
+    @property
+    def _elsewhere(self) -> set[str]:
+        """The runs that a plan's table shows, or the control."""
+        control = self.control.pairs if self.control else []
+        return self.in_plans | {longer.name for longer, _ in control}
 
     @cached_property
     def control(self) -> Comparison | None:
         """Gradient accumulation against the stage below it, trained for as many tokens."""
         for stage in reversed(self.main.ladder):
             if ACCUMULATES in stage.newest.stage.changes:
-                return find_control(stage, self.groups, self.shared, self.rules)
+                same = [g for g in self.groups if g.experiment == self.main.experiment]
+                return find_control(stage, same, self.shared, self.rules)
         return None
 
     @cached_property

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from conf.errors import UsageError
 from reports import claims, effects, formats, plan_figures, plan_sentences, sentences
+from reports.alternatives import Alternatives
 from reports.compare import Comparison, StageRuns, numbers
 from reports.curves import step_reaching
 from reports.figures import AGAINST_GUIDE, Painter
@@ -33,7 +34,8 @@ from runner.files import write_atomically
 from runner.record import Results
 
 SECTIONS = (
-    "effects", "stops", "worth", "rates", "stages", "all", "speed", "norms", "guide",
+    "effects", "stops", "alternatives", "worth", "rates", "stages", "all", "speed", "norms",
+    "guide",
 )  # fmt: skip
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -101,6 +103,7 @@ def build(found: Findings) -> dict[str, bytes]:
         "claims": [asdict(claim) for claim in found.claims],
         "plans": [_table_values(table) for table in found.tables],
         "worth": [_worth_values(step) for step in found.worth.steps] if found.worth else [],
+        "side_by_side": [_side_by_side(stage) for stage in found.alternatives],
         "learning_rates": [asdict(stage) for stage in found.rates],
         "problems": records.problems,
     }
@@ -137,7 +140,9 @@ def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[
 
 
 def _plan_pictures(painter: Painter, found: Findings) -> dict[str, list[Picture]]:
-    pictures: dict[str, list[Picture]] = {"worth": [], "rates": []}
+    pictures: dict[str, list[Picture]] = {"worth": [], "rates": [], "alternatives": []}
+    if found.alternatives:
+        pictures["alternatives"].append(plan_figures.side_by_side(painter, found.alternatives))
     if found.worth:
         pictures["worth"].append(plan_figures.worth(painter, found.worth, found.rules))
         if found.worth.factorial:
@@ -233,6 +238,25 @@ def _table_values(table: Table) -> dict[str, Any]:
             }
         )
     return {"plan": table.plan.name, "missing_cells": table.missing, "rows": rows}
+
+
+def _side_by_side(stage: Alternatives) -> dict[str, Any]:
+    """A stage's alternatives as JSON types."""
+    rows = [
+        {
+            "with": row.what,
+            "runs": [run.name for run in row.runs.rounds],
+            "held_out": row.runs.mean.held_out,
+            "from_the_lowest": asdict(row.more) if row.more else None,
+            "status": row.statuses,
+        }
+        for row in stage.rows
+    ]
+    return {
+        "stage": stage.name,
+        "lowest": stage.lowest.what if stage.lowest else None,
+        "rows": rows,
+    }
 
 
 def _worth_values(step: StepWorth) -> dict[str, Any]:

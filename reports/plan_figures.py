@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from conf.schema import ReportConf
 from reports import formats
+from reports.alternatives import Alternatives
 from reports.effects import LINEAR_NATS
 from reports.figures import DASHED, GRID, INK, MUTED, Painter, blank, cut
 from reports.palette import THEME
@@ -61,6 +62,37 @@ def worth(painter: Painter, found: Worth, rules: ReportConf) -> Picture:
             handletextpad=0.1, columnspacing=1.0, fontsize=8.5,
         )  # fmt: skip
         return picture(figure, "worth", f"What each step is worth: {'; '.join(said)}.")
+
+
+def side_by_side(painter: Painter, found: Sequence[Alternatives]) -> Picture:
+    """A row an alternative: the held-out loss of each seed, and their mean."""
+    rows = [(stage, row) for stage in found for row in stage.rows]
+    with blank(0.95 + 0.3 * len(rows)) as figure:
+        height = figure.get_size_inches()[1]
+        axes = figure.add_axes((0.44, 0.55 / height, 0.53, 1 - 0.7 / height))
+        labels, said = [], []
+        for at, (stage, row) in enumerate(rows):
+            look = painter.look[stage.name]
+            losses = [run.record.results.held_out for run in row.runs.measurable]
+            axes.plot(losses, [at] * len(losses), "o", color=look.hex, markersize=4, alpha=0.45)
+            if losses:
+                (mark,) = axes.plot(row.runs.mean.held_out, at, "|", color=look.hex, markersize=15)
+                mark.set(markeredgewidth=2.5, gid=f"stage-{look.index}-alternative{at}")
+            loss = formats.loss(row.runs.mean.held_out) if losses else row.statuses
+            if not losses:
+                axes.annotate(
+                    loss, (0.01, at), xycoords=("axes fraction", "data"), va="center",
+                    color=MUTED, fontsize=8.5,
+                )  # fmt: skip
+            labels.append(cut(f"{stage.name} {row.what}", 34))
+            said.append(f"{stage.name} {row.what} {loss}")
+        axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("held-out loss of each seed, and their mean")
+        return picture(figure, "side-by-side", f"Held-out loss side by side: {'; '.join(said)}.")
 
 
 def interactions(found: Sequence[Interaction], factorial: Factorial, level: float) -> Picture:

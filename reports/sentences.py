@@ -9,6 +9,7 @@ from operator import itemgetter
 
 from conf.schema import ReportConf
 from reports import formats
+from reports.alternatives import Alternatives
 from reports.compare import Group, StageRuns
 from reports.curves import (
     FALL_AFTERWARDS,
@@ -53,7 +54,30 @@ def apart(group: Group, main: Group) -> str:
     repeated = number > len(group.runs)
     repeats = f" (seed {together(list(map(str, group.seeds)))}, repeated)" if repeated else ""
     runs = f"{number} run{'s' if number > 1 else ''}{repeats}"
-    return f"{runs} with {together(said)}"
+    where = f" of {group.experiment}" if group.experiment != main.experiment else ""
+    return f"{runs}{where}{f' with {together(said)}' if any(said) else ''}"
+
+
+SIDE_BY_SIDE = (
+    "The same stage in several experiments or at several settings, on an equal footing. The lowest "
+    "loss is marked, and the others are compared with it over the seeds that both have, where "
+    "text, device and code are the same. It was chosen by these numbers, so it may look a little "
+    "better than it is."
+)
+
+
+def lowest(found: Sequence[Alternatives]) -> list[str]:
+    """Which of a stage's alternatives has the lowest held-out loss, a sentence a stage."""
+    said = []
+    for stage in found:
+        if stage.lowest is not None and len([row for row in stage.rows if row.runs.finished]) > 1:
+            seeds = len(stage.lowest.runs.finished)
+            said.append(
+                f"{stage.title} ({stage.name}) has its lowest held-out loss, "
+                f"{loss(stage.lowest.runs.mean.held_out)}, with {stage.lowest.what} "
+                f"({seeds} seed{'s' if seeds > 1 else ''})."
+            )
+    return said
 
 
 def differences(ours: Run, theirs: Run) -> list[str]:

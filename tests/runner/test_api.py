@@ -47,7 +47,9 @@ def test_a_mistake_is_an_error_of_one_sentence(stage: str, overrides: list[str],
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import nbclient
     import nbformat
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime, timezone
@@ -113,6 +114,14 @@ class RunFolder:
         self._run = run
         self.save()
         self._open_files((), ())
+
+    def remove(self) -> None:
+        """Delete the folder, and those above that are empty then, where nothing was trained."""
+        self._run = None
+        shutil.rmtree(self.path, ignore_errors=True)
+        for above in (self.path.parent, self.path.parent.parent):
+            with contextlib.suppress(OSError):
+                above.rmdir()
 
     def resume(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
         """Continue after the steps and evaluations of a checkpoint."""

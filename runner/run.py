@@ -179,8 +179,8 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
     """Load the tokens and train; every failure is written into the record.
 
     Waits while another process trains in the folder `path`, and trains nothing that it has
-    finished. Raises UsageError where the device is missing, OSError where the record cannot be
-    opened, and Interrupted.
+    finished. Raises UsageError for a mistake that is found before the first step, OSError where the
+    record cannot be opened, and Interrupted.
     """
     console = Console()
     from runner.data.corpus import load_corpus
@@ -220,6 +220,9 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
             )
             raise
         except Exception as error:
+            if isinstance(error, UsageError) and not folder.steps:
+                folder.remove()  # a mistake in the command leaves nothing behind
+                raise
             _close(folder, Status.failed, _failure(error, folder, config), console)
 
 

@@ -53,9 +53,9 @@ def read_settings(cfg: DictConfig) -> Config:
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
-    if train.clip_grad_norm is not None and train.clip_grad_norm <= train.eps:
+    if train.clip_grad_norm is not None and train.clip_grad_norm < train.eps:
         raise UsageError(
-            f"train.clip_grad_norm={train.clip_grad_norm:g} leaves no gradient larger than AdamW's "
+            f"train.clip_grad_norm={train.clip_grad_norm:g} leaves gradients smaller than AdamW's "
             f"train.eps={train.eps:g}, so that nothing is learned; GPT-2 is clipped at 1."
         )
     graphs = train.compile and train.compile_mode is CompileMode.reduce_overhead

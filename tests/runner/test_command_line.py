@@ -331,12 +331,12 @@ def test_a_users_error_is_one_sentence_and_nothing_is_written(
     command_line: CommandLine, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     done = command_line(*arguments)
-    assert done.returncode == (1 if "train.micro_batch_size=5000" in arguments else 2)
+    assert done.returncode == 2
     printed = done.stderr + done.stdout
     assert expected in printed
     assert "Error executing" not in printed
     assert "Traceback" not in printed
-    assert all(record["status"] == "failed" for record in records(tmp_path).values())
+    assert not list((tmp_path / "outputs").rglob("*.*"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["weights=/nobody"], ["weights=x", "sample.tokens=0"]])

@@ -109,8 +109,10 @@ def _describe(group: Group, stage: StageRuns) -> dict[str, Any]:
 
 
 def _said(key: str, value: Any) -> str:
+    if value == "":
+        return "as the ladder has it"
     if key in ("", "experiment"):
-        return str(value) or "as the ladder has it"
+        return str(value)
     return f"{key}={formats.setting(value)}"
 
 

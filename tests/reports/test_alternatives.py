@@ -28,7 +28,7 @@ def test_settings_of_a_sweep_are_compared_on_an_equal_footing(tmp_path: Path) ->
     )  # fmt: skip
     found = Findings.of([experiment])
     (stage,) = found.alternatives
-    assert [row.what for row in stage.rows] == [f"{RATE}={v}" for v in ("0.0001", "0.001", "9")]
+    assert [row.what for row in stage.rows] == [f"{RATE}={v}" for v in ("0.0001", "0.001", "9.0")]
     assert [row.statuses for row in stage.rows] == ["finished", "finished", "diverged"]
     assert stage.lowest is stage.rows[1]
     assert stage.rows[0].more is not None

@@ -240,7 +240,8 @@ def test_a_plan_of_ones_own_has_a_table(bank: Bank, tmp_path: Path) -> None:
         ("step07", None), ("step07 without step04, step05", "higher"),
     ]  # fmt: skip
     unknown = Findings.of([bank.experiment])
-    assert [said for _, said, _ in unknown.others] == ["5 runs with without=[step04,step05]"]
+    ((ladder, ablated),) = (stage.rows for stage in unknown.alternatives)
+    assert (ladder.what, ablated.what) == ("as the ladder has it", "without=step04,step05")
 
 
 def test_a_run_that_another_command_trained_is_in_the_ladder(bank: Bank) -> None:

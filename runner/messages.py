@@ -126,7 +126,7 @@ def sentence(mistake: Exception) -> str:
     if isinstance(mistake, MissingMandatoryValue):
         return f"{mistake.full_key} has no value here; add {mistake.full_key}=VALUE."
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
-    if unknown and (key := OVERRIDDEN.match(text)):
+    if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
         return no_such_key(key[1])
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:
         group, _, name = str(mistake.missing_cfg_file).rpartition("/")

@@ -33,6 +33,9 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     Raises Interrupted when it has ended.
     """
     method = "forkserver" if sys.platform == "linux" else "spawn"
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A launcher's worker, as joblib's, has a method that the new process would not know.
+        multiprocessing.set_start_method(method, force=True)
     multiprocessing.set_forkserver_preload(PRELOADED)
     context: Any = multiprocessing.get_context(method)
     process = context.Process(target=_child, args=(dict(os.environ), work, *arguments))

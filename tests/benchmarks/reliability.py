@@ -119,7 +119,7 @@ def _inject(fault: Fault, folder: Path) -> int:
 
 
 def _downloads(folder: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/gpt2/test_text.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/runner/data/test_text.py"]
     chosen = ["-k", "goes_wrong or another_hash"]
     done = subprocess.run([*command, *chosen], cwd=ROOT, check=True, capture_output=True, text=True)
     (passed,) = re.findall(r"(\d+) passed", done.stdout)

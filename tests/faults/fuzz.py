@@ -25,6 +25,7 @@ from conf.schema import Config
 from runner import __main__ as command
 from runner import run
 from runner.files import seal, unseal
+from tests.runner.test_settings import BROKEN
 
 # A valid configuration is really trained up to this size; a larger one is only composed.
 SMALL = {"n_layer": 4, "n_embd": 128, "tokens": 256, "steps": 3, "peak_seconds": 1}
@@ -48,7 +49,7 @@ PLAUSIBLE = st.sampled_from(
 )
 KEYS = st.sampled_from(
     ["seed", "device", "checkpoint", "force", "experiment", "stage", "model", "data", "scale",
-     "sample", "train", "evaluation", "hydra", "train.steps", "train.micro_batch_size",
+     "sample", "train", "evaluation", "hydra", "quiet", "train.steps", "train.micro_batch_size",
      "train.context", "train.total_batch_tokens", "train.learning_rate", "train.schedule",
      "train.warmup_steps", "train.min_lr_ratio", "train.betas", "train.eps", "train.weight_decay",
      "train.decay_matrices_only", "train.fused", "train.clip_grad_norm", "train.autocast",
@@ -69,8 +70,21 @@ KEYED = st.builds(
     KEYS,
     st.integers(0, 9).flatmap(lambda n: PLAUSIBLE if n < 6 else NUMBERS.map(str) | WORDS),
 )
+# Keys with two characters exchanged, and values at every bound and beside it.
+NEAR_MISSES = st.builds(
+    lambda sign, key: f"{sign}{key[:-2]}{key[-1]}{key[-2]}=1", st.sampled_from(["", "+"]), KEYS
+)
+AT_BOUNDS = st.builds(
+    lambda broken, beside: f"{broken[0]}={broken[1] + beside}",
+    st.sampled_from([(key, value) for key, value in BROKEN if not isinstance(value, str)]),
+    st.sampled_from([-1, 0, 1, 1e-9, -1e-9]),
+)
 OVERRIDES = st.lists(
-    st.integers(0, 9).flatmap(lambda n: KEYED if n < 9 else WORDS), min_size=1, max_size=3
+    st.integers(0, 11).flatmap(
+        lambda n: KEYED if n < 8 else [WORDS, NEAR_MISSES, AT_BOUNDS, AT_BOUNDS][n - 8]
+    ),
+    min_size=1,
+    max_size=3,
 )
 TEXTS = st.one_of(
     st.binary(max_size=2000),

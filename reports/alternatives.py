@@ -57,22 +57,23 @@ def find_alternatives(
     for group in groups:
         for stage in group.stages:
             found[stage.name].append((group, stage))
+    shown = elsewhere | groups[0].names
     return [
         _compared(members, rules)
         for members in found.values()
-        if any(run.name not in elsewhere for _, stage in members[1:] for run in stage.rounds)
+        if any(run.name not in shown for _, stage in members[1:] for run in stage.rounds)
     ]
 
 
 def _compared(members: Sequence[tuple[Group, StageRuns]], rules: ReportConf) -> Alternatives:
     described = [_describe(group, stage) for group, stage in members]
-    varied = [
-        key
-        for key in dict.fromkeys(key for each in described for key in each)
-        if len({json.dumps(each.get(key), default=str) for each in described}) > 1
-    ]
+    varied = _varied(described)
     if "scale" in varied:  # which decides most settings
-        varied = [key for key in varied if "." not in key]
+        alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for each in described:
+            alike[each["scale"]].append(each)
+        within = {key for same in alike.values() for key in _varied(same)}
+        varied = [key for key in varied if "." not in key or key in within]
     order = sorted(
         range(len(members)), key=lambda i: _sort_key([described[i].get(k) for k in varied])
     )
@@ -88,6 +89,15 @@ def _compared(members: Sequence[tuple[Group, StageRuns]], rules: ReportConf) -> 
         rows.append(Alternative(what, stage, more))
     lowest = rows[order.index(best)] if best is not None else None
     return Alternatives(members[0][1].name, members[0][1].title, rows, lowest)
+
+
+def _varied(described: Sequence[dict[str, Any]]) -> list[str]:
+    """The names that do not have the same value everywhere."""
+    return [
+        key
+        for key in dict.fromkeys(key for each in described for key in each)
+        if len({json.dumps(each.get(key), default=str) for each in described}) > 1
+    ]
 
 
 def _describe(group: Group, stage: StageRuns) -> dict[str, Any]:

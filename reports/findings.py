@@ -118,9 +118,8 @@ class Findings:
     def answer(self) -> list[str]:
         said = answer(self.main, self.verdicts[0], self.control, self.rules)
         if len({run.experiment for run in self.records.found}) > 1:
-            said.insert(
-                0, f"This is on {self.main.experiment}; the experiments are side by side below."
-            )
+            below = "; the experiments are side by side below" if self.alternatives else ""
+            said.insert(0, f"This is on {self.main.experiment}{below}.")
         return [*said, *sentences.lowest(self.alternatives)]
 
     @cached_property

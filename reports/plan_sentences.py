@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from conf.schema import ReportConf
 from reports import formats, sentences
 from reports.compare import Group
-from reports.plans import Table
+from reports.plans import LEAST, Table
 from reports.rates import StageRates
 from reports.statistics import Estimate
 from reports.worth import Interaction, StepWorth, Way, Worth
@@ -55,7 +55,7 @@ def _averages(found: Worth, rules: ReportConf) -> str:
         return (
             f"{finished} of the {sets} sets of steps have finished in some seed; without all sets "
             "of a seed there is no average over orders."
-            if sets and finished
+            if sets and finished >= LEAST * sets
             else ""
         )
     averages = [(step, step.ways[Way.average]) for step in found.steps if Way.average in step.ways]

@@ -21,6 +21,9 @@ from reports.verdicts import Outcome, correct_family, decide, several_seeds
 from stages.arithmetic import Ablation, Entry
 from stages.plans import Plan, plan_files, read_plan
 
+# The part of a plan's cells that must have finished for its section: each run is in some plan.
+LEAST = 0.2
+
 
 @dataclass(frozen=True)
 class Row:
@@ -87,9 +90,9 @@ def find_table(
 ) -> Table | None:
     """A plan's table, from the bank that has most of its cells.
 
-    None where none has two, and where all that is found is the ladder itself. A plan of one stage
-    may have been run for another: `ablated` are the stages that steps were taken back from or added
-    to. Raises UsageError for a step that is not known.
+    None where too few have finished, and where all that is found is the ladder itself. A plan of
+    one stage may have been run for another: `ablated` are the stages that steps were taken back
+    from or added to. Raises UsageError for a step that is not known.
     """
     best: tuple[Bank, list[Cell], dict[Cell, StageRuns]] | None = None
     most = 0
@@ -98,7 +101,8 @@ def find_table(
         cells = bank.cells(plan, stage)
         started = {cell: runs for cell in cells if (runs := bank.find(cell))}
         finished = sum(bool(runs.finished) for runs in started.values())
-        if finished > max(1, most) and not _is_ladder(started, bank):
+        enough = finished > 1 and finished >= LEAST * len(cells)
+        if enough and finished > most and not _is_ladder(started, bank):
             best, most = (bank, cells, started), finished
     if best is None:
         return None

@@ -210,7 +210,12 @@ def _run_folders(experiment: Path) -> list[Path]:
             f"or {advice}."
         )
     try:
-        files = [f for name in ("run.json", "steps.csv") for f in experiment.glob(f"*/*/{name}")]
+        files = [
+            file
+            for name in ("run.json", "steps.csv")
+            for file in experiment.glob(f"*/*/{name}")
+            if file.parent.name != "report"  # of an experiment below
+        ]
         below = sorted(experiment.glob("*/*/*/run.json"))
     except OSError as error:
         raise UsageError(f"{experiment} cannot be read: {error.strerror}.") from None

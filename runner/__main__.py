@@ -1,6 +1,8 @@
 """python -m runner: trains a stage, or several with -m; without a stage it shows the ladder."""
 
+import contextlib
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -9,6 +11,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from conf.errors import UsageError
+from conf.errors import UsageError, did_you_mean
 from conf.schema import register
 from runner.command import arithmetic_as_overrides, read_command
 from runner.dry_run import list_runs
@@ -28,6 +31,9 @@ from runner.settings import read_settings
 from stages.arithmetic import Ladder
 from stages.ladder import read_ladder
 from stages.plans import expand, hydra_open, parse, plan_files, read_plan
+
+# The flags that one types; --hydra-help has them all.
+FLAGS = ("--multirun", "--config-dir", "--cfg", "--help", "--version", "--hydra-help", "--info")
 
 
 def main() -> None:
@@ -43,6 +49,10 @@ def main() -> None:
         flags.overrides += rest
         before = [word for word in sys.argv[1:] if word not in flags.overrides]
         sys.argv[1:] = [*before, *flags.overrides]
+    elif rest:
+        unknown = next(word for word in rest if word.startswith("-"))
+        near = did_you_mean(unknown, FLAGS)
+        fail(f"There is no flag {unknown}.{near} A setting has no dashes: +stage=step07 seed=2.")
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     keys = set(map(override_key, flags.overrides))
     folders = [Path(flags.config_dir)] if flags.config_dir else []
@@ -65,6 +75,13 @@ def main() -> None:
             at = sys.argv.index(flags.overrides[0])
             with hydra_open(folders):
                 sys.argv[at:at] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+        sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
+        for override in OverridesParser.create().parse_overrides(flags.overrides):
+            line = str(override.input_line)
+            if override.key_or_group in ARITHMETIC and isinstance(override.value(), str):
+                fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
+            if override.is_sweep_override() and not sweeps:
+                fail(f"{line}: to train each of several values in turn, add -m.")
         if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
             list_runs(flags.overrides, folders, Console())
             return
@@ -87,6 +104,8 @@ def task(cfg: DictConfig) -> float:
     except (UsageError, OmegaConfBaseException) as mistake:
         refused = UsageError(sentence(mistake))
         if not sweeping:
+            with contextlib.suppress(OSError):
+                os.removedirs(HydraConfig.get().run.dir)  # Hydra made it, and nothing is in it
             fail(str(refused))
         error(str(refused))
         refused.reported = True

@@ -99,7 +99,9 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
     _print_rows(rows, cfg, console)
     total = sum(len(row.states) for row in rows)
     left = sum(row.left for row in rows)
-    say(console, f"{total} runs: {total - left} finished, {left} to train.")
+    say(
+        console, f"{total} run{'s' if total > 1 else ''}: {total - left} finished, {left} to train."
+    )
     if left:
         for row in rows:
             if row.left and row.cost not in costs:

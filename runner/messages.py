@@ -23,7 +23,8 @@ from conf.errors import UsageError, did_you_mean
 from conf.schema import known_keys
 from runner.interruption import Interrupted, install_handlers
 
-# Hydra's words for an override that it cannot apply.
+# Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
+IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 
 
@@ -108,7 +109,10 @@ def _is_from_composing(mistake: Exception) -> bool:
 
 def no_such_key(key: str) -> str:
     """What to say of a key that the configuration does not have."""
-    return f"There is no setting {key}.{did_you_mean(key, known_keys())} --cfg job shows them all."
+    known = list(known_keys())
+    if "." not in key:
+        known += [name.rpartition(".")[2] for name in known]
+    return f"There is no setting {key}.{did_you_mean(key, known)} --cfg job shows them all."
 
 
 def sentence(mistake: Exception) -> str:
@@ -133,6 +137,8 @@ def sentence(mistake: Exception) -> str:
         options = ", ".join(mistake.options)
         near = did_you_mean(name, mistake.options)
         return f"There is no {group} {name!r}.{near} There are {options}."
+    if key := IN_A_FILE.match(text):
+        return f"{key[1]}.yaml: {no_such_key(key[2])}"
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")

@@ -201,7 +201,7 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
             data = folder.run.data
             data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
             data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
-            if config.evaluation.tokens > data.held_out_tokens:
+            if config.evaluation.tokens > data.held_out_tokens > 0:
                 folder.run.notes.append(
                     f"evaluation.tokens={config.evaluation.tokens} is more than the text's "
                     f"{data.held_out_tokens} held-out tokens, which are all evaluated."
@@ -286,7 +286,8 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
 def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:
     """Print the results of a run in a few lines."""
     run, results = folder.run, folder.run.results
-    title = f"{run.stage.name} ({run.stage.title})"
+    named = " ".join([run.stage.name, *run.ablation.overrides])
+    title = f"{named} ({run.stage.title})"
     if run.status is Status.failed:
         say(console, f"{title} failed: {run.message}", "red")
         return

@@ -1,6 +1,9 @@
 """torch.compile, applied to a part of the model or all of it before the first step."""
 
+import os
+import re
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,23 +34,42 @@ def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str
             block.compile(dynamic=False, mode=mode)
     if train.compile_scope is CompileScope.blocks_and_head:
         model.loss = torch.compile(model.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with autocast:
-                loss = _first_pass(model, idx_BT, train.compile_scope)
-            loss.backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # compilers raise errors of any type, and none must end the run
-        if is_out_of_memory(error):
-            raise
-        torch.compiler.set_stance("force_eager")
-        message = " ".join(str(error).split())[:200]
-        failure = f"compilation failed ({type(error).__name__}: {message})"
+    compiling = True
+    while compiling:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with autocast:
+                    loss = _first_pass(model, idx_BT, train.compile_scope)
+                loss.backward()  # type: ignore[no-untyped-call]
+            compiling = False
+        except Exception as error:  # compilers raise errors of any type, and none must end the run
+            if is_out_of_memory(error):
+                raise
+            compiling = _removed(error)
+            if not compiling:
+                torch.compiler.set_stance("force_eager")
+                message = " ".join(str(error).split())[:200]
+                failure = f"compilation failed ({type(error).__name__}: {message})"
     model.zero_grad(set_to_none=True)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     synchronise(device)
     return failure
+
+
+def _removed(error: Exception) -> bool:
+    """Whether a kernel that cannot be loaded was removed from the cache, to be compiled again.
+
+    One is left half written where the compiler was ended.
+    """
+    named = re.search(r"(/\S+\.so)\b", str(error))
+    kernel, cache = Path(named[1] if named else ""), os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if not cache or not kernel.is_relative_to(cache) or not kernel.exists():
+        return False
+    kernel.unlink()
+    torch.compiler.reset()
+    return True
 
 
 def cache_state() -> str:

@@ -192,6 +192,12 @@ def test_a_run_finds_the_kernels_that_a_sweep_compiled(
     assert compiled
     assert command_line(*overrides, "seed=2").returncode == 0
     assert set((tmp_path / "cache/inductor/fxgraph").rglob("*")) == compiled
+    kernels = list((tmp_path / "cache/inductor").rglob("*.so"))
+    assert kernels
+    for kernel in kernels:  # as a compiler that was ended leaves them
+        kernel.write_bytes(b"")
+    assert command_line(*overrides, "seed=3").returncode == 0
+    assert "torch.compile" in records(tmp_path)["step07"]["applied"]
 
 
 def test_a_sweep_over_the_whole_ladder_leaves_a_report(

@@ -220,7 +220,8 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
             )
             raise
         except Exception as error:
-            if isinstance(error, UsageError) and not folder.steps:
+            trained = folder.steps or (folder.path / CHECKPOINT).exists()
+            if isinstance(error, UsageError) and not trained:
                 folder.remove()  # a mistake in the command leaves nothing behind
                 raise
             _close(folder, Status.failed, _failure(error, folder, config), console)

@@ -22,9 +22,9 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
     [
         pytest.param(faults.killed_writing_a_checkpoint, 1, marks=pytest.mark.slow),
         (faults.asked_to_end, 1),
-        (faults.asked_twice, 1),
+        pytest.param(faults.asked_twice, 1, marks=pytest.mark.slow),
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
-        (faults.out_of_memory, 1),
+        pytest.param(faults.out_of_memory, 1, marks=pytest.mark.slow),
         (faults.disk_full, 1),
         (faults.folder_gone, 3),
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),

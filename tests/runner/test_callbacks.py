@@ -72,6 +72,7 @@ def test_a_sweep_without_the_report_keeps_its_exit_status(
     assert not (tmp_path / "outputs" / "ladder" / "report").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_experiments_reports_on_each(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

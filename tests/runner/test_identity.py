@@ -47,6 +47,7 @@ def test_equal_values_are_equal_conditions_however_they_were_set() -> None:
     assert composed_conditions("train.micro_batch_size=2", "model=nano") == composed_conditions()
 
 
+@pytest.mark.slow
 def test_a_changed_message_trains_nothing_again_and_a_changed_loop_does(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(server: str, tmp_path: Pat
     assert file.read_bytes() == TEXT
 
 
+@pytest.mark.slow
 def test_without_a_network_pythons_documentation_is_used_with_a_message(tmp_path: Path) -> None:
     name, (file,), fallback = find_text(
         "known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path

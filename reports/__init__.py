@@ -82,7 +82,7 @@ def write_report(
     if len(experiments) == 1:
         folder = folder / "report"
     else:
-        folder = folder.parent / "-and-".join(Path(each).resolve().name for each in experiments)
+        folder = folder.parent / "-and-".join(Path(each).absolute().name for each in experiments)
     page = write(found, Path(output) if output else folder)
     if console:
         show(found, page, console)

@@ -194,9 +194,9 @@ def _order(run: Run) -> tuple[int, str, int, str]:
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """The folders' own names, with the parent's before it where two are called the same."""
-    names = [folder.resolve().name for folder in folders]
+    names = [folder.absolute().name for folder in folders]
     return {
-        folder: f"{folder.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        folder: f"{folder.absolute().parent.name}/{name}" if names.count(name) > 1 else name
         for folder, name in zip(folders, names, strict=True)
     }
 

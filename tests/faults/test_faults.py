@@ -21,7 +21,7 @@ def lab(tmp_path: Path, shared_dir: Path, text_file: Path) -> Lab:
     ("fault", "times"),
     [
         pytest.param(faults.killed_writing_a_checkpoint, 1, marks=pytest.mark.slow),
-        (faults.asked_to_end, 1),
+        pytest.param(faults.asked_to_end, 1, marks=pytest.mark.slow),
         pytest.param(faults.asked_twice, 1, marks=pytest.mark.slow),
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
         pytest.param(faults.out_of_memory, 1, marks=pytest.mark.slow),

@@ -84,7 +84,11 @@ def _compared(members: Sequence[tuple[Group, StageRuns]], rules: ReportConf) -> 
         group, stage = members[i]
         what = ", ".join(_said(key, described[i].get(key)) for key in varied)
         more = None
-        if best is not None and i != best and _comparable(group, members[best][0]):
+        if (
+            best is not None
+            and i != best
+            and group.conditions.same_but_for_settings(members[best][0].conditions)
+        ):
             more = held_out_difference(pairs_of(members[best][1], stage), rules)
         rows.append(Alternative(what, stage, more))
     lowest = rows[order.index(best)] if best is not None else None
@@ -137,8 +141,3 @@ def _sort_key(values: Sequence[Any]) -> list[tuple[bool, float, str]]:
 
 def _loss(stage: StageRuns) -> float:
     return stage.mean.held_out
-
-
-def _comparable(one: Group, other: Group) -> bool:
-    """Whether their held-out losses are on the same windows, from the same code and device."""
-    return one.conditions._replace(settings="") == other.conditions._replace(settings="")

@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Bank:
         self.member = members[0]
         self.by_hand = {key: self.base[key] for key in sorted(by_hand & self.base.keys())}
         for run in runs:
-            if Conditions.of(run.record)._replace(settings=conditions.settings) == conditions:
+            if Conditions.of(run.record).same_but_for_settings(conditions):
                 flat = flatten(run.record.config)
                 own = {key: flat.get(key) for key in self.base}
                 self._runs[_as_key(own)].append(run)
@@ -99,7 +100,7 @@ class Bank:
         known = any(stage == each.name for each in self.stages)
         return [each.name for each in self.ladder().chain(stage)] if known else []
 
-    @property
+    @cached_property
     def plain_runs(self) -> list[ReadRun]:
         """The runs of the stages as they are, whatever command trained them.
 
@@ -108,6 +109,11 @@ class Bank:
         """
         found = (self.find(Cell(Ablation(stage.name))) for stage in self.stages)
         return [run for runs in found if runs for run in runs.rounds]
+
+    @cached_property
+    def in_ladder(self) -> set[str]:
+        """The names of the runs of the stages as they are."""
+        return {run.name for run in self.plain_runs}
 
     def cells(self, plan: Plan, stage: str = "") -> list[Cell]:
         """What a plan's runs train, without their seeds and repeats; of another stage, if named.

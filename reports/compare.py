@@ -366,7 +366,7 @@ STRETCHED = ("train.steps", "train.warmup_steps")
 
 def _stretched(run: Run, longer: Run) -> bool:
     """Whether the two differ in the number of steps alone, and in the warmup in proportion."""
-    same = Conditions.of(run)._replace(settings="") == Conditions.of(longer)._replace(settings="")
+    same = Conditions.of(run).same_but_for_settings(Conditions.of(longer))
     rest = [{k: v for k, v in r.conditions.items() if k not in STRETCHED} for r in (run, longer)]
     a, b = run.config["train"], longer.config["train"]
     in_proportion = a["warmup_steps"] * b["steps"] == b["warmup_steps"] * a["steps"]

@@ -125,7 +125,7 @@ class Findings:
     @cached_property
     def claims(self) -> list[Judgement]:
         evidence = Evidence(
-            [group for group in self.groups if group.experiment == self.main.experiment],
+            self._own_groups,
             [run for run in self.records.found if run.experiment == self.main.experiment],
             self.verdicts[0],
             self.control,
@@ -156,6 +156,11 @@ class Findings:
         return find_alternatives(self.groups, self._elsewhere, self.rules)
 
     @property
+    def _own_groups(self) -> list[Group]:
+        """The groups of the main one's experiment."""
+        return [group for group in self.groups if group.experiment == self.main.experiment]
+
+    @property
     def _elsewhere(self) -> set[str]:
         """The runs that a plan's table shows, or the control."""
         control = self.control.pairs if self.control else []
@@ -166,8 +171,7 @@ class Findings:
         """Gradient accumulation against the stage below it, trained for as many tokens."""
         for stage in reversed(self.main.ladder):
             if ACCUMULATES in stage.newest.stage.changes:
-                same = [g for g in self.groups if g.experiment == self.main.experiment]
-                return find_control(stage, same, self.shared, self.rules)
+                return find_control(stage, self._own_groups, self.shared, self.rules)
         return None
 
     @cached_property

@@ -138,8 +138,7 @@ def _is_ladder(started: Mapping[Cell, StageRuns], bank: Bank) -> bool:
     """
     if all(cell.typed and dict(cell.typed).keys() <= bank.by_hand.keys() for cell in started):
         return False
-    ladder = {run.name for run in bank.plain_runs}
-    return all(run.name in ladder for runs in started.values() for run in runs.rounds)
+    return all(run.name in bank.in_ladder for runs in started.values() for run in runs.rounds)
 
 
 def _references(

@@ -87,8 +87,7 @@ class Worth:
 def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> Worth | None:
     """What the runs of a group and the ablations say; None where there are no ablations."""
     lowest = next(stage.name for stage in bank.stages if stage.about.aim is Aim.baseline)
-    in_ladder = {run.name for run in bank.plain_runs}
-    top = _top(main, bank, in_ladder)
+    top = _top(main, bank)
     factorial, sets, found = _factorial(bank, plans)
     found |= {name: bank.find(Cell(Ablation(name))) for name in (lowest, top)}
     below_top = bank.names_below(top)
@@ -101,10 +100,12 @@ def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf
         mine = next((s for s in ladder if s.name == stage.name), None)
         if mine and mine.vs_previous.loss and not mine.vs_previous.skipped:
             ways[Way.in_place] = mine.vs_previous.loss
-        cells = [Cell(Ablation(lowest, plus=(stage.name,)))]
-        cells += [Cell(Ablation(top, (stage.name,)))] if stage.name in below_top else []
-        found |= {str(cell): bank.find(cell) for cell in cells}
-        added, taken = ([found[str(cell)] for cell in cells] + [None])[:2]
+        plus, without = (
+            Cell(Ablation(lowest, plus=(stage.name,))),
+            Cell(Ablation(top, (stage.name,))),
+        )
+        added = found[str(plus)] = bank.find(plus)
+        taken = found[str(without)] = bank.find(without) if stage.name in below_top else None
         alone, missing = pairs_of(found[lowest], added), pairs_of(taken, found[top])
         for way, pairs in ((Way.alone, alone), (Way.missing, missing)):
             if difference := held_out_difference(pairs, rules):
@@ -118,7 +119,7 @@ def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf
         steps.append(StepWorth(stage, ways, more))
         contexts.append(_context(alone, missing, rules))
     names = {run.name for runs in found.values() if runs for run in runs.rounds}
-    if names <= in_ladder or not any(set(step.ways) - {Way.in_place} for step in steps):
+    if names <= bank.in_ladder or not any(set(step.ways) - {Way.in_place} for step in steps):
         return None
     steps = [
         replace(step, context=context, p=p)
@@ -133,11 +134,11 @@ def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf
     return Worth(steps, lowest, top, factorial, sets, interactions, lost)
 
 
-def _top(main: Group, bank: Bank, in_ladder: set[str]) -> str:
+def _top(main: Group, bank: Bank) -> str:
     """The stage from which most single steps were left out, else the highest that finished."""
     left_out = {
         stage.name: sum(
-            runs is not None and any(run.name not in in_ladder for run in runs.measurable)
+            runs is not None and any(run.name not in bank.in_ladder for run in runs.measurable)
             for step in bank.names_below(stage.name)
             for runs in [bank.find(Cell(Ablation(stage.name, (step,))))]
         )

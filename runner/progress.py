@@ -61,7 +61,7 @@ def step_progress(
 
         def show(step: Step) -> None:
             nonlocal shown
-            if console.is_terminal or console.is_jupyter:
+            if _is_live(console):
                 rate = step.tokens / step.step_ms * 1e3
                 figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
                 bar.update(task, advance=1, figures=figures)
@@ -82,5 +82,9 @@ def _bar(
     console: Console, first: ProgressColumn, *rest: ProgressColumn, transient: bool = False
 ) -> Progress:
     columns = (first, BarColumn(bar_width=24), *rest, TimeRemainingColumn())
-    live = console.is_terminal or console.is_jupyter
-    return Progress(*columns, console=console, disable=not live, transient=transient)
+    return Progress(*columns, console=console, disable=not _is_live(console), transient=transient)
+
+
+def _is_live(console: Console) -> bool:
+    """Whether a bar can be drawn again and again."""
+    return console.is_terminal or console.is_jupyter

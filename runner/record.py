@@ -438,6 +438,10 @@ class Conditions(NamedTuple):
         text = run.data.sha256, run.data.windows_sha256
         return cls(*text, on.device, on.device_name, run.code, on.torch, precisions, settings)
 
+    def same_but_for_settings(self, other: "Conditions") -> bool:
+        """Whether text, windows, device, code and precision are the same."""
+        return self._replace(settings=other.settings) == other
+
     @property
     def describes_settings(self) -> bool:
         """Whether the settings are those of the configuration, as they were not in format 2."""

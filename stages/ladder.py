@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -109,14 +109,19 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
 
 
+def read_yaml(file: Path) -> DictConfig | ListConfig:
+    """A file of the configuration. Raises UsageError where it is no YAML."""
+    try:
+        return OmegaConf.load(file)
+    except YAMLError as error:
+        raise UsageError(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+
+
 def _load(file: Path) -> DictConfig:
     """An overlay. Raises UsageError where it is none."""
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
-    try:
-        overlay = OmegaConf.load(file)
-    except YAMLError as error:
-        raise UsageError(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+    overlay = read_yaml(file)
     if not isinstance(overlay, DictConfig):
         raise UsageError(f"{file} sets nothing; write keys with their values.")
     return overlay

@@ -16,11 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from conf.errors import UsageError
 from conf.schema import PlanConf
-from stages.ladder import CONF
+from stages.ladder import CONF, read_yaml
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
 SECTIONS = {"defaults", "hydra", "plan"}
@@ -51,10 +50,7 @@ def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
 
 def read_plan(file: Path) -> Plan:
     """Raises UsageError for a file that is not a plan."""
-    try:
-        content = OmegaConf.load(file)
-    except YAMLError as mistake:
-        raise UsageError(f"{file} is no valid YAML: {' '.join(str(mistake).split())}.") from None
+    content = read_yaml(file)
     params = OmegaConf.select(content, "hydra.sweeper.params")
     if not isinstance(content, DictConfig) or not isinstance(params, DictConfig):
         raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")

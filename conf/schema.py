@@ -66,6 +66,13 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class Sharding(Enum):
+    """On several processes: each has the whole model (DDP), or each a part of it (FSDP)."""
+
+    none = "none"
+    fsdp = "fsdp"
+
+
 class Checkpoint(Enum):
     """Which weights a run keeps; `best`: the lowest held-out loss at a checkpoint or at the end."""
 
@@ -178,6 +185,8 @@ class TrainConf:
     compile_mode: CompileMode
     flow_checks: bool
     checkpoint_every: CheckpointEvery
+    sharding: Sharding
+    timeout_minutes: PositiveFloat  # after which a process that does not answer ends the run
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -187,6 +196,12 @@ class TrainConf:
     def grad_accum_steps(self) -> int:
         """Micro batches that make one optimizer step."""
         return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
+
+    def share(self, processes: int) -> tuple[int, int]:
+        """Sequences of a micro batch and micro batches of a step, in each of some processes."""
+        sequences = self.micro_batch_size * self.grad_accum_steps // processes
+        micro_batch_size = min(self.micro_batch_size, sequences)
+        return micro_batch_size, sequences // micro_batch_size
 
 
 @dataclass

@@ -13,6 +13,8 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from conf.errors import UsageError
+from runner import world
 from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
@@ -78,7 +80,8 @@ class RunFolder:
     def locked(self, console: Console) -> Iterator[bool]:
         """Hold the folder's lock, after waiting for another process that trains in the folder.
 
-        Gives whether it had to wait. The lock of a process that died is free.
+        Gives whether it had to wait. The lock of a process that died is free. Raises UsageError
+        instead of waiting where several processes train together.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -90,6 +93,10 @@ class RunFolder:
             self.reload()
             trainer = self._run.process if self._run else None
             who = f"process {trainer.pid} on {trainer.host}" if trainer else "another process"
+            if world.size() > 1:  # the others would not know what this one waits for
+                raise UsageError(
+                    f"{self.path}: {who} is training it; wait until that has ended."
+                ) from None
             say(console, f"{self.path}: waiting for {who}, which is training it.")
             lock.acquire()
         try:
@@ -185,6 +192,32 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 file.close()
         self._files = {}
+
+
+class UnwrittenFolder(RunFolder):
+    """The same in a process that writes nothing: of several that train a run, all but the first."""
+
+    @contextlib.contextmanager
+    def locked(self, console: Console) -> Iterator[bool]:
+        yield False
+
+    def start(self, run: Run, afresh: bool) -> None:
+        self._run = run
+
+    def save(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+    def end(self, status: Status, message: str | None = None) -> None:
+        self.run.status = status
+
+    def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
+        self.steps, self.windows = list(steps), list(windows)
+
+    def _append(self, name: str, lines: str) -> None:
+        pass
 
 
 def now() -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,16 @@ from rich.console import Console
 
 from conf.errors import UsageError, did_you_mean
 from conf.schema import known_keys
+from runner import world
 from runner.interruption import Interrupted, install_handlers
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
+
+
+# How long a process leaves it to the first to say what is wrong.
+PATIENCE_SECONDS = 30
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -39,7 +45,12 @@ def warn(console: Console, text: str) -> None:
 
 
 def error(message: str) -> None:
-    """Print an error on standard error."""
+    """Print an error on standard error.
+
+    Of several processes the first speaks; torchrun then ends the others, which wait for that.
+    """
+    if not world.is_first():
+        time.sleep(PATIENCE_SECONDS)
     say(Console(stderr=True), message, "red")
 
 

@@ -145,6 +145,8 @@ class Environment:
     device: str | None = optional("cpu, cuda or mps")
     device_name: str | None = optional("the device's own name")
     threads: int | None = optional("CPU threads torch used")
+    processes: int = described("processes that trained the run together", default=1)
+    sharding: str | None = optional("fsdp where each of them had a part of the model, or empty")
 
     @property
     def machine(self) -> str:
@@ -185,11 +187,11 @@ class Results:
     tokens_per_step: float = measured("tokens in an optimizer step")
     tokens_per_second: float = measured("tokens_per_step over step_ms")
     step_ms: float = measured("milliseconds of a step, median over the warm steps")
-    mfu: float = measured("FLOP/s of the model over peak_flops")
+    mfu: float = measured("FLOP/s of the model over peak_flops of all processes")
     peak_flops: float = measured("FLOP/s of the fastest matrix product measured on the machine")
     flops_before: float = measured("FLOP/s of that product before the steps, median")
     flops_after: float = measured("the same after the steps")
-    peak_memory_bytes: float = measured("largest memory of the run in bytes")
+    peak_memory_bytes: float = measured("largest memory of a process in bytes")
     peak_flops_dtype: str | None = optional("type of that matrix product")
 
 
@@ -450,8 +452,11 @@ class Conditions(NamedTuple):
 
 def same_speed_conditions(a: Run, b: Run) -> bool:
     """Whether two comparable runs may be compared by speed too."""
-    found = [(r.environment.threads, r.products.answers if r.products else "") for r in (a, b)]
-    return found[0] == found[1]
+    ours, theirs = (
+        (on.threads, on.processes, on.sharding, r.products.answers if r.products else "")
+        for r, on in ((a, a.environment), (b, b.environment))
+    )
+    return ours == theirs
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:

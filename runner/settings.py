@@ -1,7 +1,6 @@
 """A composed configuration, typed and checked: every error in it is found before torch loads."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -9,7 +8,9 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import CompileMode, Config, Schedule, validator
+from conf.schema import CompileMode, Config, Schedule, Sharding, validator
+from gpt2.config import Norm
+from runner import world
 from runner.messages import no_such_key
 
 Typed = TypeVar("Typed")
@@ -53,6 +54,14 @@ def read_settings(cfg: DictConfig) -> Config:
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
+    sequences, processes = train.micro_batch_size * train.grad_accum_steps, world.size()
+    if sequences % processes or (sequences // processes) % train.share(processes)[0]:
+        raise UsageError(
+            f"A batch of {sequences} sequences, {train.grad_accum_steps} x "
+            f"train.micro_batch_size={train.micro_batch_size}, cannot be divided among {processes} "
+            "processes; start a number of processes that divides it, or change "
+            "train.micro_batch_size or train.total_batch_tokens."
+        )
     if train.clip_grad_norm is not None and train.clip_grad_norm < train.eps:
         raise UsageError(
             f"train.clip_grad_norm={train.clip_grad_norm:g} leaves gradients smaller than AdamW's "
@@ -64,11 +73,6 @@ def read_settings(cfg: DictConfig) -> Config:
             "train.compile_mode=reduce_overhead uses CUDA graphs, in which a micro batch "
             "overwrites the gradients that accumulation adds up; give default or max_autotune to "
             "a stage that accumulates."
-        )
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            "WORLD_SIZE is set, and training on several processes is not supported yet; "
-            "start one process with python -m runner."
         )
     return config
 
@@ -90,6 +94,13 @@ def remarks(config: Config) -> list[str]:
         found.append("train.decay_matrices_only has no effect: train.weight_decay is 0.")
     if train.compile_mode is not CompileMode.default and not train.compile:
         found.append(f"train.compile_mode={train.compile_mode.name} has no effect without compile.")
+    if train.sharding is not Sharding.none and world.size() == 1:
+        found.append(
+            f"train.sharding={train.sharding.name} has no effect: one process trains, and torchrun "
+            "starts several."
+        )
+    if getattr(config.model, "norm", None) is Norm.batch and world.size() > 1:
+        found.append("Batch norm takes its statistics from each process's part of a batch alone.")
     return found
 
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -50,6 +51,7 @@ def error(message: str) -> None:
     Of several processes the first speaks; torchrun then ends the others, which wait for that.
     """
     if not world.is_first():
+        install_handlers(signal.SIG_DFL)
         time.sleep(PATIENCE_SECONDS)
     say(Console(stderr=True), message, "red")
 

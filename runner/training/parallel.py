@@ -20,7 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,7 +52,7 @@ class Parallel:
     rank: int = 0
     size: int = 1
     timeout_minutes: float = 0.0
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def is_first(self) -> bool:
@@ -97,7 +100,7 @@ class Parallel:
         FSDP shards it in place, a block at a time, so that no device ever holds all of it.
         """
         if self.size > 1 and sharding is Sharding.fsdp:
-            mesh = dist.init_device_mesh(self.device.type, (self.size,))
+            mesh = init_device_mesh(self.device.type, (self.size,))
             for block in model.h:
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
@@ -135,10 +138,10 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
         return
     timeout = timedelta(minutes=timeout_minutes)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
         # A sweep starts a new group for every run.
         number = store.add(f"runs/{rank}", 1)
-        store = dist.PrefixStore(f"run/{number}", store)
+        store = PrefixStore(f"run/{number}", store)
         backend = dist.get_default_backend_for_device(device)
         dist.init_process_group(backend, None, timeout, size, rank, store)
     except (ValueError, RuntimeError) as error:
@@ -174,7 +177,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+def whole_weights(model: nn.Module) -> dict[str, Any]:
     """A model's parameters and buffers by name, in the first process; the others get nothing."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
@@ -190,7 +193,7 @@ def whole_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def load_whole(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    weights: dict[str, Tensor],
+    weights: dict[str, Any],
     moments: dict[str, Tensor],
 ) -> None:
     """Give all processes their part of what the two functions above returned to the first."""
@@ -206,7 +209,7 @@ def load_whole(
     set_optimizer_state_dict(model, optimizer, content, options=options)
 
 
-def _is_from_a_collective(error: Exception) -> bool:
+def _is_from_a_collective(error: BaseException) -> bool:
     """Whether the communication between processes failed."""
     words = ("gloo", "onnection closed by peer", "NCCL", "ProcessGroup")
     text = str(error)

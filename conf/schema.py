@@ -74,6 +74,13 @@ class Checkpoint(Enum):
     best = "best"
 
 
+class Logger(Enum):
+    """What gets a run's numbers beside its record, to watch it: TensorBoard, or nothing."""
+
+    none = "none"
+    tensorboard = "tensorboard"
+
+
 @dataclass
 class DataConf:
     """Where text comes from. `path` is a file, folder or glob; `url` is fetched if it is null."""
@@ -227,6 +234,13 @@ class SampleConf:
 
 
 @dataclass
+class LoggerConf:
+    """To watch a run; what a logger can be told is beside its name."""
+
+    name: Logger
+
+
+@dataclass
 class Config:
     """The whole configuration of a run."""
 
@@ -246,6 +260,7 @@ class Config:
     evaluation: EvaluationConf
     sample: SampleConf
     report: ReportConf
+    logger: LoggerConf
     dry_run: bool
     stage: StageConf | None
     without: list[str]

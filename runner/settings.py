@@ -4,12 +4,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import CompileMode, Config, Schedule, validator
+from conf.schema import CompileMode, Config, Logger, Schedule, validator
 from runner.messages import no_such_key
 
 Typed = TypeVar("Typed")
@@ -64,6 +65,11 @@ def read_settings(cfg: DictConfig) -> Config:
             "train.compile_mode=reduce_overhead uses CUDA graphs, in which a micro batch "
             "overwrites the gradients that accumulation adds up; give default or max_autotune to "
             "a stage that accumulates."
+        )
+    if config.logger.name is Logger.tensorboard and not find_spec("tensorboard"):
+        raise UsageError(
+            "logger=tensorboard needs a package that is not installed: "
+            "pip install 'gpt2-ladder[tensorboard]'."
         )
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(

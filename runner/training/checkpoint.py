@@ -85,6 +85,7 @@ class Checkpoints:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
+            self.folder.start(self.folder.run, afresh=True)
             return False
         self.model.load_state_dict(_named("model.", tensors))
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)

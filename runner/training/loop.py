@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from conf.schema import Checkpoint, Config
+from conf.schema import Checkpoint, Config, Logger
 from gpt2.config import GPTConfig, Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
@@ -50,6 +50,10 @@ def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -
     FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
     training = set_up(config, corpus, folder, console)
+    if config.logger.name is Logger.tensorboard:
+        from runner.tensorboard import TensorBoard  # its package is optional
+
+        folder.watcher = TensorBoard(folder, console)
     run_steps(training, config, folder, console)
     conclude(training, config, folder)
 

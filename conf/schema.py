@@ -285,6 +285,15 @@ class ExporterConfig:
     folder: str
 
 
+@dataclass
+class TidierConfig:
+    """The command that lists what the folders hold, and removes what is named."""
+
+    output_dir: str
+    cache_dir: str
+    remove: list[str]
+
+
 @functools.cache
 def validator(kind: type) -> Any:
     """Pydantic's TypeAdapter of a type with ranges, made once."""
@@ -320,6 +329,7 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)
+    store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

@@ -32,6 +32,7 @@ from runner.record import (
 )
 
 LOG = "log.txt"
+LOCK = ".lock"
 
 
 class Watcher(Protocol):
@@ -93,7 +94,7 @@ class RunFolder:
         Gives whether it had to wait. The lock of a process that died is free.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         waited = False
         try:
             lock.acquire(blocking=False)

@@ -97,10 +97,9 @@ class Item:
 
 def tidy(config: TidierConfig, console: Console) -> None:
     """List what the folders hold, or remove what is named. Raises UsageError and OSError."""
-    kinds = ", ".join(ABOUT)
     for name in config.remove:
         if name not in ABOUT:
-            near = did_you_mean(name, ABOUT)
+            near, kinds = did_you_mean(name, ABOUT), ", ".join(ABOUT)
             raise UsageError(f"remove=[{name}]: there is no {name}.{near} There are {kinds}.")
     output_dir, cache_dir = (
         Path(folder).expanduser().resolve() for folder in (config.output_dir, config.cache_dir)
@@ -127,13 +126,9 @@ def tidy(config: TidierConfig, console: Console) -> None:
         say(console, f"{cache_dir}:", "bold")
         _print_table(items, list(IN_THE_CACHE), console)
         say(console, "'remove=[reports,kernels]' removes what it names; records always stay.")
-    stopped = {item.path.parent for item in items if item.resumed} - {*in_use}
-    for said, named in (
-        ("Without their checkpoints these runs start over:", sorted(stopped)),
-        ("Being trained, and left alone, as are reports and the cache:", in_use),
-    ):
-        if named:
-            warn(console, "\n  ".join([said, *(str(run.relative_to(output_dir)) for run in named)]))
+    stopped = {item.path.parent for item in items if item.resumed}.difference(in_use)
+    _name("Without their checkpoints these runs start over:", sorted(stopped), console)
+    _name("Being trained, and left alone, as are reports and the cache:", in_use, console)
 
 
 def in_a_run(folder: Path) -> Iterator[Item]:
@@ -185,6 +180,12 @@ def _taken(found: Iterable[Item], asked: Sequence[str], free: bool) -> list[Item
     for item in taken:
         item.remove()
     return taken
+
+
+def _name(said: str, runs: Sequence[Path], console: Console) -> None:
+    """Warn of runs by their experiment, stage and label."""
+    if runs:
+        warn(console, "\n  ".join([said, *("/".join(run.parts[-3:]) for run in runs)]))
 
 
 def _print_table(items: Sequence[Item], kinds: Sequence[str], console: Console) -> None:

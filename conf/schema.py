@@ -81,6 +81,13 @@ class Checkpoint(Enum):
     best = "best"
 
 
+class Logger(Enum):
+    """What gets a run's numbers beside its record, to watch it: TensorBoard, or nothing."""
+
+    none = "none"
+    tensorboard = "tensorboard"
+
+
 @dataclass
 class DataConf:
     """Where text comes from. `path` is a file, folder or glob; `url` is fetched if it is null."""
@@ -242,6 +249,13 @@ class SampleConf:
 
 
 @dataclass
+class LoggerConf:
+    """To watch a run; what a logger can be told is beside its name."""
+
+    name: Logger
+
+
+@dataclass
 class Config:
     """The whole configuration of a run."""
 
@@ -261,6 +275,7 @@ class Config:
     evaluation: EvaluationConf
     sample: SampleConf
     report: ReportConf
+    logger: LoggerConf
     dry_run: bool
     stage: StageConf | None
     without: list[str]
@@ -283,6 +298,15 @@ class ExporterConfig:
 
     weights: str
     folder: str
+
+
+@dataclass
+class TidierConfig:
+    """The command that lists what the folders hold, and removes what is named."""
+
+    output_dir: str
+    cache_dir: str
+    remove: list[str]
 
 
 @functools.cache
@@ -320,6 +344,7 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)
+    store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

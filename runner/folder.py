@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -19,6 +19,7 @@ from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
     CHECKPOINT,
+    EVENTS,
     HELD_OUT,
     STEPS,
     WEIGHTS,
@@ -33,6 +34,17 @@ from runner.record import (
 )
 
 LOG = "log.txt"
+LOCK = ".lock"
+
+
+class Watcher(Protocol):
+    """Gets what a run measures as it is written into the run's folder. Raises no Exception."""
+
+    def add_step(self, step: Step) -> None: ...
+
+    def add_windows(self, windows: Sequence[Window]) -> None: ...
+
+    def end(self, run: Run) -> None: ...
 
 
 class RunFolder:
@@ -46,6 +58,7 @@ class RunFolder:
         self.path = path
         self.steps: list[Step] = []
         self.windows: list[Window] = []
+        self.watcher: Watcher | None = None
         self._files: dict[str, TextIO] = {}
         self.reload()
 
@@ -84,7 +97,7 @@ class RunFolder:
         instead of waiting where several processes train together.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         waited = False
         try:
             lock.acquire(blocking=False)
@@ -107,15 +120,15 @@ class RunFolder:
 
     def start(self, run: Run, afresh: bool) -> None:
         """Begin the record of a run; `afresh` deletes a checkpoint too."""
-        stale = [STEPS, HELD_OUT, LOG, "traceback.txt"]
+        stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by safetensors, killed
         if afresh or not (self.path / CHECKPOINT).exists():
-            stale += [CHECKPOINT, WEIGHTS]
+            stale += [CHECKPOINT, WEIGHTS, EVENTS]
         for name in stale:
-            (self.path / name).unlink(missing_ok=True)
-        for left in self.path.glob(".tmp*"):  # by safetensors, when killed
-            left.unlink(missing_ok=True)
+            for left in self.path.glob(name):
+                left.unlink(missing_ok=True)
         if self.damage and (self.path / "run.json").exists():
             os.replace(self.path / "run.json", self.path / "run.json.damaged")
+        self.damage = None
         run.process = Process(platform.node(), os.getpid())
         run.started = now()
         self._run = run
@@ -150,11 +163,15 @@ class RunFolder:
         self.steps.append(step)
         self._append(STEPS, _row(step))
         self._append(LOG, step.line())
+        if self.watcher:
+            self.watcher.add_step(step)
 
     def add_windows(self, windows: Sequence[Window]) -> None:
         """Append one evaluation to held_out.csv. Raises OSError."""
         self.windows += windows
         self._append(HELD_OUT, "".join(map(_row, windows)))
+        if self.watcher:
+            self.watcher.add_windows(windows)
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
@@ -163,6 +180,8 @@ class RunFolder:
         self.run.steps_sha256 = _sha256(self.path / STEPS)
         self.run.held_out_sha256 = _sha256(self.path / HELD_OUT)
         self.save()
+        if self.watcher:
+            self.watcher.end(self.run)
 
     def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
         self._close_files()

@@ -29,6 +29,7 @@ from runner.interruption import Interrupted, install_handlers
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
+MERGED = re.compile(r"Error merging override ([^=]+)=(.*)")
 
 
 # How long a process leaves it to the first to say what is wrong.
@@ -145,6 +146,8 @@ def sentence(mistake: Exception) -> str:
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
     if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
         return no_such_key(key[1])
+    if "is not a ListConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
+        return f"{merged[1]}={merged[2]}: write a list, {merged[1]}=[{merged[2]}]."
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:
         group, _, name = str(mistake.missing_cfg_file).rpartition("/")
         options = ", ".join(mistake.options)

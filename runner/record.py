@@ -30,6 +30,7 @@ STEPS = "steps.csv"
 HELD_OUT = "held_out.csv"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
@@ -82,6 +83,10 @@ class Step:
     def is_finite(self) -> bool:
         """Whether training can go on from the step's loss and norm."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.step_ms * 1e3
 
     def line(self) -> str:
         """The step's line of the log, in the guide's form."""

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import CompileMode, Config, Schedule, Sharding, validator
+from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
 from gpt2.config import Norm
 from runner import world
 from runner.messages import no_such_key
@@ -73,6 +74,11 @@ def read_settings(cfg: DictConfig) -> Config:
             "train.compile_mode=reduce_overhead uses CUDA graphs, in which a micro batch "
             "overwrites the gradients that accumulation adds up; give default or max_autotune to "
             "a stage that accumulates."
+        )
+    if config.logger.name is Logger.tensorboard and not find_spec("tensorboard"):
+        raise UsageError(
+            "logger=tensorboard needs a package that is not installed: "
+            "pip install 'gpt2-ladder[tensorboard]'."
         )
     return config
 

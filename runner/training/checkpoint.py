@@ -118,6 +118,7 @@ class Checkpoints:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
+            self.folder.start(self.folder.run, afresh=True)
             return {}, None
         rows = tensors["steps"].tolist()
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in rows]

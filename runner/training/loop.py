@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from conf.schema import Checkpoint, Config
+from conf.schema import Checkpoint, Config, Logger
 from gpt2.config import GPTConfig, Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
@@ -57,6 +57,10 @@ def train(
     FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
     training = set_up(config, corpus, folder, console, parallel)
+    if config.logger.name is Logger.tensorboard and parallel.is_first:
+        from runner.tensorboard import TensorBoard  # its package is optional
+
+        folder.watcher = TensorBoard(folder, console)
     run_steps(training, config, folder, console)
     conclude(training, config, folder)
 

@@ -32,7 +32,7 @@ from runner.identity import (
     recipe,
     variant,
 )
-from runner.interruption import Interrupted
+from runner.interruption import Interrupted, install_handlers
 from runner.messages import say, sentence, warn
 from runner.process import NOT_STARTED, in_own_process
 from runner.progress import text_progress
@@ -260,6 +260,8 @@ def _train_in(
         error = parallel.cause(failure)
         if not parallel.is_first:
             raise UsageError(_failure(error, folder, config)) from failure
+        if parallel.size > 1:  # torchrun asks this process to end too, which first says why
+            install_handlers(signal.SIG_IGN)
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
         if isinstance(error, UsageError) and not trained:
             folder.remove()  # a mistake in the command leaves nothing behind

@@ -159,6 +159,11 @@ class Checkpoints:
         except OSError as error:
             warn(self.console, f"No checkpoint at step {len(steps)}: {error}.")
 
+    def remove(self) -> None:
+        """Delete the checkpoint of a run whose record is closed."""
+        if self.parallel.is_first:
+            self.path.unlink(missing_ok=True)
+
     def keep(self, held_out: float) -> None:
         """Keep the weights as `checkpoint` says: none, the last, or those of the lowest loss."""
         earlier = self.folder.run.weights

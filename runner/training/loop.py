@@ -229,4 +229,4 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
     run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]
     checkpoints.keep(results.held_out)
     folder.end(Status.finished)
-    checkpoints.path.unlink(missing_ok=True)
+    checkpoints.remove()

@@ -32,6 +32,7 @@ from conf.schema import Sharding
 from gpt2.model import GPT
 from runner import world
 from runner.interruption import Interrupted
+from runner.training.device import prepare
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -137,6 +138,7 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
         yield Parallel(device)
         return
     timeout = timedelta(minutes=timeout_minutes)
+    prepare(device)  # what is broadcast goes through the current device
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
         # A sweep starts a new group for every run.

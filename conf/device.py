@@ -1,7 +1,8 @@
-"""The scale that suits this machine's device, found without importing torch."""
+"""The machine's devices, and the scale that suits them, found without importing torch."""
 
 import ctypes
 import functools
+import os
 import platform
 import subprocess
 import sys
@@ -13,10 +14,11 @@ CUDA_SCALES = {"cuda": 38e9, "cuda_24gb": 22e9, "cuda_12gb": 11e9, "cuda_8gb": 0
 ASK_DRIVER = """
 import ctypes, sys
 driver = ctypes.CDLL(sys.argv[1])
-device, size = ctypes.c_int(0), ctypes.c_size_t(0)
+device, size, count = ctypes.c_int(0), ctypes.c_size_t(0), ctypes.c_int(0)
 if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), 0) == 0:
+    driver.cuDeviceGetCount(ctypes.byref(count))
     if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) == 0:
-        print(size.value)
+        print(size.value, count.value)
 """
 
 
@@ -24,8 +26,8 @@ def device_scale() -> str:
     """The name of the scale: by Apple silicon, the memory of an NVIDIA GPU, else the CPU."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
-    memory = _gpu_memory()
-    if memory is None:
+    memory, count = _ask_driver()
+    if not count:
         return "cpu"
     return next(scale for scale, least in CUDA_SCALES.items() if memory >= least)
 
@@ -36,9 +38,22 @@ def smaller_scale(scale: str) -> str | None:
     return names[names.index(scale) + 1] if scale in names[:-1] else None
 
 
+def visible_gpus() -> str:
+    """The GPUs that CUDA shows to this process, as CUDA_VISIBLE_DEVICES lists them: `0,1`."""
+    _, count = _ask_driver()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ",".join(chosen.split(",")[:count] if chosen else map(str, range(count)))
+
+
+def runs_at_once() -> int:
+    """How many runs are to share this machine: one on each GPU, and two where there is none."""
+    _, count = _ask_driver()
+    return count or 2
+
+
 @functools.cache
-def _gpu_memory() -> int | None:
-    """Bytes of the first GPU that the driver shows, None without one.
+def _ask_driver() -> tuple[int, int]:
+    """Bytes of the first GPU that the driver shows, and how many it shows; zeros without one.
 
     Another process asks the driver, since what this one forks could not use CUDA after that.
     """
@@ -47,6 +62,7 @@ def _gpu_memory() -> int | None:
         ctypes.CDLL(library)
         command = [sys.executable, "-I", "-c", ASK_DRIVER, library]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        return int(asked.stdout)
+        memory, count = map(int, asked.stdout.split())
+        return memory, count
     except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+        return 0, 0

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
-from conf.device import device_scale
+from conf.device import device_scale, runs_at_once, visible_gpus
 from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -346,7 +346,8 @@ def register() -> None:
     store.store(name="exporter_schema", node=ExporterConfig)
     store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
-    OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
+    for resolver in (device_scale, runs_at_once, visible_gpus):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)
     OmegaConf.register_new_resolver("times_accumulated", times_accumulated, replace=True)
     user_cache = functools.partial(user_cache_dir, "gpt2-ladder")

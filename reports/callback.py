@@ -33,7 +33,7 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def __init__(self, refresh_minutes: float) -> None:
         self.refresh_seconds = 60 * refresh_minutes
-        self.written = time.monotonic()
+        self.began = time.time()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         for page in _report(config):
@@ -46,10 +46,12 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
         atexit.register(self.on_multirun_end, config)
 
     def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
-        sweeping = config.hydra.mode is RunMode.MULTIRUN
-        if sweeping and time.monotonic() - self.written > self.refresh_seconds:
-            _report(config)
-            self.written = time.monotonic()
+        if config.hydra.mode is RunMode.MULTIRUN:
+            # By the time of the files, since every worker of a launcher has a callback of its own.
+            pages = [page for e in experiments(config) for page in e.glob("report/index.html")]
+            written = max([self.began, *(page.stat().st_mtime for page in pages)])
+            if time.time() - written > self.refresh_seconds:
+                _report(config)
 
     def on_dry_run(self, config: DictConfig, experiments: Sequence[Path], console: Console) -> None:
         """Print how many seeds would decide, from the spread seen so far: `runner.dry_run`."""

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from runner import world
 from runner.command import arithmetic_as_overrides, read_command
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
+from runner.interruption import in_command
 from runner.messages import error, errors_in_a_sentence, fail, say, sentence, warn
 from runner.run import run
 from runner.settings import read_settings
+from runner.worker import in_worker
 from stages.arithmetic import Ladder
 from stages.ladder import read_ladder
 from stages.plans import expand, hydra_open, parse, plan_files, read_plan
@@ -86,6 +89,8 @@ def main() -> None:
                 fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
             if override.is_sweep_override() and not sweeps:
                 fail(f"{line}: to train each of several values in turn, add -m.")
+            if override.key_or_group == "hydra/launcher" and not sweeps:
+                fail(f"{line}: it launches the runs of a sweep; add -m.")
         if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
             list_runs(flags.overrides, folders, Console())
             return
@@ -96,14 +101,21 @@ def main() -> None:
 def task(cfg: DictConfig) -> float:
     """The single run of the command, or one run of its sweep.
 
-    Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed or
-    diverged.
+    Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed,
+    diverged, or was interrupted in a launcher's worker.
     """
+    return _held_out(cfg) if in_command() else in_worker(partial(_held_out, cfg))
+
+
+def _held_out(cfg: DictConfig) -> float:
+    """Train a run; returns its held-out loss."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
-        trained_run = run(read_settings(trained), command, Console(), isolate=sweeping)
+        config = read_settings(trained)
+        config.quiet |= not in_command()  # the steps of several runs would be mixed up
+        trained_run = run(config, command, Console(), isolate=sweeping)
         return trained_run.results.held_out if trained_run else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         refused = UsageError(sentence(mistake))
@@ -112,7 +124,7 @@ def task(cfg: DictConfig) -> float:
                 os.removedirs(HydraConfig.get().run.dir)  # Hydra made it, and nothing is in it
             fail(str(refused))
         error(str(refused))
-        refused.reported = True
+        refused.reported = "SUBMITIT_EXECUTOR" not in os.environ  # whose output is a file
         raise refused from mistake
 
 

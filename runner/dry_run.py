@@ -204,7 +204,12 @@ def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
     with tempfile.TemporaryDirectory() as output:
         measured = [f"train.steps={MEASURED_STEPS}", f"output_dir={output}"]
         replaced = ("train.steps", "output_dir", "hydra.callbacks.report")
-        kept = [o for o in row.overrides if override_key(o) not in replaced]
+        kept = [
+            override
+            for override in row.overrides
+            if override_key(override) not in replaced
+            and not override.startswith(("hydra/launcher", "hydra.launcher"))  # this runs here
+        ]
         command = [sys.executable, "-m", "runner", *(f"--config-dir={d}" for d in config_dirs)]
         command += [*kept, *measured, "~hydra.callbacks.report"]
         plain = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}

@@ -10,10 +10,14 @@ from typing import Any
 
 from runner import world
 
-# A closed terminal, Ctrl-C, a scheduler's request, and a sweep's request to its stage.
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# By this a sweep asks its stages and its workers to end.
+REQUEST = signal.SIGUSR1
+# The others: a closed terminal, Ctrl-C, and a scheduler's requests.
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, REQUEST)
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
+
+_commands: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,11 +32,19 @@ class Interrupted(KeyboardInterrupt):
         self.at_once = at_once
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """The handler that raises Interrupted."""
     raise Interrupted(signum)
 
 
-def install_handlers(handler: Handler = _interrupt) -> dict[signal.Signals, Handler]:
+def obey_the_sweep_only() -> None:
+    """Ignore what a terminal or a scheduler sends to every process: the sweep passes it on."""
+    for signum in ENDING:
+        if signum is not REQUEST:
+            signal.signal(signum, signal.SIG_IGN)
+
+
+def install_handlers(handler: Handler = interrupt) -> dict[signal.Signals, Handler]:
     """Have every ending signal raise Interrupted, or call `handler`; returns the handlers before.
 
     A signal that is ignored, as under nohup, stays ignored.
@@ -42,6 +54,17 @@ def install_handlers(handler: Handler = _interrupt) -> dict[signal.Signals, Hand
         if current is not signal.SIG_IGN:
             signal.signal(signum, handler)
     return before
+
+
+def begin_command() -> None:
+    """Have ending signals end this process, which is a command, and no worker of a launcher."""
+    _commands.append(os.getpid())
+    install_handlers()
+
+
+def in_command() -> bool:
+    """Whether this process is a command's own."""
+    return os.getpid() in _commands
 
 
 @contextmanager

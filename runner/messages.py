@@ -24,14 +24,21 @@ from rich.console import Console
 from conf.errors import UsageError, did_you_mean
 from conf.schema import known_keys
 from runner import world
-from runner.interruption import Interrupted, install_handlers
+from runner.interruption import Interrupted, begin_command, install_handlers
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 MERGED = re.compile(r"Error merging override ([^=]+)=(.*)")
-
-
+# Its words where a launcher is not installed, and the extras that install it.
+NO_LAUNCHER = re.compile(r"(?:Unknown plugin class|Could not load) .*(joblib|submitit)")
+EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
+# What an error of these libraries means: a process ended before the run that it trained.
+DIED = {
+    "TerminatedWorkerError": "A worker was killed, and joblib ended the others",
+    "UncompletedJobError": "A job ended before its run; what it printed is in .submitit",
+    "FailedJobError": "A job ended before its run; what it printed is in .submitit",
+}
 # How long a process leaves it to the first to say what is wrong.
 PATIENCE_SECONDS = 30
 
@@ -81,7 +88,7 @@ def errors_in_a_sentence() -> Iterator[None]:
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)
-    install_handlers()
+    begin_command()
     try:
         yield
     except Interrupted as interrupted:
@@ -93,15 +100,18 @@ def errors_in_a_sentence() -> Iterator[None]:
             cause = cause.__context__
         if cause is not None:
             _end_interrupted(cause)
+        if (died := DIED.get(type(mistake).__name__)) and not keep_traceback:
+            error(f"{died}; the same command trains what is missing.")
+            sys.exit(1)
         expected = isinstance(
             mistake, (UsageError, HydraException, OmegaConfBaseException, OSError)
         )
-        if keep_traceback or not (expected or _is_from_composing(mistake)):
+        beginning = "" if expected else _beginning(mistake)
+        if keep_traceback or beginning is None:
             raise
         if getattr(mistake, "reported", False):
             sys.exit(2)
-        typed = "" if expected else f"{' '.join(sys.argv[1:])}: Hydra cannot compose this: "
-        fail(typed + sentence(mistake))
+        fail(beginning + sentence(mistake))
 
 
 def _end_interrupted(interrupted: Interrupted) -> NoReturn:
@@ -114,11 +124,17 @@ def _end_interrupted(interrupted: Interrupted) -> NoReturn:
     sys.exit(status)
 
 
-def _is_from_composing(mistake: Exception) -> bool:
-    """Whether Hydra, or the parser of its overrides, failed on something it does not check."""
+def _beginning(mistake: Exception) -> str | None:
+    """How the sentence on a library's error begins; None where it is no error of the command."""
+    if NO_LAUNCHER.search(str(mistake)):
+        return ""
     (*_, (frame, _)) = traceback.walk_tb(mistake.__traceback__)
     package = str(frame.f_globals.get("__name__")).split(".")[0]
-    return package in ("hydra", "omegaconf", "antlr4", "yaml")
+    if package in EXTRAS:
+        return "The launcher cannot start: "
+    if package in ("hydra", "omegaconf", "antlr4", "yaml"):
+        return f"{' '.join(sys.argv[1:])}: Hydra cannot compose this: "
+    return None
 
 
 def no_such_key(key: str) -> str:
@@ -141,6 +157,11 @@ def sentence(mistake: Exception) -> str:
             "with special characters in quotes: key='\"value\"'."
         )
     text = str(mistake)
+    if missing := NO_LAUNCHER.search(text):
+        return (
+            "This launcher needs a package that is not installed: "
+            f"pip install 'gpt2-ladder[{EXTRAS[missing[1]]}]'."
+        )
     if isinstance(mistake, MissingMandatoryValue):
         return f"{mistake.full_key} has no value here; add {mistake.full_key}=VALUE."
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
@@ -160,4 +181,4 @@ def sentence(mistake: Exception) -> str:
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")
     lines = [line.strip() for line in text.splitlines()]
     kept = " ".join(line for line in lines if line and not line.startswith(inner))
-    return kept if kept.endswith(".") else f"{kept}."
+    return kept if kept.endswith((".", "?")) else f"{kept}."

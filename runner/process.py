@@ -17,7 +17,14 @@ from typing import Any
 
 from conf.errors import UsageError
 from runner import world
-from runner.interruption import ENDING, Interrupted, handled_by, install_handlers
+from runner.interruption import (
+    ENDING,
+    REQUEST,
+    Interrupted,
+    handled_by,
+    install_handlers,
+    obey_the_sweep_only,
+)
 from runner.messages import error, sentence
 
 # Exit status of a process that could not start its work, and has printed the reason.
@@ -45,7 +52,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
 
     def pass_on() -> None:
         while len(passed_on) < len(received):
-            passed_on.append(signal.SIGKILL if passed_on else signal.SIGUSR1)
+            passed_on.append(signal.SIGKILL if passed_on else REQUEST)
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(process.pid, passed_on[-1])
 
@@ -75,9 +82,7 @@ def _child(environment: dict[str, str], work: Callable[..., None], *arguments: A
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
-    # A terminal signals every process of the sweep; this one only obeys the sweep.
-    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    obey_the_sweep_only()
     install_handlers()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # one that waited ends it here

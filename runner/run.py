@@ -48,6 +48,7 @@ from runner.record import (
     same_speed_conditions,
 )
 from runner.settings import remarks
+from runner.worker import shares_the_machine
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
@@ -357,7 +358,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             say(console, f"  against the baseline: {_compared(run, baseline)}")
-        else:
+        elif not shares_the_machine():
             say(console, f"  there is no baseline yet; train it: {run.baseline_command}")
     say(console, f"  record: {folder.path}")
 
@@ -366,6 +367,6 @@ def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
     ours, theirs = run.results, baseline.results
     losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    if not same_speed_conditions(run, baseline):
+    if shares_the_machine() or not same_speed_conditions(run, baseline):
         return losses
     return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

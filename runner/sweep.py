@@ -1,10 +1,15 @@
-"""The experiments of a command, and its exit status."""
+"""The experiments of a command, what it says of its runs, its exit status, and its workers' end."""
 
+import contextlib
 import itertools
 import math
+import multiprocessing
+import os
 import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,13 +21,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runner import world
+from runner.interruption import REQUEST, Interrupted, install_handlers
 from runner.messages import duration, say
-from runner.record import Status, read_runs
+from runner.record import Run, Status, read_runs
+from runner.worker import is_ending
 from stages.plans import expand
+
+# How often the records are read while others train.
+SECONDS_BETWEEN_LOOKS = 10.0
 
 
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Ends the command with status 1 where a run failed or diverged.
+    """Ends the command with status 1 where a run failed, diverged or was interrupted.
 
     A sweep's failures are read from the records, which every launcher leaves. Of several processes
     of one run the first decides.
@@ -47,41 +57,95 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
             sys.exit(1)
 
 
-class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Says which run of a sweep begins, and how long the rest takes at the pace so far.
+class Interruption(Callback):  # type: ignore[misc]  # Hydra has no types
+    """Asks a launcher's workers to end when a signal asks the command, which then waits for them.
 
-    Says nothing where another sweeper than Hydra's own decides what runs.
+    A second signal ends them all at once; without workers the first ends the command.
     """
 
     def __init__(self) -> None:
-        self.total = self.done = 0
+        self.received: list[int] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if issubclass(get_class(config.hydra.sweeper._target_), BasicSweeper):
+        install_handlers(self._pass_on)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.received:
+            raise Interrupted(self.received[0])
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        self.received.append(signum)
+        workers = [process.pid for process in multiprocessing.active_children() if process.pid]
+        again = len(self.received) > 1
+        if again or not workers:
+            raise Interrupted(self.received[0], at_once=again)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, REQUEST)
+
+
+class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
+    """Says which run of a sweep begins, and how long the rest takes at the pace so far.
+
+    Says nothing where another sweeper than Hydra's own decides what runs. Where runs print into
+    files, as jobs of a cluster do, it says which have ended.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.began = time.monotonic()
+        if folder := config.hydra.launcher.get("submitit_folder"):
+            say(Console(), f"What the runs print is in {folder}", "bold")
+            threading.Thread(target=_say_ended, args=(config,), daemon=True).start()
+        elif issubclass(get_class(config.hydra.sweeper._target_), BasicSweeper):
             typed, params = config.hydra.overrides.task, config.hydra.sweeper.params or {}
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
-        self.began = time.monotonic()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.total > 1:
-            left = f", {self._left()} left" if self.done else ""
-            say(Console(), f"Run {self.done + 1} of {self.total}{left}", "bold")
+        if self.total > 1 and not is_ending():
+            number = config.hydra.job.num + 1
+            # Those that a launcher has trained at once with this one are not done yet.
+            done = number - max(1, config.hydra.launcher.get("n_jobs", 1))
+            left = f", {self._left(done)} left" if done > 0 else ""
+            say(Console(), f"Run {number} of {self.total}{left}", "bold")
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self.done += 1
-
-    def _left(self) -> str:
+    def _left(self, done: int) -> str:
         """The time that the other runs take at the pace so far."""
-        pace = (time.monotonic() - self.began) / self.done
-        return f"about {duration(pace * (self.total - self.done))}"
+        pace = (time.monotonic() - self.began) / done
+        return f"about {duration(pace * (self.total - done))}"
+
+
+def _say_ended(config: DictConfig) -> None:
+    """Print a line for every run that ends."""
+    known = _ended(config)
+    while True:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        for key, run in (ended := _ended(config)).items():
+            if key not in known:
+                named = " ".join([run.stage.name, *run.ablation.overrides])
+                say(Console(), f"{named}, seed {run.seed}: {run.status.value}, {key[0].parent}")
+        known = ended
+
+
+def _ended(config: DictConfig) -> dict[tuple[Path, str], Run]:
+    """The records that are closed, by their file and their end."""
+    found = {}
+    for experiment in experiments(config):
+        for file, run in read_runs(experiment).items():
+            if run.ended is not None:
+                found[file, run.ended] = run
+    return found
 
 
 def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:
-    """The records of runs that failed, diverged or died, each with its start and its end."""
+    """The records of runs without their result, or diverged, each with its start and its end."""
+    failed = (Status.failed, Status.diverged, Status.interrupted)
     failures = set()
     for experiment in experiments(config):
         for file, run in read_runs(experiment).items():
-            if run.status in (Status.failed, Status.diverged) or run.is_abandoned:
+            if run.status in failed or run.is_abandoned:
                 failures.add((file, run.started, run.ended))
     return failures
 

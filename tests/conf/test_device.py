@@ -23,7 +23,7 @@ def test_a_gpu_gets_the_scale_of_its_memory(
     gib: float | None, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(device, "_gpu_memory", lambda: gib and gib * 2**30)
+    monkeypatch.setattr(device, "_ask_driver", lambda: (gib * 2**30, 1) if gib else (0, 0))
     assert device_scale() == scale
 
 

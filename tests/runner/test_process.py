@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import joblib
 import pytest
 from rich.console import Console
 
@@ -25,8 +26,8 @@ from tests.conftest import ROOT, CommandLine, Settings
 from tests.records import synthetic_run
 from tests.runner.test_command_line import records
 
-# A driver with one GPU of 24 GB. It writes who initialised it, and whether a process was forked
-# after that, in which CUDA could not be used.
+# A driver with one GPU of 24 GB, or as many as GPUS says. It writes who initialised it, and whether
+# a process was forked after that, in which CUDA could not be used.
 DRIVER = r"""
 #include <pthread.h>
 #include <stdio.h>
@@ -46,6 +47,13 @@ int cuInit(unsigned flags) {
 int cuDeviceGet(int *device, int ordinal) {
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     return visible && !*visible ? 101 : 0;
+}
+int cuDeviceGetCount(int *count) {
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES"), *all = getenv("GPUS");
+    *count = all ? atoi(all) : 1;
+    if (visible)
+        for (*count = 1; *visible; visible++) *count += *visible == ',';
+    return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 25300000000; return 0; }
 """
@@ -90,6 +98,41 @@ def test_no_stage_of_a_default_sweep_is_forked_after_the_driver_was_asked(
     assert [run["status"] for run in found.values()] == [Status.finished.value] * 2
     assert {run["config"]["scale"]["name"] for run in found.values()} == {"cuda_24gb"}
     assert set(driver.read_text().split()) == {"initialised"}
+
+
+# Four jobs of a second on two workers of hydra/launcher=cores; prints what each saw.
+JOBS = """
+import os, time
+from hydra.utils import instantiate
+from joblib import Parallel, delayed
+from hydra import compose, initialize
+from conf.schema import register
+
+def seen(job):
+    time.sleep(1)
+    return f'{os.environ.get("CUDA_VISIBLE_DEVICES")}/{os.environ["OMP_NUM_THREADS"]}'
+
+register()
+with initialize("conf", version_base="1.3"):
+    config = compose("config", ["hydra/launcher=cores"], return_hydra_config=True)
+launcher = instantiate(config.hydra.launcher)
+print(*Parallel(**launcher.joblib, backend="loky")(delayed(seen)(i) for i in range(4)))
+"""
+
+
+@pytest.mark.parametrize("visible", [None, "GPU-5e,GPU-7a"])
+def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads(
+    visible: str | None, driver: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUS", "2")
+    monkeypatch.setenv("GPT2_LADDER_CACHE", str(cache_dir))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    done = subprocess.run([sys.executable, "-c", JOBS], cwd=ROOT, capture_output=True, text=True)
+    threads = max(1, joblib.cpu_count() // 2)
+    each = {f"{gpu}/{threads}" for gpu in (visible or "0,1").split(",")}
+    assert set(done.stdout.split()) == each, done.stderr
 
 
 def test_hidden_devices_are_not_chosen(driver: Path) -> None:

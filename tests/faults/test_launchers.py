@@ -1,0 +1,212 @@
+"""A sweep with each launcher: the records of one run after the other, whatever happens to it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.files import unseal
+from tests.faults.faults import SWEEP
+from tests.faults.lab import Lab, outcome, steps_done, training, wait_until
+
+CORES = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
+LOCAL = ("hydra/launcher=cluster_local",)
+EACH = pytest.mark.parametrize("launcher", [CORES, LOCAL], ids=["cores", "cluster_local"])
+KILLED = {CORES: "A worker was killed", LOCAL: "A job ended before its run"}
+
+# Slurm's commands: each task of an array is run here, and the script is kept.
+SLURM = {
+    "sbatch": """
+        cp "$1" "$SLURM_FOLDER/script.sh"
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+        export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_ARRAY_JOB_ID=100
+        for task in $(seq 0 "$last"); do
+            SLURM_JOB_ID=$((101 + task)) SLURM_ARRAY_TASK_ID=$task bash "$1" >/dev/null 2>&1 &
+        done
+        echo Submitted batch job 100
+    """,
+    "srun": """
+        while [[ $1 == --* ]]; do
+            [[ $1 == --output || $1 == --error ]] && shift
+            shift
+        done
+        exec "$@"
+    """,
+    "sacct": "echo 'JobID|State'",
+}
+
+
+def check_completed(lab: Lab, experiment: Path, *launcher: str, **environment: str) -> str:
+    """Assert that the sweep ends with the records of one without a launcher, bit by bit.
+
+    Returns what it printed.
+    """
+    done = lab.run(experiment, *SWEEP, *launcher, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome(experiment) == lab.undisturbed(*SWEEP)
+    return done.stdout
+
+
+def statuses(experiment: Path) -> dict[str, str]:
+    return {stage: found[0] for stage, found in outcome(experiment).items()}
+
+
+def parent(pid: int) -> int:
+    """The process that started another one; the tests that need it run on Linux."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def worker(experiment: Path) -> int:
+    """The process of a launcher that waits for a stage: the parent of its server."""
+    return parent(parent(training(experiment)[0]))
+
+
+@pytest.mark.slow
+def test_two_workers_leave_the_records_of_one_run_after_the_other(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    printed = check_completed(lab, experiment, *CORES).splitlines()
+    assert {"Run 1 of 2", "Run 2 of 2"} <= {*printed}
+    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
+    assert {record["environment"]["threads"] for record in records} == {1}
+    report = (experiment / "report" / "report.md").read_text()
+    assert "2 of 2 runs shared the machine with another" in report
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_cluster_leave_the_same_records(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    check_completed(lab, experiment, *LOCAL)
+    assert (experiment / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_what_slurm_is_given_trains_the_same_records(lab: Lab) -> None:
+    for name, body in SLURM.items():
+        (lab.folder / name).write_text(f"#!/usr/bin/env bash\n{body}")
+        (lab.folder / name).chmod(0o755)
+    check_completed(
+        lab, lab.new_experiment(), "hydra/launcher=slurm", "hydra.launcher.partition=gpu",
+        PATH=f"{lab.folder}{os.pathsep}{os.environ['PATH']}", SLURM_FOLDER=str(lab.folder),
+    )  # fmt: skip
+    script = (lab.folder / "script.sh").read_text()
+    for line in (
+        "#SBATCH --array=0-1%2", "#SBATCH --time=240", "#SBATCH --cpus-per-task=8",
+        "#SBATCH --gpus-per-node=1", "#SBATCH --partition=gpu", "#SBATCH --signal=USR2@120",
+        "export SRUN_CPUS_PER_TASK=8",
+    ):  # fmt: skip
+        assert line in script.splitlines()
+
+
+@pytest.mark.slow
+@EACH
+def test_a_killed_run_fails_and_the_same_command_trains_it(
+    lab: Lab, launcher: tuple[str, ...]
+) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *launcher)
+    assert wait_until(lambda: steps_done(experiment) >= 2, process)
+    os.kill(training(experiment)[0], signal.SIGKILL)
+    assert process.wait() == 1
+    assert sorted(statuses(experiment).values()) == ["failed", "finished"]
+    assert "SIGKILL" in (experiment / "report" / "index.html").read_text()
+    check_completed(lab, experiment, *launcher)
+
+
+@pytest.mark.slow
+@EACH
+def test_a_killed_worker_is_one_sentence_and_the_same_command_trains_what_is_missing(
+    lab: Lab, launcher: tuple[str, ...]
+) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *launcher)
+    assert wait_until(lambda: steps_done(experiment) >= 2, process)
+    os.kill(worker(experiment), signal.SIGKILL)
+    assert process.wait() == 1
+    log = (lab.folder / "log.txt").read_text()
+    assert f"{KILLED[launcher]}" in log
+    assert "the same command trains what is missing." in log
+    assert "Traceback" not in log
+    assert (experiment / "report" / "index.html").exists()
+    check_completed(lab, experiment, *launcher)
+
+
+@pytest.mark.slow
+@EACH
+def test_ctrl_c_ends_every_run_after_its_step(lab: Lab, launcher: tuple[str, ...]) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *launcher, "train.steps=2000")
+    assert wait_until(lambda: len(training(experiment)) == 2 <= steps_done(experiment), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    until = time.monotonic() + 60
+    while training(experiment) and time.monotonic() < until:
+        time.sleep(0.1)  # the last step of a job ends after its command
+    assert statuses(experiment) == {"step02": "interrupted", "step09": "interrupted"}
+    assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 2
+    assert (experiment / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_its_cluster_stops_goes_on_from_its_checkpoint(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *LOCAL)
+    assert wait_until(lambda: steps_done(experiment) >= 2, process)
+    os.kill(worker(experiment), signal.SIGUSR2)
+    assert process.wait() == 0, (lab.folder / "log.txt").read_text()
+    assert outcome(experiment) == lab.undisturbed(*SWEEP)
+    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
+    assert any(record["resumed_at"] for record in records)
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_is_an_interrupted_run(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *LOCAL)
+    assert wait_until(lambda: steps_done(experiment) >= 2, process)
+    os.kill(worker(experiment), signal.SIGTERM)
+    assert process.wait() == 1, (lab.folder / "log.txt").read_text()
+    assert sorted(statuses(experiment).values()) == ["finished", "interrupted"]
+    assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 1
+
+
+@EACH
+def test_a_refused_run_is_one_sentence(lab: Lab, launcher: tuple[str, ...]) -> None:
+    done = lab.run(lab.new_experiment(), "-m", "+stage=step02", "train.eps=0", *launcher)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("train.eps=0.0: give a value above 0.0.") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["cores", "cluster_local", "slurm"])
+def test_a_launcher_that_is_not_installed_names_the_extra(
+    launcher: str, lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import hydra_plugins\n"
+        "own = [p for p in hydra_plugins.__path__ if 'site-packages' not in p]\n"
+        "hydra_plugins.__path__ = own\n"
+    )
+    experiment = lab.new_experiment()
+    command = ("-m", "+stage=step02", f"hydra/launcher={launcher}")
+    done = lab.run(experiment, *command, PYTHONPATH=str(tmp_path))
+    extra = "joblib" if launcher == "cores" else "cluster"
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"This launcher needs a package that is not installed: pip install 'gpt2-ladder[{extra}]'."
+    )
+    assert not experiment.exists()
+
+
+def test_slurm_without_slurm_is_one_sentence(lab: Lab) -> None:
+    done = lab.run(lab.new_experiment(), "-m", "+stage=step02", "hydra/launcher=slurm", PATH="")
+    assert done.returncode == 2
+    assert done.stderr.startswith('The launcher cannot start: Could not detect "srun"')
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_launcher_needs_a_sweep(lab: Lab) -> None:
+    done = lab.run(lab.new_experiment(), "+stage=step02", "hydra/launcher=cores")
+    assert done.returncode == 2
+    assert done.stderr == "hydra/launcher=cores: it launches the runs of a sweep; add -m.\n"

@@ -106,12 +106,12 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if self.total > 1 and not is_ending():
             number = config.hydra.job.num + 1
-            # Those that a launcher has trained at once with this one are not done yet.
-            done = number - max(1, config.hydra.launcher.get("n_jobs", 1))
-            left = f", {self._left(done)} left" if done > 0 else ""
+            at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
+            done = number - 1 - (at_once - 1) / 2  # the others of now count as half done
+            left = f", {self._left(done)} left" if number > at_once else ""
             say(Console(), f"Run {number} of {self.total}{left}", "bold")
 
-    def _left(self, done: int) -> str:
+    def _left(self, done: float) -> str:
         """The time that the other runs take at the pace so far."""
         pace = (time.monotonic() - self.began) / done
         return f"about {duration(pace * (self.total - done))}"

@@ -1,4 +1,4 @@
-"""The error that is shown to the user as one sentence, without a traceback."""
+"""The errors that are shown to the user as one sentence, without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,6 +8,11 @@ class UsageError(Exception):
     """An error that the user can correct; its message says what is wrong, where, and what to do."""
 
     reported = False  # whether it has been printed
+    told = False  # whether another process prints it
+
+
+class LostProcess(UsageError):
+    """Of several processes that train a run, another one failed, ended or hangs."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

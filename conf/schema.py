@@ -207,7 +207,8 @@ class TrainConf:
     def share(self, processes: int) -> tuple[int, int]:
         """Sequences of a micro batch and micro batches of a step, in each of some processes."""
         sequences = self.micro_batch_size * self.grad_accum_steps // processes
-        micro_batch_size = min(self.micro_batch_size, sequences)
+        sizes = range(self.micro_batch_size, 0, -1)
+        micro_batch_size = next(size for size in sizes if sequences % size == 0)
         return micro_batch_size, sequences // micro_batch_size
 
 

@@ -92,7 +92,8 @@ def main() -> None:
             if override.key_or_group == "hydra/launcher" and not sweeps:
                 fail(f"{line}: it launches the runs of a sweep; add -m.")
         if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
-            list_runs(flags.overrides, folders, Console())
+            if world.is_first():
+                list_runs(flags.overrides, folders, Console())
             return
         task()
 
@@ -118,12 +119,15 @@ def _held_out(cfg: DictConfig) -> float:
         trained_run = run(config, command, Console(), isolate=sweeping)
         return trained_run.results.held_out if trained_run else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
+        if getattr(mistake, "told", False):  # the first process has the reason, and says it
+            sys.exit(2)
         refused = UsageError(sentence(mistake))
         if not sweeping:
             with contextlib.suppress(OSError):
                 os.removedirs(HydraConfig.get().run.dir)  # Hydra made it, and nothing is in it
             fail(str(refused))
-        error(str(refused))
+        if world.is_first():
+            error(str(refused))
         refused.reported = "SUBMITIT_EXECUTOR" not in os.environ  # whose output is a file
         raise refused from mistake
 

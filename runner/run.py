@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from conf.device import smaller_scale
-from conf.errors import UsageError
+from conf.errors import LostProcess, UsageError
 from conf.schema import Aim, Config
 from runner import world
 from runner.command import Command
@@ -182,7 +182,7 @@ def _train_isolated(
         status = in_own_process(train_recorded, config, files, folder.path, planned)
     except Interrupted as interrupted:
         folder.reload()
-        if folder.status is Status.running:
+        if folder.status is Status.running and world.is_first():
             _close(folder, Status.interrupted, str(interrupted), console)
         raise
     if not world.is_first():
@@ -212,7 +212,8 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
     folder = RunFolder(path) if world.is_first() else UnwrittenFolder(path)
     minutes = config.train.timeout_minutes
     with connected(device, minutes) as parallel, folder.locked(console) as waited:
-        if len(set(parallel.gather([planned.fingerprint]))) > 1:
+        asked = planned.fingerprint, config.train.sharding, config.checkpoint
+        if len(set(parallel.gather([asked]))) > 1:
             raise UsageError(
                 "The processes were given other commands, texts or code; start all with the same."
             )
@@ -229,10 +230,10 @@ def _train_in(
     folder: RunFolder, config: Config, files: list[Path], parallel: "Parallel", console: Console
 ) -> None:
     """Train in a folder whose record is open, and close it, however that ends."""
-    from runner.data.corpus import load_corpus
-    from runner.training.loop import train
-
     try:
+        from runner.data.corpus import load_corpus
+        from runner.training.loop import train
+
         cache_dir = Path(config.cache_dir).expanduser()
         held_out = config.data.held_out_fraction
         with text_progress(console) as show:
@@ -264,7 +265,8 @@ def _train_in(
         if parallel.size > 1:  # torchrun asks this process to end too, which first says why
             install_handlers(signal.SIG_IGN)
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
-        if isinstance(error, UsageError) and not trained:
+        mistake = isinstance(error, UsageError) and not isinstance(error, LostProcess)
+        if mistake and not trained:
             folder.remove()  # a mistake in the command leaves nothing behind
             raise error from None
         _close(folder, Status.failed, _failure(error, folder, config), console)
@@ -288,6 +290,7 @@ def _failure(error: Exception, folder: RunFolder, config: Config) -> str:
         return sentence(error)
     trace = folder.path / "traceback.txt"
     with contextlib.suppress(OSError):
+        folder.path.mkdir(parents=True, exist_ok=True)  # on another machine it is not there
         write_atomically(trace, traceback.format_exc().encode())
     first_line = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first_line} (traceback in {trace})"

@@ -56,12 +56,17 @@ def read_settings(cfg: DictConfig) -> Config:
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
     sequences, processes = train.micro_batch_size * train.grad_accum_steps, world.size()
-    if sequences % processes or (sequences // processes) % train.share(processes)[0]:
+    if sequences % processes:
         raise UsageError(
             f"A batch of {sequences} sequences, {train.grad_accum_steps} x "
             f"train.micro_batch_size={train.micro_batch_size}, cannot be divided among {processes} "
             "processes; start a number of processes that divides it, or change "
             "train.micro_batch_size or train.total_batch_tokens."
+        )
+    if getattr(model, "norm", None) is Norm.batch and processes > 1:
+        raise UsageError(
+            f"model.norm=batch takes its statistics from a whole batch, of which each of the "
+            f"{processes} processes has a part; train on one process, or take another norm."
         )
     if train.clip_grad_norm is not None and train.clip_grad_norm < train.eps:
         raise UsageError(
@@ -105,8 +110,6 @@ def remarks(config: Config) -> list[str]:
             f"train.sharding={train.sharding.name} has no effect: one process trains, and torchrun "
             "starts several."
         )
-    if getattr(config.model, "norm", None) is Norm.batch and world.size() > 1:
-        found.append("Batch norm takes its statistics from each process's part of a batch alone.")
     return found
 
 

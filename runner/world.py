@@ -8,7 +8,8 @@ import os
 
 def size() -> int:
     """How many processes train a run together; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    given = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(given)) if given.isdigit() else 1
 
 
 def rank() -> int:

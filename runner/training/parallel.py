@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from conf.errors import UsageError
+from conf.errors import LostProcess, UsageError
 from conf.schema import Sharding
 from gpt2.model import GPT
 from runner import world
@@ -118,16 +118,16 @@ class Parallel:
         assert self.store is not None
         with contextlib.suppress(RuntimeError):
             if self.store.check([FAILURE]):
-                return UsageError(self.store.get(FAILURE).decode())
+                return LostProcess(self.store.get(FAILURE).decode())
         if "imed out" in str(error) or "timeout" in str(error):
-            return UsageError(
+            return LostProcess(
                 f"A process of the {self.size} did not answer within {self.timeout_minutes:g} "
                 "minutes, so that it hangs or its machine cannot be reached "
                 "(train.timeout_minutes)."
             )
-        return UsageError(
+        return LostProcess(
             f"A process of the {self.size} ended, by a signal or a crash, and the others cannot "
-            "go on without it; the same command resumes from the last checkpoint."
+            "go on without it; the same command goes on from the last checkpoint, if there is one."
         )
 
 
@@ -157,8 +157,11 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
         yield parallel
     except Exception as error:
         if not parallel.is_first and not _is_from_a_collective(error.__cause__ or error):
-            store.set(FAILURE, f"Process {rank} of {size}: {error}")
-        raise parallel.cause(error) from None
+            store.set(FAILURE, f"The process of rank {rank} failed: {error}")
+        cause = parallel.cause(error)
+        if isinstance(cause, UsageError):
+            cause.told = not parallel.is_first and not isinstance(cause, LostProcess)
+        raise cause from None
     finally:
         dist.destroy_process_group()  # the others notice
 

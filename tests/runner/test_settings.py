@@ -125,8 +125,9 @@ def test_a_batch_is_divided_among_processes_or_refused(
     assert settings("+stage=step10", "train.total_batch_tokens=512").train.share(2) == (2, 4)
     with pytest.raises(UsageError, match=r"3 sequences, .* cannot be divided among 2 processes"):
         settings("+stage=step02", "train.micro_batch_size=3")
-    with pytest.raises(UsageError, match=r"6 sequences, .* cannot be divided among 2 processes"):
-        settings("+stage=step10", "train.total_batch_tokens=192")
+    assert settings("+stage=step10", "train.total_batch_tokens=192").train.share(2) == (1, 3)
+    with pytest.raises(UsageError, match="train on one process, or take another norm"):
+        settings("+stage=step05", "model.norm=batch")
 
 
 def test_step_10_sums_micro_batches_up_to_the_scales_batch(settings: Settings) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,6 +16,7 @@ from runner.record import StageInfo
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, changes_between, flatten
 from stages.plans import parse
+from stages.recipes import find_recipe
 
 # What is not part of the configuration that all stages share.
 NOT_SHARED = ("stage", "plan", *ARITHMETIC)
@@ -50,6 +52,8 @@ def read_command(
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     asked = read_ablation(overrides)
     plain = composed(*others)
+    if plain.recipe and not flatten(plain.recipe.settings).keys() <= flatten(parse(others)).keys():
+        raise UsageError("A recipe is typed as +recipe=NAME; a plan names its settings.")
     ladder = _ladder(plain, others, stages)
     same = None if asked.is_plain else ladder.plain_stage(asked)
     name = same or asked.stage
@@ -91,12 +95,34 @@ def read_ablation(overrides: Sequence[str]) -> Ablation:
     return Ablation.read(stage.partition("=")[2], typed)
 
 
+def recipe_as_overrides(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    """The stage and the settings of the recipe that is named, without those that are typed too.
+
+    Empty where no recipe is named, and without a stage where a plan names stages. Raises
+    UsageError.
+    """
+    typed = parse(overrides)
+    if "recipe" not in typed:
+        return []
+    if not isinstance(typed["recipe"], str):
+        raise UsageError("+recipe names one recipe, such as +recipe=gpt2_124m.")
+    recipe = find_recipe(typed["recipe"], config_dirs)
+    stage = [] if typed.keys() & {"stage", "plan"} else [f"+stage={recipe.stage}"]
+    settings = flatten(recipe.settings).items()
+    by_hand = flatten(typed).keys()
+    return [*stage, *(_override(key, value) for key, value in settings if key not in by_hand)]
+
+
 def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:
     """What `without` and `plus` change, as overrides of a single configuration that is shown."""
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     ladder = _ladder(composed(*others), others, stages)
     touched = ladder.touched(read_ablation(overrides))
-    return [f"{key}={json.dumps(value)}" for key, value in touched.items()]
+    return [_override(key, value) for key, value in touched.items()]
+
+
+def _override(key: str, value: Any) -> str:
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str, DictConfig]:

@@ -30,7 +30,10 @@ from runner.record import (
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
-CARRIED = ("started", "resumed_at", "checks", "compile_cache", "timings", "weights")
+CARRIED = (
+    "started", "resumed_at", "checks", "compile_cache", "timings", "weights", "samples",
+    "hellaswag",
+)  # fmt: skip
 
 
 @dataclass

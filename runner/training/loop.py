@@ -18,13 +18,14 @@ from runner.data.stream import HeldOut, TokenStream
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import say, warn
-from runner.progress import step_progress
+from runner.progress import item_progress, step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
+from runner.training.hellaswag import Question, read_questions, score
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.probe import find_products
 from runner.training.techniques import Techniques
@@ -40,6 +41,7 @@ class Training:
     autocast: torch.autocast
     stream: TokenStream
     held_out: HeldOut
+    hellaswag: list[Question]
     checkpoints: Checkpoints
 
 
@@ -51,7 +53,7 @@ def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -
     """
     training = set_up(config, corpus, folder, console)
     run_steps(training, config, folder, console)
-    conclude(training, config, folder)
+    conclude(training, config, folder, console)
 
 
 def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> Training:
@@ -75,6 +77,7 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
     window = min(run.conditions["train.context"], config.model.context_length)
     held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens)
     run.data.windows_sha256 = held_out.sha256
+    hellaswag = read_questions(config.evaluation, config.model.context_length)
     model = GPT(config.model, config.seed).to(device)
     optimizer = build_optimizer(model, train)
     if config.model.norm is Norm.batch:
@@ -105,7 +108,7 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
-    return Training(device, model, optimizer, autocast, stream, held_out, checkpoints)
+    return Training(device, model, optimizer, autocast, stream, held_out, hellaswag, checkpoints)
 
 
 def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
@@ -156,6 +159,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 held_out_loss, _ = measure_held_out(training, config, folder)
                 if keep:
                     checkpoints.keep(held_out_loss)
+            if not ended and config.evaluation.is_due(step + 1):
+                score_and_sample(training, config, folder, console)
             if interruption or due:
                 checkpoints.write()
             if interruption:
@@ -177,9 +182,30 @@ def measure_held_out(training: Training, config: Config, folder: RunFolder) -> t
     return mean_and_error(windows)
 
 
-def conclude(training: Training, config: Config, folder: RunFolder) -> None:
-    """Close the record with the results of the steps, the held-out loss, a sample and weights."""
-    run, model, checkpoints = folder.run, training.model, training.checkpoints
+def score_and_sample(
+    training: Training, config: Config, folder: RunFolder, console: Console, at_end: bool = False
+) -> None:
+    """What else an evaluation asks for, added to the record: HellaSwag and a sample."""
+    sampled = config.evaluation.samples or at_end
+    if not (training.hellaswag or sampled):
+        return
+    started = time.perf_counter()
+    model, run, steps = training.model, folder.run, len(folder.steps)
+    if training.hellaswag:
+        show = item_progress(console, "HellaSwag", config.quiet)
+        tokens, autocast = config.train.micro_batch_tokens, training.autocast
+        run.hellaswag.append(score(model, training.hellaswag, tokens, autocast, steps, show))
+    if sampled:
+        with torch.compiler.set_stance("force_eager"):
+            text = sample(model, **asdict(config.sample))
+        run.samples.append(Sample(config.sample.prompt, config.sample.seed, text, steps))
+    folder.add_time("evaluation_s", time.perf_counter() - started)
+    folder.save()
+
+
+def conclude(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
+    """Close the record with the results of the steps, the evaluations, a sample and weights."""
+    run, checkpoints = folder.run, training.checkpoints
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
     results.mfu = run.model.flops_per_token * results.tokens_per_second / results.peak_flops
     results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
@@ -194,9 +220,9 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
         return
 
     results.held_out, results.held_out_error = measure_held_out(training, config, folder)
-    with torch.compiler.set_stance("force_eager"):
-        text = sample(model, **asdict(config.sample))
-    run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]
+    score_and_sample(training, config, folder, console, at_end=True)
+    for found in run.hellaswag[-1:]:
+        results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm
     checkpoints.keep(results.held_out)
     folder.end(Status.finished)
     checkpoints.path.unlink(missing_ok=True)

@@ -44,10 +44,9 @@ class Bigrams(nn.Module):
 
     def forward(self, idx_BT: Tensor) -> tuple[Tensor, None]:
         logits_BTV = torch.full((*idx_BT.shape, GPT2_TOKENS), -torch.inf)
-        for place in torch.cartesian_prod(*map(torch.arange, idx_BT.shape)):
-            after = self.logits.get(int(idx_BT[*place]), {})
-            logits_V = logits_BTV[*place]
-            for token, logit in after.items():
+        places = zip(idx_BT.flatten().tolist(), logits_BTV.flatten(0, 1), strict=True)
+        for word, logits_V in places:
+            for token, logit in self.logits.get(word, {}).items():
                 logits_V[token] = logit
             logits_V[0] = (1 - logits_V.exp().sum()).log()
         return logits_BTV, None

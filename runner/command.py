@@ -26,11 +26,13 @@ NOT_SHARED = ("stage", "plan", *ARITHMETIC)
 class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
-    `notes` are for the user: what could not be taken back.
+    `typed` are the overrides without those of a recipe; `notes` are for the user: what could not be
+    taken back.
     """
 
     stage: StageInfo
     overrides: list[str]
+    typed: list[str]
     conditions: dict[str, Any]
     notes: list[str]
 
@@ -52,7 +54,8 @@ def read_command(
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     asked = read_ablation(overrides)
     plain = composed(*others)
-    if plain.recipe and not flatten(plain.recipe.settings).keys() <= flatten(parse(others)).keys():
+    of_recipe = flatten(resolved(plain.recipe.settings)) if plain.recipe else {}
+    if not of_recipe.keys() <= flatten(parse(others)).keys():
         raise UsageError("A recipe is typed as +recipe=NAME; a plan names its settings.")
     ladder = _ladder(plain, others, stages)
     same = None if asked.is_plain else ladder.plain_stage(asked)
@@ -62,15 +65,15 @@ def read_command(
         raise UsageError(
             f"+stage={name}: this stage is in a subfolder of stage/; move its file into stage/."
         )
-    typed, notes = [*others, f"+stage={name}"], []
+    overrides, notes = [*others, f"+stage={name}"], []
     if not asked.is_plain:
-        cfg = composed(*typed)
+        cfg = composed(*overrides)
     if asked.is_plain or same:
         before = composed(*others, f"+stage={stage.parent}") if stage.parent else plain
     else:
         entries = {"without": list(asked.without), "plus": list(asked.plus)}
         before, cfg = cfg, _with_settings(cfg, {**ladder.touched(asked), **entries})
-        typed += asked.overrides
+        overrides += asked.overrides
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
@@ -83,7 +86,9 @@ def read_command(
         guide=stage.about.guide,
         changes=changes_between(before, cfg),
     )
-    return cfg, Command(about, typed, conditions(resolved(plain)), notes)
+    settings = {_override(key, value) for key, value in of_recipe.items()}
+    typed = [override for override in overrides if override not in settings]
+    return cfg, Command(about, overrides, typed, conditions(resolved(plain)), notes)
 
 
 def read_ablation(overrides: Sequence[str]) -> Ablation:

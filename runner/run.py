@@ -122,7 +122,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         label=label(config, identity),
         fingerprint=identity,
         code=code_hash(),
-        command=f"python -m runner {shlex.join(command.overrides)}",
+        command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
         settings_sha256=settings_sha256(plain),
         conditions=command.conditions,
@@ -321,7 +321,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             say(console, f"  against the baseline: {_compared(run, baseline)}")
-        else:
+        elif not run.settings.recipe:  # a long run, which needs none
             say(console, f"  there is no baseline yet; train it: {run.baseline_command}")
     say(console, f"  record: {folder.path}")
 

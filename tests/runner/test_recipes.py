@@ -99,6 +99,7 @@ def test_the_record_says_which_recipe_and_its_command_finds_the_run(
     assert record["config"]["recipe"]["name"] == "gpt2_124m"
     assert record["config"]["recipe"]["settings"]["train"]["steps"] == 19073
     assert {"train.steps=3", "train.warmup_steps=1", "evaluation.every=250"} <= {*record["variant"]}
+    assert "evaluation" not in record["command"]
     assert record["conditions"]["train.warmup_steps"] == 1
     assert record["stage"]["changes"] == {"train.total_batch_tokens": [None, 128]}
     again = command_line(*shlex.split(record["command"])[3:], smoke=False)
@@ -124,6 +125,13 @@ def test_a_recipe_of_ones_own_is_one_file(command_line: CommandLine, tmp_path: P
     assert cfg["train"]["betas"] == [0.8, 0.9]
     assert cfg["sample"]["prompt"] == 'a "b"'
     assert "+recipe=own" in command_line(folder, smoke=False).stdout
+    done = command_line(folder, "+recipe=own", "model=nano", *SHORT)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("outputs/ladder/step05/*/run.json")
+    record = unseal(file.read_bytes())
+    assert record["config"]["train"]["betas"] == [0.8, 0.9]
+    assert "betas" not in record["command"]
+    assert "model=nano" in record["command"]
 
 
 def test_a_recipe_is_trained_from_python(tmp_path: Path, text_file: Path, cache_dir: Path) -> None:

@@ -66,12 +66,26 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class Sharding(Enum):
+    """On several processes: each has the whole model (DDP), or each a part of it (FSDP)."""
+
+    none = "none"
+    fsdp = "fsdp"
+
+
 class Checkpoint(Enum):
     """Which weights a run keeps; `best`: the lowest held-out loss at a checkpoint or at the end."""
 
     none = "none"
     last = "last"
     best = "best"
+
+
+class Logger(Enum):
+    """What gets a run's numbers beside its record, to watch it: TensorBoard, or nothing."""
+
+    none = "none"
+    tensorboard = "tensorboard"
 
 
 @dataclass
@@ -188,6 +202,8 @@ class TrainConf:
     compile_mode: CompileMode
     flow_checks: bool
     checkpoint_every: CheckpointEvery
+    sharding: Sharding
+    timeout_minutes: PositiveFloat  # after which a process that does not answer ends the run
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -197,6 +213,12 @@ class TrainConf:
     def grad_accum_steps(self) -> int:
         """Micro batches that make one optimizer step."""
         return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
+
+    def share(self, processes: int) -> tuple[int, int]:
+        """Sequences of a micro batch and micro batches of a step, in each of some processes."""
+        sequences = self.micro_batch_size * self.grad_accum_steps // processes
+        micro_batch_size = min(self.micro_batch_size, sequences)
+        return micro_batch_size, sequences // micro_batch_size
 
 
 @dataclass
@@ -240,6 +262,13 @@ class SampleConf:
 
 
 @dataclass
+class LoggerConf:
+    """To watch a run; what a logger can be told is beside its name."""
+
+    name: Logger
+
+
+@dataclass
 class Config:
     """The whole configuration of a run."""
 
@@ -259,6 +288,7 @@ class Config:
     evaluation: EvaluationConf
     sample: SampleConf
     report: ReportConf
+    logger: LoggerConf
     dry_run: bool
     stage: StageConf | None
     without: list[str]
@@ -282,6 +312,15 @@ class ExporterConfig:
 
     weights: str
     folder: str
+
+
+@dataclass
+class TidierConfig:
+    """The command that lists what the folders hold, and removes what is named."""
+
+    output_dir: str
+    cache_dir: str
+    remove: list[str]
 
 
 @functools.cache
@@ -319,6 +358,7 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)
+    store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     OmegaConf.register_new_resolver("device_scale", device_scale, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

@@ -18,6 +18,7 @@ import reports
 from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports.rules import read_rules
+from runner import world
 from runner.messages import error, say
 from runner.sweep import config_dirs, experiments
 
@@ -26,7 +27,8 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
     """Writes the report on each experiment after a run, and during and after a sweep.
 
     During a sweep it is refreshed every `refresh_minutes`. It is also written when the sweep is
-    interrupted or a job raises, where Hydra does not call `on_multirun_end`.
+    interrupted or a job raises, where Hydra does not call `on_multirun_end`. Of several processes
+    of one run the first writes it.
     """
 
     def __init__(self, refresh_minutes: float) -> None:
@@ -74,7 +76,7 @@ def _report(config: DictConfig, console: Console | None = None) -> list[Path]:
     An error is printed and leaves the runs as they are.
     """
     pages = []
-    for experiment in experiments(config):
+    for experiment in experiments(config) if world.is_first() else ():
         if not any(experiment.glob("*/*/run.json")):
             continue
         try:

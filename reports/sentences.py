@@ -23,7 +23,7 @@ from reports.formats import count, loss, together
 from reports.reference import guide_log
 from reports.statistics import POWER, Sample
 from reports.verdicts import Verdict
-from runner.record import Run
+from runner.record import Environment, Run
 from runner.record import Sample as DrawnText
 
 
@@ -143,6 +143,7 @@ def facts(group: Group) -> dict[str, str]:
         "Steps": each(lambda r: count(r.settings.steps), ladder),
         "Device": each(lambda r: r.environment.machine),
         "CPU threads": each(lambda r: count(r.environment.threads)),
+        "Processes": each(lambda r: _processes(r.environment)),
         "Scale": each(lambda r: r.settings.scale),
         "Recipe": each(lambda r: r.settings.recipe),
         "Seeds": ", ".join(map(str, group.seeds)),
@@ -154,6 +155,11 @@ def facts(group: Group) -> dict[str, str]:
         "Overrides": each(lambda r: " ".join(r.variant)),
         "Date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
     }
+
+
+def _processes(on: Environment) -> str:
+    """How many trained a run together, and whether each had a part of the model."""
+    return f"{on.processes} ({on.sharding})" if on.sharding else str(on.processes)
 
 
 def _model(group: Group, name: str) -> str:
@@ -305,9 +311,9 @@ def method(group: Group, rules: ReportConf) -> list[str]:
         "windows for every stage, during training and at the end; differences are of the last.",
         "Runs are compared only where all that decides losses is equal: data, held-out windows, "
         "device, training code, torch's version, and the settings without the stage's own; speeds "
-        "only at the same number of threads. They are compared seed by seed: for one seed every "
-        "stage draws the same weights where it shares parameters, and sees the same tokens in the "
-        "same order. Repeats of a seed are not seeds; they count for speed alone.",
+        "only at the same number of threads and processes. They are compared seed by seed: for one "
+        "seed every stage draws the same weights where it shares parameters, and sees the same "
+        "tokens in the same order. Repeats of a seed are not seeds; they count for speed alone.",
         f"With one seed, an interval is the {confidence} bootstrap interval over the held-out "
         "windows, and nothing is claimed. With several, it is Student's t interval of the "
         "differences paired by seed.",

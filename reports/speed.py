@@ -166,9 +166,9 @@ def disturbances(runs: Sequence[ReadRun], rules: ReportConf) -> dict[str, str]:
 
 
 def _product(run: ReadRun) -> tuple[Any, ...]:
-    """The machine, its threads, and the type of the product measured on it."""
+    """The machine, what of it a process has, and the type of the product measured on it."""
     on = run.record.environment
-    return on.machine, on.threads, run.record.results.peak_flops_dtype
+    return on.machine, on.threads, on.processes, run.record.results.peak_flops_dtype
 
 
 def _drift(run: ReadRun) -> float:

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from conf.errors import UsageError, did_you_mean
 from conf.schema import register
+from runner import world
 from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
@@ -41,8 +42,11 @@ FLAGS = ("--multirun", "--config-dir", "--cfg", "--help", "--version", "--hydra-
 def main() -> None:
     """Run the command and exit.
 
-    0 success, 1 a stage failed or diverged, 2 a mistake in the command, 128 + a signal.
+    0 success, 1 a stage failed or diverged, 2 a mistake in the command, 128 + a signal. Of several
+    processes of torchrun only the first prints, and decides whether a stage failed.
     """
+    if not world.is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "--version" in sys.argv:
         print(f"gpt2-ladder {version('gpt2-ladder')}")
         return

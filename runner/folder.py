@@ -8,20 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from conf.errors import UsageError
+from runner import world
 from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
     CHECKPOINT,
+    EVENTS,
     HELD_OUT,
     STEPS,
     WEIGHTS,
+    Accuracy,
     Process,
     Run,
+    Sample,
     Status,
     Step,
     UnreadableRecord,
@@ -31,6 +36,21 @@ from runner.record import (
 )
 
 LOG = "log.txt"
+LOCK = ".lock"
+
+
+class Watcher(Protocol):
+    """Gets what a run measures as it is written into the run's folder. Raises no Exception."""
+
+    def add_step(self, step: Step) -> None: ...
+
+    def add_windows(self, windows: Sequence[Window]) -> None: ...
+
+    def add_accuracy(self, found: Accuracy) -> None: ...
+
+    def add_sample(self, sample: Sample) -> None: ...
+
+    def end(self, run: Run) -> None: ...
 
 
 class RunFolder:
@@ -44,6 +64,7 @@ class RunFolder:
         self.path = path
         self.steps: list[Step] = []
         self.windows: list[Window] = []
+        self.watcher: Watcher | None = None
         self._files: dict[str, TextIO] = {}
         self.reload()
 
@@ -78,10 +99,11 @@ class RunFolder:
     def locked(self, console: Console) -> Iterator[bool]:
         """Hold the folder's lock, after waiting for another process that trains in the folder.
 
-        Gives whether it had to wait. The lock of a process that died is free.
+        Gives whether it had to wait. The lock of a process that died is free. Raises UsageError
+        instead of waiting where several processes train together.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         waited = False
         try:
             lock.acquire(blocking=False)
@@ -90,6 +112,10 @@ class RunFolder:
             self.reload()
             trainer = self._run.process if self._run else None
             who = f"process {trainer.pid} on {trainer.host}" if trainer else "another process"
+            if world.size() > 1:  # the others would not know what this one waits for
+                raise UsageError(
+                    f"{self.path}: {who} is training it; wait until that has ended."
+                ) from None
             say(console, f"{self.path}: waiting for {who}, which is training it.")
             lock.acquire()
         try:
@@ -100,15 +126,15 @@ class RunFolder:
 
     def start(self, run: Run, afresh: bool) -> None:
         """Begin the record of a run; `afresh` deletes a checkpoint too."""
-        stale = [STEPS, HELD_OUT, LOG, "traceback.txt"]
+        stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by safetensors, killed
         if afresh or not (self.path / CHECKPOINT).exists():
-            stale += [CHECKPOINT, WEIGHTS]
+            stale += [CHECKPOINT, WEIGHTS, EVENTS]
         for name in stale:
-            (self.path / name).unlink(missing_ok=True)
-        for left in self.path.glob(".tmp*"):  # by safetensors, when killed
-            left.unlink(missing_ok=True)
+            for left in self.path.glob(name):
+                left.unlink(missing_ok=True)
         if self.damage and (self.path / "run.json").exists():
             os.replace(self.path / "run.json", self.path / "run.json.damaged")
+        self.damage = None
         run.process = Process(platform.node(), os.getpid())
         run.started = now()
         self._run = run
@@ -143,11 +169,29 @@ class RunFolder:
         self.steps.append(step)
         self._append(STEPS, _row(step))
         self._append(LOG, step.line())
+        if self.watcher:
+            self.watcher.add_step(step)
 
     def add_windows(self, windows: Sequence[Window]) -> None:
         """Append one evaluation to held_out.csv. Raises OSError."""
         self.windows += windows
         self._append(HELD_OUT, "".join(map(_row, windows)))
+        if self.watcher:
+            self.watcher.add_windows(windows)
+
+    def add_accuracy(self, found: Accuracy) -> None:
+        """Write HellaSwag's accuracy into run.json. Raises OSError."""
+        self.run.hellaswag.append(found)
+        self.save()
+        if self.watcher:
+            self.watcher.add_accuracy(found)
+
+    def add_sample(self, sample: Sample) -> None:
+        """Write a text drawn from the model into run.json. Raises OSError."""
+        self.run.samples.append(sample)
+        self.save()
+        if self.watcher:
+            self.watcher.add_sample(sample)
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
@@ -156,6 +200,8 @@ class RunFolder:
         self.run.steps_sha256 = _sha256(self.path / STEPS)
         self.run.held_out_sha256 = _sha256(self.path / HELD_OUT)
         self.save()
+        if self.watcher:
+            self.watcher.end(self.run)
 
     def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
         self._close_files()
@@ -185,6 +231,32 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 file.close()
         self._files = {}
+
+
+class UnwrittenFolder(RunFolder):
+    """The same in a process that writes nothing: of several that train a run, all but the first."""
+
+    @contextlib.contextmanager
+    def locked(self, console: Console) -> Iterator[bool]:
+        yield False
+
+    def start(self, run: Run, afresh: bool) -> None:
+        self._run = run
+
+    def save(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+    def end(self, status: Status, message: str | None = None) -> None:
+        self.run.status = status
+
+    def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
+        self.steps, self.windows = list(steps), list(windows)
+
+    def _append(self, name: str, lines: str) -> None:
+        pass
 
 
 def now() -> str:

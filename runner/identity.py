@@ -24,13 +24,14 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 # count by their hashes.
 NOT_MEASURED = (
     "experiment", "checkpoint", "force", "quiet", "dry_run", "stage", "without", "plus", "plan",
-    "recipe", "report", "output_dir", "cache_dir", "model.name", "scale.name", "data.name",
-    "data.path", "data.url", "data.sha256", "evaluation.hellaswag", "train.checkpoint_every",
+    "recipe", "report", "logger", "output_dir", "cache_dir", "model.name", "scale.name",
+    "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
+    "train.checkpoint_every", "train.sharding", "train.timeout_minutes",
 )  # fmt: skip
 # What is taken back from a stage or added to it; what follows from it is in other keys.
 ARITHMETIC = ("without", "plus")
 # Of a resolved configuration, what a record does not keep: this machine's folders, and no settings.
-NOT_KEPT = ("output_dir", "cache_dir", "report", "dry_run", "plan", "quiet")
+NOT_KEPT = ("output_dir", "cache_dir", "report", "dry_run", "plan", "quiet", "logger")
 # What tells the runs of one stage apart: the draws, and the moment.
 ROUND = ("repeat", "seed")
 # Of the other keys, those that decide no loss, or that runs are matched by separately.

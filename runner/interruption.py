@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from runner import world
+
 # A closed terminal, Ctrl-C, a scheduler's request, and a sweep's request to its stage.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -65,7 +67,8 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
+        if world.is_first():
+            os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
 
     def interruption() -> Interrupted | None:
         sweep = multiprocessing.parent_process()

@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +23,17 @@ from rich.console import Console
 
 from conf.errors import UsageError, did_you_mean
 from conf.schema import known_keys
+from runner import world
 from runner.interruption import Interrupted, install_handlers
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
+MERGED = re.compile(r"Error merging override ([^=]+)=(.*)")
+
+
+# How long a process leaves it to the first to say what is wrong.
+PATIENCE_SECONDS = 30
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -39,7 +47,13 @@ def warn(console: Console, text: str) -> None:
 
 
 def error(message: str) -> None:
-    """Print an error on standard error."""
+    """Print an error on standard error.
+
+    Of several processes the first speaks; torchrun then ends the others, which wait for that.
+    """
+    if not world.is_first():
+        install_handlers(signal.SIG_DFL)
+        time.sleep(PATIENCE_SECONDS)
     say(Console(stderr=True), message, "red")
 
 
@@ -132,6 +146,8 @@ def sentence(mistake: Exception) -> str:
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
     if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
         return no_such_key(key[1])
+    if "is not a ListConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
+        return f"{merged[1]}={merged[2]}: write a list, {merged[1]}=[{merged[2]}]."
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:
         group, _, name = str(mistake.missing_cfg_file).rpartition("/")
         options = ", ".join(mistake.options)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from conf.errors import UsageError
+from runner import world
 from runner.interruption import ENDING, Interrupted, handled_by, install_handlers
 from runner.messages import error, sentence
 
@@ -84,5 +85,6 @@ def _child(environment: dict[str, str], work: Callable[..., None], *arguments: A
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)
     except (UsageError, OSError) as mistake:
-        error(sentence(mistake))
+        if world.is_first():
+            error(sentence(mistake))
         sys.exit(NOT_STARTED)

@@ -79,8 +79,8 @@ def step_progress(
         def show(step: Step) -> None:
             nonlocal shown
             if _is_live(console):
-                rate = step.tokens / step.step_ms * 1e3
-                figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate:,.0f} tokens/s"
+                rate = f"{step.tokens_per_second:,.0f} tokens/s"
+                figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate}"
                 bar.update(task, advance=1, figures=figures)
                 return
             if time.monotonic() - shown < QUIET_SECONDS and step.step + 1 != steps:

@@ -30,6 +30,7 @@ STEPS = "steps.csv"
 HELD_OUT = "held_out.csv"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
@@ -82,6 +83,10 @@ class Step:
     def is_finite(self) -> bool:
         """Whether training can go on from the step's loss and norm."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.step_ms * 1e3
 
     def line(self) -> str:
         """The step's line of the log, in the guide's form."""
@@ -146,6 +151,8 @@ class Environment:
     device: str | None = optional("cpu, cuda or mps")
     device_name: str | None = optional("the device's own name")
     threads: int | None = optional("CPU threads torch used")
+    processes: int = described("processes that trained the run together", default=1)
+    sharding: str | None = optional("fsdp where each of them had a part of the model, or empty")
 
     @property
     def machine(self) -> str:
@@ -188,11 +195,11 @@ class Results:
     tokens_per_step: float = measured("tokens in an optimizer step")
     tokens_per_second: float = measured("tokens_per_step over step_ms")
     step_ms: float = measured("milliseconds of a step, median over the warm steps")
-    mfu: float = measured("FLOP/s of the model over peak_flops")
+    mfu: float = measured("FLOP/s of the model over peak_flops of all processes")
     peak_flops: float = measured("FLOP/s of the fastest matrix product measured on the machine")
     flops_before: float = measured("FLOP/s of that product before the steps, median")
     flops_after: float = measured("the same after the steps")
-    peak_memory_bytes: float = measured("largest memory of the run in bytes")
+    peak_memory_bytes: float = measured("largest memory of a process in bytes")
     peak_flops_dtype: str | None = optional("type of that matrix product")
 
 
@@ -481,8 +488,11 @@ class Conditions(NamedTuple):
 
 def same_speed_conditions(a: Run, b: Run) -> bool:
     """Whether two comparable runs may be compared by speed too."""
-    found = [(r.environment.threads, r.products.answers if r.products else "") for r in (a, b)]
-    return found[0] == found[1]
+    ours, theirs = (
+        (on.threads, on.processes, on.sharding, r.products.answers if r.products else "")
+        for r, on in ((a, a.environment), (b, b.environment))
+    )
+    return ours == theirs
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:

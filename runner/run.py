@@ -10,17 +10,19 @@ import traceback
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from conf.device import smaller_scale
 from conf.errors import UsageError
 from conf.schema import Aim, Config
+from runner import world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
 from runner.data.text import find_text, text_sha256
 from runner.files import write_atomically
-from runner.folder import RunFolder, now
+from runner.folder import RunFolder, UnwrittenFolder, now
 from runner.identity import (
     as_plain,
     code_hash,
@@ -31,7 +33,7 @@ from runner.identity import (
     settings_sha256,
     variant,
 )
-from runner.interruption import Interrupted
+from runner.interruption import Interrupted, install_handlers
 from runner.messages import say, sentence, warn
 from runner.process import NOT_STARTED, in_own_process
 from runner.progress import text_progress
@@ -48,11 +50,15 @@ from runner.record import (
 )
 from runner.settings import remarks
 
+if TYPE_CHECKING:
+    from runner.training.parallel import Parallel
+
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
     """Train a stage unless its record is already finished; returns its record.
 
-    None where the record could not be closed. `isolate` gives the run a process of its own, so
+    None where the record could not be closed, and in all but the first of several processes that
+    train it together. `isolate` gives the run a process of its own, so
     that its peak memory is its own and a crash does not end the sweep. Raises UsageError for what
     the user can correct, and Interrupted.
     """
@@ -71,23 +77,35 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
     for note in planned.notes:
         warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
-    for same in (folder, *_elsewhere(experiment, planned)):
-        if is_done(same, config, planned.fingerprint, console):
-            if same.run.status is Status.finished:  # its process may have been killed before this
-                (same.path / CHECKPOINT).unlink(missing_ok=True)
-            return same.run
+    # Several processes ask the first, once they are connected.
+    if world.size() == 1 and (same := find_done(folder, config, planned, console)):
+        return same.run
     prepare_libraries(cache_dir)
     if isolate:
         _train_isolated(config, files, folder, planned, console)
     else:
         train_recorded(config, files, folder.path, planned)
         folder.reload()
+    if not world.is_first():
+        return None
     if folder.damage:
         warn(console, f"{folder.damage}.")
     if folder.status is None or folder.status is Status.running:  # it could not be closed
         return None
     print_outcome(folder, experiment, console)
     return folder.run
+
+
+def find_done(
+    folder: RunFolder, config: Config, planned: Run, console: Console
+) -> RunFolder | None:
+    """The folder in which the run is finished or diverged; prints this, or what is damaged."""
+    for same in (folder, *_elsewhere(folder.path.parent.parent, planned)):
+        if is_done(same, config, planned.fingerprint, console):
+            if same.run.status is Status.finished:  # its process may have been killed before this
+                (same.path / CHECKPOINT).unlink(missing_ok=True)
+            return same
+    return None
 
 
 def _elsewhere(experiment: Path, planned: Run) -> Iterator[RunFolder]:
@@ -170,6 +188,8 @@ def _train_isolated(
         if folder.status is Status.running:
             _close(folder, Status.interrupted, str(interrupted), console)
         raise
+    if not world.is_first():
+        return
     if status == NOT_STARTED:
         raise UsageError(f"{planned.stage.name} could not be started; see above.")
     if status != 0:
@@ -182,53 +202,75 @@ def _train_isolated(
 def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:
     """Load the tokens and train; every failure is written into the record.
 
-    Waits while another process trains in the folder `path`, and trains nothing that it has
-    finished. Raises UsageError for a mistake that is found before the first step, OSError where the
-    record cannot be opened, and Interrupted.
+    Waits while another command trains in the folder `path`, and trains nothing that it has
+    finished. Of several processes the first writes. Raises UsageError for a mistake that is found
+    before the first step, OSError where the record cannot be opened, and Interrupted.
     """
     console = Console()
-    from runner.data.corpus import load_corpus
     from runner.training.device import find_device
-    from runner.training.loop import train
+    from runner.training.parallel import connected
 
-    find_device(config.device, config.scale.name)  # a mistake in the command leaves no record
-    folder = RunFolder(path)
-    with folder.locked(console) as waited:
-        if waited and is_done(folder, config, planned.fingerprint, console):
+    # A mistake in the command leaves no record.
+    device = find_device(config.device, config.scale.name)
+    folder = RunFolder(path) if world.is_first() else UnwrittenFolder(path)
+    minutes = config.train.timeout_minutes
+    with connected(device, minutes) as parallel, folder.locked(console) as waited:
+        if len(set(parallel.gather([planned.fingerprint]))) > 1:
+            raise UsageError(
+                "The processes were given other commands, texts or code; start all with the same."
+            )
+        check = waited or parallel.size > 1
+        if parallel.ask_first(
+            lambda: check and find_done(folder, config, planned, console) is not None
+        ):
             return
         folder.start(planned, afresh=config.force)
-        try:
-            cache_dir = Path(config.cache_dir).expanduser()
-            held_out = config.data.held_out_fraction
-            with text_progress(console) as show:
-                corpus = load_corpus(files, cache_dir, held_out, partial(warn, console), show)
-            data = folder.run.data
-            data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
-            data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
-            if config.evaluation.tokens > data.held_out_tokens > 0:
-                folder.run.notes.append(
-                    f"evaluation.tokens={config.evaluation.tokens} is more than the text's "
-                    f"{data.held_out_tokens} held-out tokens, which are all evaluated."
-                )
-                warn(console, folder.run.notes[-1])
-            train(config, corpus, folder, console)
-        except Interrupted as interrupted:
-            _close(folder, Status.interrupted, str(interrupted), console)
-            done, again = len(folder.steps), "begins anew"
-            if (folder.path / CHECKPOINT).exists():
-                again = "goes on from there"
-            warn(
-                console,
-                f"{planned.stage.name} stopped at step {done} of {config.train.steps}; the same "
-                f"command {again}.",
+        _train_in(folder, config, files, parallel, console)
+
+
+def _train_in(
+    folder: RunFolder, config: Config, files: list[Path], parallel: "Parallel", console: Console
+) -> None:
+    """Train in a folder whose record is open, and close it, however that ends."""
+    from runner.data.corpus import load_corpus
+    from runner.training.loop import train
+
+    try:
+        cache_dir = Path(config.cache_dir).expanduser()
+        held_out = config.data.held_out_fraction
+        with text_progress(console) as show:
+            corpus = load_corpus(files, cache_dir, held_out, partial(warn, console), show)
+        data = folder.run.data
+        data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
+        data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
+        if config.evaluation.tokens > data.held_out_tokens > 0:
+            folder.run.notes.append(
+                f"evaluation.tokens={config.evaluation.tokens} is more than the text's "
+                f"{data.held_out_tokens} held-out tokens, which are all evaluated."
             )
-            raise
-        except Exception as error:
-            trained = folder.steps or (folder.path / CHECKPOINT).exists()
-            if isinstance(error, UsageError) and not trained:
-                folder.remove()  # a mistake in the command leaves nothing behind
-                raise
-            _close(folder, Status.failed, _failure(error, folder, config), console)
+            warn(console, folder.run.notes[-1])
+        train(config, corpus, folder, console, parallel)
+    except Interrupted as interrupted:
+        _close(folder, Status.interrupted, str(interrupted), console)
+        has_checkpoint = (folder.path / CHECKPOINT).exists()
+        again = "goes on from there" if has_checkpoint else "begins anew"
+        warn(
+            console,
+            f"{folder.run.stage.name} stopped at step {len(folder.steps)} of "
+            f"{config.train.steps}; the same command {again}.",
+        )
+        raise
+    except Exception as failure:
+        error = parallel.cause(failure)
+        if not parallel.is_first:
+            raise UsageError(_failure(error, folder, config)) from failure
+        if parallel.size > 1:  # torchrun asks this process to end too, which first says why
+            install_handlers(signal.SIG_IGN)
+        trained = folder.steps or (folder.path / CHECKPOINT).exists()
+        if isinstance(error, UsageError) and not trained:
+            folder.remove()  # a mistake in the command leaves nothing behind
+            raise error from None
+        _close(folder, Status.failed, _failure(error, folder, config), console)
 
 
 def _failure(error: Exception, folder: RunFolder, config: Config) -> str:

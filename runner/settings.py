@@ -1,15 +1,17 @@
 """A composed configuration, typed and checked: every error in it is found before torch loads."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import CompileMode, Config, Schedule, validator
+from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
+from gpt2.config import Norm
+from runner import world
 from runner.messages import no_such_key
 
 Typed = TypeVar("Typed")
@@ -53,6 +55,14 @@ def read_settings(cfg: DictConfig) -> Config:
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
             f"the nearest that are: {' and '.join(map(str, nearest))}."
         )
+    sequences, processes = train.micro_batch_size * train.grad_accum_steps, world.size()
+    if sequences % processes or (sequences // processes) % train.share(processes)[0]:
+        raise UsageError(
+            f"A batch of {sequences} sequences, {train.grad_accum_steps} x "
+            f"train.micro_batch_size={train.micro_batch_size}, cannot be divided among {processes} "
+            "processes; start a number of processes that divides it, or change "
+            "train.micro_batch_size or train.total_batch_tokens."
+        )
     if train.clip_grad_norm is not None and train.clip_grad_norm < train.eps:
         raise UsageError(
             f"train.clip_grad_norm={train.clip_grad_norm:g} leaves gradients smaller than AdamW's "
@@ -65,10 +75,10 @@ def read_settings(cfg: DictConfig) -> Config:
             "overwrites the gradients that accumulation adds up; give default or max_autotune to "
             "a stage that accumulates."
         )
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if config.logger.name is Logger.tensorboard and not find_spec("tensorboard"):
         raise UsageError(
-            "WORLD_SIZE is set, and training on several processes is not supported yet; "
-            "start one process with python -m runner."
+            "logger=tensorboard needs a package that is not installed: "
+            "pip install 'gpt2-ladder[tensorboard]'."
         )
     return config
 
@@ -95,6 +105,13 @@ def remarks(config: Config) -> list[str]:
         found.append("evaluation.samples has no effect: evaluation.every is null.")
     if evaluation.hellaswag_items is not None and evaluation.hellaswag is None:
         found.append("evaluation.hellaswag_items has no effect without evaluation.hellaswag=FILE.")
+    if train.sharding is not Sharding.none and world.size() == 1:
+        found.append(
+            f"train.sharding={train.sharding.name} has no effect: one process trains, and torchrun "
+            "starts several."
+        )
+    if getattr(config.model, "norm", None) is Norm.batch and world.size() > 1:
+        found.append("Batch norm takes its statistics from each process's part of a batch alone.")
     return found
 
 

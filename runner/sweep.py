@@ -15,6 +15,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
+from runner import world
 from runner.messages import duration, say
 from runner.record import Status, read_runs
 from stages.plans import expand
@@ -23,7 +24,8 @@ from stages.plans import expand
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
     """Ends the command with status 1 where a run failed or diverged.
 
-    A sweep's failures are read from the records, which every launcher leaves.
+    A sweep's failures are read from the records, which every launcher leaves. Of several processes
+    of one run the first decides.
     """
 
     def __init__(self) -> None:
@@ -34,14 +36,14 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
             self.failed = True
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.failed:
+        if self.failed and world.is_first():
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.earlier = _failures(config)
+        self.earlier = _failures(config) if world.is_first() else set()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.failed or _failures(config) - self.earlier:
+        if world.is_first() and (self.failed or _failures(config) - self.earlier):
             sys.exit(1)
 
 

@@ -21,7 +21,8 @@ COMMANDS = [
     for language, block in BLOCKS
     if language == "sh"
     for line in block.splitlines()
-    if line.startswith("python -m ")
+    # Several machines are in tests/runner/test_torchrun.py.
+    if line.startswith(("python -m ", "torchrun ")) and "--nnodes" not in line
 ]
 # What is typed in the text between the blocks.
 IN_TEXT = (
@@ -49,13 +50,16 @@ def test_every_command_of_the_readme_works(
     environment = {**os.environ, "GPT2_LADDER_CACHE": str(cache_dir), "PYTHONPATH": str(ROOT)}
 
     def tried(command: str, *more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, *shlex.split(command)[1:]]
-        if words[2] == "runner":
+        program, *words = shlex.split(command)
+        if program == "torchrun":
+            words = ["-m", "torch.distributed.run", *words]
+        words = [sys.executable, *words]
+        if "runner" in words:
             words += more
             keys = {word.lstrip("+").partition("=")[0] for word in words}
-            if keys & {"stage", "plan"}:
+            if keys & {"stage", "plan", "recipe"}:
                 words += [f"{key}={value}" for key, value in SMALL.items() if key not in keys]
-            if keys & {"stage", "plan"} and "data.path" not in keys:
+            if keys & {"stage", "plan", "recipe"} and "data.path" not in keys:
                 words.append("data.path=book.txt")
         done = subprocess.run(
             words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -69,7 +73,7 @@ def test_every_command_of_the_readme_works(
         (tmp_path / "outputs" / copy).symlink_to(tmp_path / "outputs" / "ladder")
     (weights,) = tmp_path.glob("outputs/ladder/step10/*/weights.safetensors")
     for command in [*COMMANDS, *IN_TEXT]:
-        many = "+plan" in command or " -m " in command.removeprefix("python -m")
+        many = "+plan" in command or " -m " in command.partition("-m runner")[2]
         command = command.replace("LABEL", weights.parent.name)
         done = tried(command, *(["dry_run=true"] if many and "dry_run" not in command else []))
         assert done.stdout.strip(), command

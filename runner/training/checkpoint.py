@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections import defaultdict
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -22,11 +21,13 @@ from runner.record import (
     CHECKPOINT,
     WEIGHTS,
     KeptWeights,
+    Run,
     Step,
     UnreadableRecord,
     Window,
     parse_run,
 )
+from runner.training.parallel import Parallel, load_whole, whole_moments, whole_weights
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
@@ -34,6 +35,15 @@ CARRIED = (
     "started", "resumed_at", "checks", "compile_cache", "timings", "weights", "samples",
     "hellaswag",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a run had done when its checkpoint was written."""
+
+    record: Run
+    steps: list[Step]
+    windows: list[Window]
 
 
 @dataclass
@@ -47,11 +57,14 @@ class Checkpoints:
     folder: RunFolder
     model: GPT
     optimizer: torch.optim.Optimizer
+    parallel: Parallel
     console: Console
 
     def __post_init__(self) -> None:
         self.path = self.folder.path / CHECKPOINT
         self.written = time.monotonic()
+        if not self.parallel.is_first:
+            return
         place, kept = self.folder.path, self.config.checkpoint
         free = shutil.disk_usage(place).free
         weights = 4 * self.model.num_parameters()
@@ -70,7 +83,27 @@ class Checkpoints:
             )
 
     def resume(self) -> bool:
-        """Resume from the checkpoint in the run's folder; False if there is none to use."""
+        """Resume from the checkpoint in the run's folder; False if there is none to use.
+
+        The first process reads it, and every other gets its part.
+        """
+        tensors, found = self._read() if self.parallel.is_first else ({}, None)
+        before = self.parallel.ask_first(lambda: found)
+        if before is None:
+            return False
+        weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
+        load_whole(self.model, self.optimizer, weights, moments)
+        for name, generator in _generators().items():
+            if name in tensors:
+                generator.set_rng_state(tensors[name])
+        for field in CARRIED:
+            setattr(self.folder.run, field, getattr(before.record, field))
+        self.folder.resume(before.steps, before.windows)
+        warn(self.console, f"Resuming from step {len(before.steps)}.")
+        return True
+
+    def _read(self) -> tuple[dict[str, Tensor], "Before | None"]:
+        """The tensors, and what the run had done; nothing where there is no usable checkpoint."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
@@ -83,31 +116,18 @@ class Checkpoints:
                     f"here are in {now.answers}"
                 )
         except FileNotFoundError:
-            return False
+            return {}, None
         except (DamagedFile, UnreadableRecord, OSError) as error:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
-            return False
-        self.model.load_state_dict(_named("model.", tensors))
-        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, tensor in _named("optimizer.", tensors).items():
-            index, key = name.split(".")
-            state[int(index)][key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
-        for name, generator in _generators().items():
-            if name in tensors:
-                generator.set_rng_state(tensors[name])
+            self.folder.start(self.folder.run, afresh=True)
+            return {}, None
         rows = tensors["steps"].tolist()
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in rows]
         rows = tensors["held_out"].tolist()
         windows = [Window(int(n), int(first), int(t), loss) for n, first, t, loss in rows]
-        for field in CARRIED:
-            setattr(self.folder.run, field, getattr(record, field))
-        self.folder.resume(steps, windows)
-        warn(self.console, f"Resuming from step {len(steps)}.")
-        return True
+        return tensors, Before(record, steps, windows)
 
     def due(self) -> bool:
         """Whether `train.checkpoint_every` asks for a checkpoint after this step."""
@@ -119,10 +139,16 @@ class Checkpoints:
 
     def write(self) -> None:
         """Replace the checkpoint; if that fails, warn and continue."""
+        weights, moments = whole_weights(self.model), whole_moments(self.model, self.optimizer)
+        if self.parallel.is_first:
+            self._save(weights, moments)
+        self.parallel.wait()  # the others may end, and torchrun then ends all
+        self.written = time.monotonic()
+
+    def _save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         run, steps = self.folder.run, self.folder.steps
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, entries in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in entries.items()}
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         tensors |= {name: generator.get_rng_state() for name, generator in _generators().items()}
         tables = {
             "steps": [astuple(step) for step in steps],
@@ -135,7 +161,11 @@ class Checkpoints:
             save_tensors(self.path, tensors, {"fingerprint": run.fingerprint, "record": record})
         except OSError as error:
             warn(self.console, f"No checkpoint at step {len(steps)}: {error}.")
-        self.written = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the checkpoint of a run whose record is closed."""
+        if self.parallel.is_first:
+            self.path.unlink(missing_ok=True)
 
     def keep(self, held_out: float) -> None:
         """Keep the weights as `checkpoint` says: none, the last, or those of the lowest loss."""
@@ -144,7 +174,9 @@ class Checkpoints:
         is_best = lowest is None or held_out < lowest
         kept = self.config.checkpoint
         if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
-            save_weights(self.model, self.folder.path / WEIGHTS)
+            weights = whole_weights(self.model)
+            if self.parallel.is_first:
+                save_weights(self.model.config, weights, self.folder.path / WEIGHTS)
             self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
             self.folder.save()
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.distributed.fsdp import FSDPModule
 
 from conf.schema import CompileScope, TrainConf
 from gpt2.model import GPT
 from runner.training.device import is_out_of_memory, synchronise
 
 
-def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str | None:
+def compile_model(
+    model: GPT, train: TrainConf, micro_batch_size: int, autocast: torch.autocast
+) -> str | None:
     """Compile what `train.compile_scope` names; None, or the reason why it failed.
 
     A forward and backward pass starts the compilation here and not in a step; weights and buffers
@@ -22,7 +25,7 @@ def compile_model(model: GPT, train: TrainConf, autocast: torch.autocast) -> str
     """
     device = next(model.parameters()).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    idx_BT = torch.zeros(train.micro_batch_size, train.context, dtype=torch.int64, device=device)
+    idx_BT = torch.zeros(micro_batch_size, train.context, dtype=torch.int64, device=device)
     failure = None
     torch.compiler.reset()
     torch.compiler.set_stance("default")
@@ -80,8 +83,11 @@ def cache_state() -> str:
 
 
 def _first_pass(model: GPT, idx_BT: Tensor, scope: CompileScope) -> Tensor:
-    """A scalar computed by what is compiled, and by as little else as possible."""
-    if scope is CompileScope.model:
+    """A scalar computed by what is compiled, and by as little else as possible.
+
+    A sharded model collects the weights of its norm and head when all of it is called.
+    """
+    if scope is CompileScope.model or isinstance(model, FSDPModule):
         # Two tensors, since what is compiled for one and the same is not used for two.
         return model(idx_BT, idx_BT.clone())[1]
     x_BTC = torch.zeros(*idx_BT.shape, model.config.n_embd, device=idx_BT.device)

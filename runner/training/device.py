@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.device import CUDA_SCALES
 from conf.errors import UsageError
+from runner import world
 from runner.products import Products, Rate
 
 # The probe takes turns for this long, and on a busy machine until the three shortest times of each
@@ -36,7 +37,10 @@ ALIKE = 1.05
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
-    """The device to train on. Raises UsageError if it is missing, or not the one of `scale`."""
+    """The device to train on. Raises UsageError if it is missing, or not the one of `scale`.
+
+    Of several processes each has a GPU of its own.
+    """
     available = torch.accelerator.current_accelerator(check_available=True)
     kind = available.type if available else "cpu"
     if requested == "auto":
@@ -46,14 +50,32 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
                 f"scale={scale} needs a {needed} device, but PyTorch {torch.__version__} finds "
                 f"none; {_what_is_missing(needed)}, or add scale=cpu."
             )
-        return torch.device(kind)
+        return _of_this_process(torch.device(kind))
     numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
     choices = dict.fromkeys(("cpu", kind, *numbered))
     if requested not in choices:
         raise UsageError(
             f"device={requested}: PyTorch finds no such device; use auto, {', '.join(choices)}."
         )
-    return torch.device(requested)
+    return _of_this_process(torch.device(requested))
+
+
+def _of_this_process(device: torch.device) -> torch.device:
+    """The device, and of the machine's GPUs the one of this process, where there are several."""
+    if world.size() == 1 or device.type == "cpu":
+        return device
+    if device.type == "mps" or device.index is not None:
+        raise UsageError(
+            f"device={device} is one device, but {world.size()} processes were started; start one, "
+            "or write device=cuda or device=cpu."
+        )
+    count = torch.accelerator.device_count()
+    if world.local_rank() >= count:
+        raise UsageError(
+            f"This machine has {count} {device.type} devices, but more processes were started; "
+            f"start one for each: torchrun --nproc-per-node {count}."
+        )
+    return torch.device(device.type, world.local_rank())
 
 
 def _what_is_missing(kind: str) -> str:

@@ -17,7 +17,7 @@ from runner.training.device import upload
 def evaluate(
     model: GPT, held_out: HeldOut, batch_size: int, autocast: torch.autocast, step: int
 ) -> list[Window]:
-    """The mean cross entropy of each held-out window, padded rows left out.
+    """The mean cross entropy of each of this process's held-out windows, padded rows left out.
 
     `step` is how many steps the model was trained for.
     """
@@ -36,7 +36,7 @@ def evaluate(
                 F.cross_entropy(logits.float(), targets).item() for logits, targets in windows
             ]
     model.train()
-    places = zip(held_out.starts, losses, strict=True)
+    places = zip(held_out.own, losses, strict=True)
     return [Window(step, first, held_out.context, loss) for first, loss in places]
 
 

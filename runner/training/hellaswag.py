@@ -1,5 +1,6 @@
 """The accuracy on HellaSwag: how often the right one of four endings is the most likely one."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
 from runner.training.device import upload
+from runner.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -56,48 +58,59 @@ def encode(items: Sequence[Item], context_length: int) -> list[Question]:
     return sorted(questions, key=lambda question: question.longest, reverse=True)
 
 
-@torch.no_grad()
 def score(
     model: GPT,
     questions: Sequence[Question],
     batch_tokens: int,
     autocast: torch.autocast,
     step: int,
+    parallel: Parallel,
     show: Callable[[int, int], None],
 ) -> Accuracy:
     """How often the model finds the right ending most likely, by sum and by mean of its losses.
 
-    Only the ending's tokens count, given the text. About `batch_tokens` are computed at once;
-    `step` is how many steps the model was trained for, and `show` is called with the questions done
-    and with how many there are.
+    Only the ending's tokens count, given the text. About `batch_tokens` are computed at once, in
+    turns by several processes; `step` is how many steps the model was trained for, and `show` is
+    called with the questions done and with how many there are.
     """
-    device = next(model.parameters()).device
-    losses = []
+    batches = list(_batches(questions, batch_tokens))
+    # As many for each process, since a sharded model needs all of them for a forward pass: where
+    # they cannot be divided, the first ones are computed twice.
+    turns = math.ceil(len(batches) / parallel.size)
+    right: dict[int, tuple[int, int]] = {}
     model.eval()
     with torch.compiler.set_stance("force_eager"):
-        for batch in _batches(questions, batch_tokens):
-            rows = [row for question in batch for row in question.rows]
-            padded_BT = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
-            (ids_BT,) = upload((padded_BT,), device)
-            with autocast:
-                logits_BTV = model(ids_BT[:, :-1])[0]
-            for logits_TV, targets_T, row in zip(logits_BTV, ids_BT[:, 1:], rows, strict=True):
-                end = len(row.ids) - 1
-                ending = slice(end - row.tokens, end)
-                loss = F.cross_entropy(
-                    logits_TV[ending].float(), targets_T[ending], reduction="sum"
-                )
-                losses.append(loss)
-            show(len(losses) // 4, len(questions))
+        for turn in range(turns):
+            place = (turn * parallel.size + parallel.rank) % len(batches)
+            right[place] = _right(model, batches[place], autocast)
+            show(len(questions) * (turn + 1) // turns, len(questions))
     model.train()
+    of_all = dict(parallel.gather(list(right.items())))
+    by_sum, by_mean = (sum(each) / len(questions) for each in zip(*of_all.values(), strict=True))
+    return Accuracy(step, len(questions), by_sum, by_mean)
+
+
+@torch.no_grad()
+def _right(model: GPT, questions: Sequence[Question], autocast: torch.autocast) -> tuple[int, int]:
+    """How often the right ending has the lowest sum of losses, and how often the lowest mean."""
+    rows = [row for question in questions for row in question.rows]
+    padded_BT = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    (ids_BT,) = upload((padded_BT,), next(model.parameters()).device)
+    with autocast:
+        logits_BTV = model(ids_BT[:, :-1])[0]
+    losses = []
+    for logits_TV, targets_T, row in zip(logits_BTV, ids_BT[:, 1:], rows, strict=True):
+        end = len(row.ids) - 1
+        ending = slice(end - row.tokens, end)
+        loss = F.cross_entropy(logits_TV[ending].float(), targets_T[ending], reduction="sum")
+        losses.append(loss)
     sums_QE = torch.stack(losses).view(-1, 4).cpu()
-    tokens_QE = torch.tensor([[row.tokens for row in question.rows] for question in questions])
+    means_QE = sums_QE / torch.tensor([[row.tokens for row in q.rows] for q in questions])
     labels_Q = torch.tensor([question.label for question in questions])
-    right = [
-        int((losses_QE.argmin(dim=1) == labels_Q).sum())
-        for losses_QE in (sums_QE, sums_QE / tokens_QE)
-    ]
-    return Accuracy(step, len(questions), *(number / len(questions) for number in right))
+    by_sum, by_mean = (
+        int((losses_QE.argmin(dim=1) == labels_Q).sum()) for losses_QE in (sums_QE, means_QE)
+    )
+    return by_sum, by_mean
 
 
 def _batches(questions: Sequence[Question], tokens: int) -> Iterator[Sequence[Question]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
-from conf.schema import Checkpoint, Config
+from conf.schema import Checkpoint, Config, Logger
 from gpt2.config import GPTConfig, Norm
 from gpt2.model import GPT
 from gpt2.sampling import sample
@@ -27,6 +29,7 @@ from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
 from runner.training.hellaswag import Question, read_questions, score
 from runner.training.optimizer import build_optimizer, learning_rate
+from runner.training.parallel import Parallel, synchronise_gradients, whole
 from runner.training.probe import find_products
 from runner.training.techniques import Techniques
 
@@ -35,8 +38,10 @@ from runner.training.techniques import Techniques
 class Training:
     """What the loop and the evaluations use."""
 
+    parallel: Parallel
     device: torch.device
     model: GPT
+    trained: nn.Module  # the model as the steps call it, which averages gradients over processes
     optimizer: torch.optim.Optimizer
     autocast: torch.autocast
     stream: TokenStream
@@ -45,62 +50,78 @@ class Training:
     checkpoints: Checkpoints
 
 
-def train(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> None:
+def train(
+    config: Config, corpus: Corpus, folder: RunFolder, console: Console, parallel: Parallel
+) -> None:
     """Train, evaluate and sample one model; `folder` gets the results and the final status.
 
     Resumes from a checkpoint in the folder. Raises Interrupted after a checkpoint is written,
     FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
-    training = set_up(config, corpus, folder, console)
+    training = set_up(config, corpus, folder, console, parallel)
+    if config.logger.name is Logger.tensorboard and parallel.is_first:
+        from runner.tensorboard import TensorBoard  # its package is optional
+
+        folder.watcher = TensorBoard(folder, console)
     run_steps(training, config, folder, console)
     conclude(training, config, folder, console)
 
 
-def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) -> Training:
+def set_up(
+    config: Config, corpus: Corpus, folder: RunFolder, console: Console, parallel: Parallel
+) -> Training:
     """Everything that a run needs before its first step; the model is checked and compiled."""
     started = time.perf_counter()
     train, run = config.train, folder.run
     assert isinstance(config.model, GPTConfig)
-    device = machine.find_device(config.device, config.scale.name)
+    device = parallel.device
     machine.prepare(device)
     cache_dir = Path(config.cache_dir).expanduser()
     say_busy = partial(warn, console)
-    run.products = products = find_products(device, run.conditions, cache_dir, say_busy)
+    run.products = products = parallel.ask_first(
+        lambda: find_products(device, run.conditions, cache_dir, say_busy)
+    )
     techniques = Techniques(config, device, products)
     torch.set_float32_matmul_precision(techniques.fp32_setting)
     torch.manual_seed(config.seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
 
-    sizes = train.micro_batch_size, train.context
-    stream = TokenStream(corpus.train, *sizes, config.seed)
+    micro_batch_size, _ = train.share(parallel.size)
+    part = parallel.rank, parallel.size
+    stream = TokenStream(corpus.train, micro_batch_size, train.context, config.seed, *part)
     # Not the stage's own context: every stage is judged on the same windows.
     window = min(run.conditions["train.context"], config.model.context_length)
-    held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens)
+    held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens, *part)
     run.data.windows_sha256 = held_out.sha256
     hellaswag = read_questions(config.evaluation, config.model.context_length)
-    model = GPT(config.model, config.seed).to(device)
+    model = GPT(config.model, config.seed)
+    trained = parallel.spread(model, train.sharding)
     optimizer = build_optimizer(model, train)
     if config.model.norm is Norm.batch:
         warn(console, "Batch norm leaks later tokens in training; compare only the held-out loss.")
     run.environment.device = device.type
     run.environment.device_name = machine.device_name(device)
     run.environment.threads = torch.get_num_threads()
+    run.environment.processes = parallel.size
+    run.environment.sharding = train.sharding.name if isinstance(model, FSDPModule) else None
     run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.bfloat16 if products.bf16_is_faster else torch.float32
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
     peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
     run.results.peak_flops, run.results.flops_before = peak
-    checkpoints = Checkpoints(config, folder, model, optimizer, console)
+    checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
 
     if train.flow_checks and not resumed:
-        run_flow_checks(model, machine.upload(stream.micro_batch(0), device), folder, console)
+        # A sharded model cannot be copied, as the checks do; a new one has the same weights.
+        checked = GPT(config.model, config.seed).to(device) if run.environment.sharding else model
+        run_flow_checks(checked, machine.upload(stream.micro_batch(0), device), folder, console)
     if techniques.compile:
         if not config.quiet:
             say(console, f"{run.stage.name}: compiling ...")
         started = time.perf_counter()
-        if why_not := compile_model(model, train, autocast):
+        if why_not := compile_model(model, train, micro_batch_size, autocast):
             techniques.withdraw("torch.compile", why_not)
             warn(console, f"torch.compile is not applied: {why_not}.")
         else:
@@ -108,14 +129,18 @@ def set_up(config: Config, corpus: Corpus, folder: RunFolder, console: Console) 
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
-    return Training(device, model, optimizer, autocast, stream, held_out, hellaswag, checkpoints)
+    return Training(
+        parallel, device, model, trained, optimizer, autocast, stream, held_out, hellaswag,
+        checkpoints,
+    )  # fmt: skip
 
 
 def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
     """The loop over the remaining optimizer steps, each written into `folder`."""
     train, device, autocast = config.train, training.device, training.autocast
-    model, optimizer, checkpoints = training.model, training.optimizer, training.checkpoints
-    begin, title, accumulation = len(folder.steps), folder.run.stage.name, train.grad_accum_steps
+    model, optimizer, checkpoints = training.trained, training.optimizer, training.checkpoints
+    parallel, begin, title = training.parallel, len(folder.steps), folder.run.stage.name
+    _, accumulation = train.share(parallel.size)
     shown = step_progress(console, title, train.steps, begin, config.quiet)
     with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
@@ -126,6 +151,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
 
             loss_sum = torch.zeros((), device=device)
             for micro_step in range(accumulation):
+                synchronise_gradients(model, last=micro_step + 1 == accumulation)
                 batch = training.stream.micro_batch(step * accumulation + micro_step)
                 with autocast:
                     loss = model(*machine.upload(batch, device))[1]
@@ -133,9 +159,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 loss_sum += loss.detach()
 
             # Every stage measures the norm; only some clip it.
-            grad_norm = torch.nn.utils.get_total_norm(
-                [p.grad for p in model.parameters() if p.grad is not None]
-            )
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
             if train.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm
@@ -144,16 +169,18 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             optimizer.zero_grad(set_to_none=True)
 
             # Reading the two numbers waits for the device, so the time is that of the whole step.
-            loss_value, norm_value = loss_sum.item() / accumulation, grad_norm.item()
+            loss_value = parallel.mean(loss_sum).item() / accumulation
+            norm_value = grad_norm.item()
             step_ms = round((time.perf_counter() - started) * 1e3, 3)
-            tokens = train.micro_batch_tokens * accumulation
+            tokens = train.micro_batch_tokens * train.grad_accum_steps
             done = Step(step, loss_value, norm_value, lr, step_ms, tokens)
             folder.add_step(done)
             folder.add_time("train_s", step_ms / 1e3)
             show(done)
             if not done.is_finite:
                 break
-            interruption, due, ended = interrupted(), checkpoints.due(), step + 1 == train.steps
+            interruption, due = parallel.agree(interrupted(), checkpoints.due())
+            ended = step + 1 == train.steps
             keep = due and not interruption and config.checkpoint is Checkpoint.best
             if not ended and (keep or config.evaluation.is_due(step + 1)):
                 held_out_loss, _ = measure_held_out(training, config, folder)
@@ -177,6 +204,8 @@ def measure_held_out(training: Training, config: Config, folder: RunFolder) -> t
         training.autocast,
         len(folder.steps),
     )
+    by_place = {window.first_token: window for window in training.parallel.gather(windows)}
+    windows = [by_place[first] for first in training.held_out.starts]
     folder.add_windows(windows)
     folder.add_time("evaluation_s", time.perf_counter() - started)
     return mean_and_error(windows)
@@ -185,30 +214,29 @@ def measure_held_out(training: Training, config: Config, folder: RunFolder) -> t
 def score_and_sample(
     training: Training, config: Config, folder: RunFolder, console: Console, at_end: bool = False
 ) -> None:
-    """What else an evaluation asks for, added to the record: HellaSwag and a sample."""
-    sampled = config.evaluation.samples or at_end
-    if not (training.hellaswag or sampled):
-        return
+    """What else an evaluation asks for, written into `folder`: HellaSwag and a sample."""
     started = time.perf_counter()
-    model, run, steps = training.model, folder.run, len(folder.steps)
+    model, autocast, steps = training.model, training.autocast, len(folder.steps)
     if training.hellaswag:
         show = item_progress(console, "HellaSwag", config.quiet)
-        tokens, autocast = config.train.micro_batch_tokens, training.autocast
-        run.hellaswag.append(score(model, training.hellaswag, tokens, autocast, steps, show))
-    if sampled:
+        asked, tokens = training.hellaswag, config.train.micro_batch_tokens
+        found = score(model, asked, tokens, autocast, steps, training.parallel, show)
+        folder.add_accuracy(found)
+    if config.evaluation.samples or at_end:
         with torch.compiler.set_stance("force_eager"):
             text = sample(model, **asdict(config.sample))
-        run.samples.append(Sample(config.sample.prompt, config.sample.seed, text, steps))
+        folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
     folder.add_time("evaluation_s", time.perf_counter() - started)
-    folder.save()
 
 
 def conclude(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
     """Close the record with the results of the steps, the evaluations, a sample and weights."""
     run, checkpoints = folder.run, training.checkpoints
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
-    results.mfu = run.model.flops_per_token * results.tokens_per_second / results.peak_flops
-    results.peak_memory_bytes = machine.peak_memory_bytes(training.device)
+    peak_flops = results.peak_flops * training.parallel.size
+    results.mfu = run.model.flops_per_token * results.tokens_per_second / peak_flops
+    memory = training.parallel.gather([machine.peak_memory_bytes(training.device)])
+    results.peak_memory_bytes = max(memory)
     dtype = getattr(torch, str(results.peak_flops_dtype))
     seconds = config.evaluation.peak_seconds
     _, results.flops_after = machine.product_flops(training.device, dtype, seconds)
@@ -225,4 +253,4 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
         results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm
     checkpoints.keep(results.held_out)
     folder.end(Status.finished)
-    checkpoints.path.unlink(missing_ok=True)
+    checkpoints.remove()

@@ -18,10 +18,9 @@ from runner.files import DamagedFile, replacing
 MODEL_CONFIG = TypeAdapter(GPTConfig)
 
 
-def save_weights(model: GPT, path: Path) -> None:
-    """Write a model and its configuration to one safetensors file. Raises OSError."""
-    config = MODEL_CONFIG.dump_json(model.config).decode()
-    save_tensors(path, model.state_dict(), {"config": config})
+def save_weights(config: GPTConfig, weights: dict[str, Tensor], path: Path) -> None:
+    """Write a model's weights and its configuration to one safetensors file. Raises OSError."""
+    save_tensors(path, weights, {"config": MODEL_CONFIG.dump_json(config).decode()})
 
 
 def load_weights(path: Path) -> GPT:

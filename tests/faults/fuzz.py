@@ -62,7 +62,7 @@ KEYS = st.sampled_from(
      "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.flow_context",
      "scale.accumulate_to_tokens", "sample.prompt", "sample.tokens", "sample.temperature",
      "sample.top_k", "sample.seed", "stage.name", "stage.title", "stage.aim", "stage.claims",
-     "nothing", "train.nothing"]
+     "nothing", "train.nothing", "logger", "logger.name"]
 )  # fmt: skip
 KEYED = st.builds(
     lambda sign, key, value: f"{sign}{key}={value}",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from runner.data.text import find_text
@@ -13,6 +14,7 @@ from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
 from runner.record import Run
 from runner.training.loop import train
+from runner.training.parallel import Parallel
 from tests.conftest import Settings, load_quietly
 from tests.records import synthetic_run
 
@@ -37,7 +39,8 @@ class Runs:
         cache = Path(config.cache_dir)
         _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)
         corpus = load_quietly(files, cache, data.held_out_fraction)
-        train(config, corpus, folder, Console(file=io.StringIO()))
+        alone = Parallel(torch.device("cpu"))
+        train(config, corpus, folder, Console(file=io.StringIO()), alone)
         return folder.run, pd.read_csv(folder.path / "steps.csv")
 
 

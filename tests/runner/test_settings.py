@@ -115,12 +115,18 @@ def test_cuda_graphs_are_refused_where_gradients_are_accumulated(settings: Setti
     settings("+stage=step10", graphs, "train.compile=false")
 
 
-def test_several_processes_are_refused_until_they_work(
+def test_a_batch_is_divided_among_processes_or_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="several processes"):
-        settings("+stage=step02")
+    # Both at the smoke scale: 4 sequences in micro batches of 2, and one micro batch of 2.
+    assert settings("+stage=step10").train.share(2) == (2, 1)
+    assert settings("+stage=step02").train.share(2) == (1, 1)
+    assert settings("+stage=step10", "train.total_batch_tokens=512").train.share(2) == (2, 4)
+    with pytest.raises(UsageError, match=r"3 sequences, .* cannot be divided among 2 processes"):
+        settings("+stage=step02", "train.micro_batch_size=3")
+    with pytest.raises(UsageError, match=r"6 sequences, .* cannot be divided among 2 processes"):
+        settings("+stage=step10", "train.total_batch_tokens=192")
 
 
 def test_step_10_sums_micro_batches_up_to_the_scales_batch(settings: Settings) -> None:

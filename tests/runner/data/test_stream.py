@@ -32,6 +32,30 @@ def test_another_batch_size_changes_no_token_and_no_order() -> None:
     assert rows[:8] != [row.tolist() for row in TokenStream(TOKENS, 8, 10, 4).micro_batch(0)[0]]
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_together_see_what_one_would(processes: int) -> None:
+    alone = [
+        row.tolist() for i in range(8) for row in TokenStream(TOKENS, 2, 10, 3).micro_batch(i)[0]
+    ]
+    streams = [TokenStream(TOKENS, 2, 10, 3, rank, processes) for rank in range(processes)]
+    together = [
+        row.tolist()
+        for i in range(8 // processes)
+        for stream in streams
+        for row in stream.micro_batch(i)[0]
+    ]
+    assert together == alone
+
+
+@pytest.mark.parametrize(("processes", "each"), [(2, 3), (4, 2)])
+def test_every_process_evaluates_equally_many_windows_and_all_of_them_together(
+    processes: int, each: int
+) -> None:
+    parts = [HeldOut(TOKENS, 10, 60, rank, processes) for rank in range(processes)]
+    assert [len(part.own) for part in parts] == [each] * processes
+    assert {start for part in parts for start in part.own} == set(HeldOut(TOKENS, 10, 60).starts)
+
+
 def test_held_out_windows_are_spread_over_the_whole_text() -> None:
     held_out = HeldOut(TOKENS, context=10, wanted=60)
     starts = [row[0].item() for idx, _ in held_out.batches(4) for row in idx]

@@ -17,6 +17,7 @@ from runner.record import read_run
 from runner.training.checkpoint import Checkpoints
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.optimizer import build_optimizer
+from runner.training.parallel import Parallel
 from runner.training.weights import load_tensors, load_weights, save_tensors
 from tests.conftest import Settings, load_quietly
 from tests.records import synthetic_run
@@ -32,9 +33,9 @@ def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Chec
     model = GPT(config.model, config.seed)
     output = io.StringIO()
     console = Console(file=output, width=500)
-    return Checkpoints(config, opened, model, build_optimizer(model, config.train), console), (
-        output.getvalue()
-    )
+    optimizer = build_optimizer(model, config.train)
+    alone = Parallel(torch.device("cpu"))
+    return Checkpoints(config, opened, model, optimizer, alone, console), output.getvalue()
 
 
 def test_another_runs_checkpoint_is_renamed_and_not_used(

@@ -28,7 +28,7 @@ def test_the_first_step_compiles_nothing_and_has_the_eager_gradients(
 ) -> None:
     config = settings("+stage=step07", f"model.loss_chunk_tokens={chunk}")
     eager, compiled = GPT(config.model, seed=1), GPT(config.model, seed=1)
-    assert compile_model(compiled, replace(config.train, compile_scope=scope), OFF) is None
+    assert compile_model(compiled, replace(config.train, compile_scope=scope), 2, OFF) is None
     idx, targets = torch.randint(50257, (2, 2, 32), generator=torch.Generator().manual_seed(1))
     try:
         losses = []

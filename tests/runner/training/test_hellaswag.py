@@ -16,10 +16,12 @@ from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
 from runner.training.hellaswag import Row, encode, score
+from runner.training.parallel import Parallel
 from tests.conftest import Settings
 from tests.runner.conftest import Runs
 
 FP32 = torch.autocast("cpu", enabled=False)
+ALONE = Parallel(torch.device("cpu"))
 ENDINGS = ["good", "a b c", "bad", "x y"]  # of 1, 3, 1 and 2 tokens
 
 
@@ -74,7 +76,7 @@ ITEMS = [
 @pytest.mark.parametrize("batch_tokens", [1, 40, 1000])
 def test_the_score_is_the_one_worked_out_by_hand(batch_tokens: int) -> None:
     model: Any = Bigrams(MODEL)
-    found = score(model, encode(ITEMS, 64), batch_tokens, FP32, 7, quietly)
+    found = score(model, encode(ITEMS, 64), batch_tokens, FP32, 7, ALONE, quietly)
     assert found == Accuracy(step=7, items=5, acc=2 / 5, acc_norm=3 / 5)
     assert found.error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
     assert model.training
@@ -97,7 +99,7 @@ def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(
     config = settings("+stage=step05").model
     model = GPT(config, 1)
     questions = encode(items, config.context_length)
-    found = score(model, questions, 256, FP32, 0, quietly)
+    found = score(model, questions, 256, FP32, 0, ALONE, quietly)
     model.double().eval()
     right = [0, 0]
     for question in questions:

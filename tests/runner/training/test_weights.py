@@ -14,7 +14,7 @@ from tests.runner.training.test_flow_checks import CONFIG
 def test_kept_weights_come_back_bit_for_bit_with_their_configuration(tmp_path: Path) -> None:
     model = GPT(replace(CONFIG, norm=Norm.batch, pad_vocab=True), seed=5)
     model(torch.arange(32).view(2, 16), torch.arange(32).view(2, 16))
-    save_weights(model, tmp_path / "weights.safetensors")
+    save_weights(model.config, model.state_dict(), tmp_path / "weights.safetensors")
     loaded = load_weights(tmp_path / "weights.safetensors")
     assert loaded.config == model.config
     for name, tensor in model.state_dict().items():

@@ -1,0 +1,220 @@
+"""One run on several processes that torchrun started: each trains on its share of every batch.
+
+The model is replicated (DistributedDataParallel) or sharded (FSDP2), and gradients are averaged
+over the processes. With one process nothing here has an effect.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from conf.errors import UsageError
+from conf.schema import Sharding
+from gpt2.model import GPT
+from runner import world
+from runner.interruption import Interrupted
+from runner.training.device import prepare
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+# The key of the store at which a process leaves the reason why it failed.
+FAILURE = "failure"
+
+
+@dataclass
+class Parallel:
+    """The processes of a run, of which this is number `rank` of `size`.
+
+    Every method must be called by all of them in the same order. Each raises RuntimeError where
+    another process has ended or does not answer in time: see `cause`.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    timeout_minutes: float = 0.0
+    store: Store | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def ask_first(self, question: Callable[[], Answer]) -> Answer:
+        """The first process's answer, for all; the others do not call `question`."""
+        answers: list[Any] = [question() if self.is_first else None]
+        if self.size > 1:
+            dist.broadcast_object_list(answers)
+        return answers[0]
+
+    def gather(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all processes, by rank."""
+        if self.size == 1:
+            return list(items)
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over processes of a scalar on the device."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value / self.size
+
+    def agree(self, interruption: Interrupted | None, due: bool) -> tuple[Interrupted | None, bool]:
+        """A signal that any process was sent, and whether for any of them something is due."""
+        if self.size == 1:
+            return interruption, due
+        flags = torch.tensor([interruption.signum if interruption else 0, due], device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        signum, any_due = flags.tolist()
+        return Interrupted(signum) if signum else None, bool(any_due)
+
+    def spread(self, model: GPT, sharding: Sharding) -> nn.Module:
+        """Put the model on the device, for all processes; returns the module that is trained.
+
+        FSDP shards it in place, a block at a time, so that no device ever holds all of it.
+        """
+        if self.size > 1 and sharding is Sharding.fsdp:
+            mesh = init_device_mesh(self.device.type, (self.size,))
+            for block in model.h:
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            return model
+        model.to(self.device)
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def cause(self, error: Exception) -> Exception:
+        """What an error of this process comes from: another one's failure, or itself."""
+        if self.size == 1 or not _is_from_a_collective(error):
+            return error
+        assert self.store is not None
+        with contextlib.suppress(RuntimeError):
+            if self.store.check([FAILURE]):
+                return UsageError(self.store.get(FAILURE).decode())
+        if "imed out" in str(error) or "timeout" in str(error):
+            return UsageError(
+                f"A process of the {self.size} did not answer within {self.timeout_minutes:g} "
+                "minutes, so that it hangs or its machine cannot be reached "
+                "(train.timeout_minutes)."
+            )
+        return UsageError(
+            f"A process of the {self.size} ended, by a signal or a crash, and the others cannot "
+            "go on without it; the same command resumes from the last checkpoint."
+        )
+
+
+@contextlib.contextmanager
+def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel]:
+    """Connect the processes of a run. Raises UsageError where they do not find one another."""
+    if world.size() == 1:
+        yield Parallel(device)
+        return
+    timeout = timedelta(minutes=timeout_minutes)
+    prepare(device)  # what is broadcast goes through the current device
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        # A sweep starts a new group for every run.
+        number = store.add(f"runs/{rank}", 1)
+        store = PrefixStore(f"run/{number}", store)
+        backend = dist.get_default_backend_for_device(device)
+        dist.init_process_group(backend, None, timeout, size, rank, store)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"The {world.size()} processes that WORLD_SIZE speaks of could not be connected "
+            f"({reason}); start them with torchrun, or unset WORLD_SIZE to train on one."
+        ) from error
+    parallel = Parallel(device, rank, size, timeout_minutes, store)
+    try:
+        yield parallel
+    except Exception as error:
+        if not parallel.is_first and not _is_from_a_collective(error.__cause__ or error):
+            store.set(FAILURE, f"Process {rank} of {size}: {error}")
+        raise parallel.cause(error) from None
+    finally:
+        dist.destroy_process_group()  # the others notice
+
+
+def synchronise_gradients(model: nn.Module, last: bool) -> None:
+    """Have the next backward pass average the gradients of all processes, or only add to its own.
+
+    They are averaged once a step, with its last micro batch.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model.require_backward_grad_sync = last
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may have a part, in all of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """A model's parameters and buffers by name, in the first process; the others get nothing."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def whole_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as PARAMETER.KEY, in the first process; the others get nothing."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: Any = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
+    return {f"{name}.{key}": value for name, entry in state.items() for key, value in entry.items()}
+
+
+def load_whole(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Any],
+    moments: dict[str, Tensor],
+) -> None:
+    """Give all processes their part of what the two functions above returned to the first."""
+    several = dist.is_initialized()
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several)
+    set_model_state_dict(model, weights, options=options)
+    groups = get_optimizer_state_dict(model, optimizer, options=StateDictOptions())["param_groups"]
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in moments.items():
+        parameter, _, key = name.rpartition(".")
+        state.setdefault(parameter, {})[key] = tensor
+    content: Any = {"state": state, "param_groups": groups} if state else {}
+    set_optimizer_state_dict(model, optimizer, content, options=options)
+
+
+def _is_from_a_collective(error: BaseException) -> bool:
+    """Whether the communication between processes failed."""
+    words = ("gloo", "onnection closed by peer", "NCCL", "ProcessGroup")
+    text = str(error)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in words)
+    )

@@ -1,0 +1,26 @@
+"""The processes that torchrun started for one run, as their environment variables say.
+
+They share every batch. The first, of rank 0, speaks and writes.
+"""
+
+import os
+
+
+def size() -> int:
+    """How many processes train a run together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+
+
+def local_rank() -> int:
+    """The number of this process among those on this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if size() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes."""
+    return rank() == 0

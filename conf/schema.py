@@ -160,6 +160,16 @@ class PlanConf:
 
 
 @dataclass
+class RecipeConf:
+    """A long run as someone published it: a stage, and the settings that one would type with it."""
+
+    name: str
+    title: str
+    stage: str
+    settings: dict[str, Any]  # nested, as in the configuration
+
+
+@dataclass
 class CheckpointEvery:
     """How often a run writes a checkpoint: by steps, by minutes, by both, or never."""
 
@@ -214,14 +224,17 @@ class TrainConf:
 
 @dataclass
 class EvaluationConf:
-    """The held-out evaluation, at the end and during training, and the measurement of FLOP/s."""
+    """The evaluations, at the end and during training, and the measurement of FLOP/s."""
 
     tokens: PositiveInt  # held-out tokens, in windows of train.context
     every: PositiveInt | None  # steps between two evaluations; None: only at the end
+    samples: bool
+    hellaswag: str | None  # the file of its items
+    hellaswag_items: PositiveInt | None  # None: all
     peak_seconds: PositiveFloat  # of matrix products, before the steps and after them
 
     def is_due(self, steps: int) -> bool:
-        """Whether the held-out loss is measured after so many steps."""
+        """Whether the model is evaluated after so many steps."""
         return self.every is not None and steps % self.every == 0
 
 
@@ -282,6 +295,7 @@ class Config:
     without: list[str]
     plus: list[str]
     plan: PlanConf | None
+    recipe: RecipeConf | None
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import nan
 from statistics import fmean
 
 from conf.schema import Aim, ReportConf
@@ -26,6 +27,8 @@ def answer(
     """
     baseline, last = group.baseline, group.last
     command = group.runs[-1].baseline_command
+    if baseline is None and group.runs[-1].settings.recipe:
+        return [*map(_long_run, group.ladder), *_unfinished(group)]
     if last is None:
         return [f"Nothing can be compared until a stage has finished: train one with {command}"]
     held_out = f"{_name(last)} ended at {loss(last.mean.held_out)} held-out loss."
@@ -40,6 +43,26 @@ def answer(
         lead, *rest = [*_decided(group, verdicts, control, rules), _whole(baseline, last)]
         first = [lead, scope(group), *_not_the_best(group, last, rules), *rest]
     return [*first, *_unfinished(group)]
+
+
+def _long_run(stage: StageRuns) -> str:
+    """How far a recipe's runs came, which are compared with nothing."""
+    run, mean = stage.newest, stage.mean
+    name = f"{_name(stage)} by the recipe {run.settings.recipe}"
+    done, tokens = count(mean.steps), count(mean.steps * mean.tokens_per_step)
+    if stage.finished:
+        said = (
+            f"{name} ended at {loss(mean.held_out)} held-out loss after {done} steps, {tokens} "
+            "tokens."
+        )
+    else:
+        evaluated = stage.measured[0].held_out.curve
+        last = loss(evaluated.iloc[-1] if len(evaluated) else nan)
+        said = (
+            f"{name} has taken {done} of {count(run.settings.steps)} steps, {tokens} tokens; its "
+            f"last held-out loss is {last}."
+        )
+    return " ".join([said, *(f"HellaSwag: {found}." for found in run.hellaswag[-1:])])
 
 
 def scope(group: Group) -> str:

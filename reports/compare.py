@@ -229,20 +229,21 @@ def compare(
 def _variants(
     runs: Sequence[ReadRun], plain: Sequence[ReadRun] = (), label: str = ""
 ) -> list[tuple[str, list[ReadRun]]]:
-    """Comparable runs as ladders, in each of which a stage has one recipe; labelled but the first.
+    """Comparable runs as ladders, in each of which a stage has the same settings.
 
-    Most overrides change the conditions. An override that only undoes the stage's own change does
-    not: a stage's usual recipe is that of its `plain` runs, else the newest of those with the
-    fewest overrides, and runs of another recipe are a ladder of their own.
+    All but the first have a label. Most overrides change the conditions. An override that only
+    undoes the stage's own change does not: a stage's usual settings are those of its `plain` runs,
+    else of the newest of those with the fewest overrides, and runs with others are a ladder of
+    their own.
     """
     runs = list({run.name: run for run in (*runs, *plain)}.values())
     newest_last = sorted(runs, key=lambda run: run.record.started)
     usual_last = sorted(newest_last, key=lambda run: len(run.record.variant), reverse=True)
-    usual = {run.record.stage.name: run.record.recipe for run in (*usual_last, *plain)}
+    usual = {run.record.stage.name: run.record.settings_sha256 for run in (*usual_last, *plain)}
     ladder: list[ReadRun] = []
     others: dict[str, list[ReadRun]] = defaultdict(list)
     for run in runs:
-        if run.record.recipe == usual[run.record.stage.name]:
+        if run.record.settings_sha256 == usual[run.record.stage.name]:
             ladder.append(run)
         else:
             others[" ".join(run.record.variant) or "an earlier configuration"].append(run)

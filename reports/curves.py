@@ -1,4 +1,7 @@
-"""What training curves show: spikes, plateaus, equal tokens and seconds, and where one stops."""
+"""What training curves show: spikes, plateaus, equal tokens and seconds, and where one stops.
+
+And how a curve is drawn that has more steps than a figure has room for.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,42 @@ PLATEAU_SHARE = 0.2
 FALL_AFTERWARDS = 0.5
 # Where a run is at so many tokens or seconds: the mean loss over the last tenth up to there.
 LAST_SHARE = 0.1
+# Points of a drawn curve; more would make a page heavy and show nothing new.
+MOST_POINTS = 400
 # A normal distribution's standard deviation over its median absolute deviation.
 ROBUST = 1.4826
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve, with the lowest and the highest value at each of its points.
+
+    `thinned` says that a point stands for several steps.
+    """
+
+    x: Floats
+    y: Floats
+    low: Floats
+    high: Floats
+    thinned: bool = False
+
+
+def thin(band: Band, log: bool = False) -> Band:
+    """The band with about `MOST_POINTS` points; one with no more is left as it is.
+
+    Each point stands for those since the one before it, as many everywhere or, with `log`, in
+    proportion to their number: it is at the last of them, at their mean, and has the lowest and the
+    highest of them, so that a spike of a single step is seen.
+    """
+    length = len(band.x)
+    if length <= MOST_POINTS:
+        return band
+    spaced = np.geomspace(1, length, MOST_POINTS) if log else np.linspace(0, length, MOST_POINTS)
+    part = np.searchsorted(np.unique(spaced.astype(int)), np.arange(length), side="right")
+    of_each = {"x": "last", "y": "mean", "low": "min", "high": "max"}
+    table = pd.DataFrame({name: getattr(band, name) for name in of_each}).groupby(part).agg(of_each)
+    x, y, low, high = table.to_numpy().T
+    return Band(x, y, low, high, thinned=True)
 
 
 @dataclass(frozen=True)

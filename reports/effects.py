@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from conf.schema import ReportConf
 from reports import formats
 from reports.compare import StageRuns
-from reports.curves import SMOOTHED_STEPS, difference_curve, last_half
+from reports.curves import SMOOTHED_STEPS, Band, difference_curve, last_half, thin
 from reports.figures import BAD, DASHED, GRID, INK, MUTED, Painter, blank
 from reports.statistics import Estimate
 from reports.svg import Picture, picture
@@ -121,8 +121,9 @@ def _stop(painter: Painter, stage: StageRuns, rules: ReportConf) -> Picture | No
         axes = figure.add_axes((0.115, 0.19, 0.85, 0.65))
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.axvline(last_half(steps), color=MUTED, linewidth=0.8, linestyle=DASHED)
-        axes.fill_between(steps, low, high, color=look.hex, alpha=0.18, linewidth=0)
-        axes.plot(steps, mean, color=look.hex)
+        drawn = thin(Band(steps, mean, low, high))
+        axes.fill_between(drawn.x, drawn.low, drawn.high, color=look.hex, alpha=0.18, linewidth=0)
+        axes.plot(drawn.x, drawn.y, color=look.hex)
         stop = stage.vs_previous.stop
         if stop:
             axes.plot(stop.step, stop.difference, "v", color=BAD, markersize=7)
@@ -136,5 +137,5 @@ def _stop(painter: Painter, stage: StageRuns, rules: ReportConf) -> Picture | No
         )
         if stop:
             alt += f"; {stop.difference:.3f} at step {stop.step}, so it depends on when you stop"
-        plot = {look.index: (steps, mean)}
+        plot = {look.index: (drawn.x, drawn.y)}
         return picture(figure, f"stop-{stage.number}-{look.index}", f"{alt}.", axes, plot)

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from pandas import Series
 
 from reports.compare import Group, StageRuns
+from reports.curves import Band, thin
 from reports.palette import THEME, Look
 from reports.read import Floats, ReadRun
 from reports.reference import guide_log
@@ -37,7 +38,10 @@ COLOURS: Any = {
 }
 # A report with more panels is hard to read; the tables and files still hold every stage.
 MOST_STAGES = 24
-MOST_POINTS = 400
+# Spikes that a picture's text names, of those that it marks.
+MOST_SPIKES = 5
+# Evaluations up to which each is a mark; more are a line.
+MOST_MARKS = 12
 WIDTH = 5.0
 DASHED = (0, (3, 2))
 # What a curve can show: its axis.
@@ -52,16 +56,6 @@ ALL_STAGES = {
     "gradient-norms": ("Gradient norm before clipping", "step", "grad_norm", "optimizer step"),
 }  # fmt: skip
 AGAINST_GUIDE = {"guide-loss": ("Loss", "loss"), "guide-norm": ("Gradient norm", "grad_norm")}
-
-
-@dataclass(frozen=True)
-class Band:
-    """A stage's curve: the mean over its runs, and their lowest and highest."""
-
-    x: Floats
-    y: Floats
-    low: Floats
-    high: Floats
 
 
 class Painter:
@@ -89,19 +83,30 @@ class Painter:
         """A stage beside its row or above its panel."""
         return cut(f"{self.short(stage)} {stage.title}" if self.numbered else stage.name, length)
 
-    def band(self, stage: StageRuns, x: str, y: str) -> Band:
-        """`y` against `x`, two columns of the steps, averaged over the runs step by step."""
+    def band(self, stage: StageRuns, x: str, y: str, most: int | None = None) -> Band:
+        """`y` against `x`, two columns of the steps: the mean over the runs, and their range.
+
+        Of all steps, or of the first `most`.
+        """
         curves = [run.curve for run in stage.measured if len(run.curve.step)]
-        length = min(len(curve.step) for curve in curves)
+        length = min(len(curve.step[:most]) for curve in curves)
         xs, ys = (np.stack([getattr(c, column)[:length] for c in curves]) for column in (x, y))
-        # Of a long run every n-th point and the last, so that the page stays small.
-        kept = np.unique(np.linspace(0, length - 1, min(length, MOST_POINTS)).astype(int))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step where every run diverged
-            over_runs = (
-                function(ys, axis=0)[kept] for function in (np.nanmean, np.nanmin, np.nanmax)
-            )
-            return Band(xs.mean(axis=0)[kept], *over_runs)
+            over_runs = (function(ys, axis=0) for function in (np.nanmean, np.nanmin, np.nanmax))
+            return thin(Band(xs.mean(axis=0), *over_runs), log=x != "step")
+
+    def over_evaluations(
+        self, stages: Sequence[StageRuns], of: Callable[[ReadRun], Series]
+    ) -> dict[str, Band]:
+        """What was measured at each evaluation, by step, of the stages with more than two."""
+        bands = {}
+        for stage in stages:
+            found = pd.concat([of(run) for run in stage.measured])
+            over_runs = found.groupby(level=0).agg(["mean", "min", "max"])
+            if len(over_runs) > 2:
+                bands[stage.name] = Band(over_runs.index.to_numpy(), *over_runs.to_numpy().T)
+        return bands
 
     def loss_limits(self) -> tuple[float, float]:
         """One axis for all, from the best loss to the worst, but no higher than 1.3 x the first."""
@@ -128,10 +133,11 @@ class Painter:
                 behind = self.band(baseline, "step", "loss")
                 axes.plot(behind.x, behind.y, color=GREY, linewidth=1.3)
                 _interval(axes, steps * 1.045, baseline.mean, GREY)
-            band = self._draw(axes, stage, "step", "loss")
-            measured = pd.concat([pd.DataFrame(vars(run.held_out)) for run in stage.measured])
-            held_out = measured.groupby("step").loss.mean()
-            axes.plot(held_out.index - 1, held_out, "D", color=look.hex, markersize=3.5)
+            band = self._draw(axes, stage, self.band(stage, "step", "loss"))
+            held_out = pd.concat([run.held_out.curve for run in stage.measured])
+            held_out = held_out.groupby(level=0).mean()
+            few = len(held_out) <= MOST_MARKS
+            axes.plot(held_out.index - 1, held_out, "D" if few else "-", **_mark(look, few))
             _interval(axes, steps * 1.085, stage.mean, look.hex)
             marks = [mark for run in stage.runs for mark in _marks(axes, stage, run, limits[1])]
             axes.set(xlabel="step", ylabel=QUANTITIES["loss"])
@@ -147,11 +153,12 @@ class Painter:
             name, alt = f"stage-{slug(stage.name)}", "; ".join([alt, *marks])
             return picture(figure, name, f"{alt}.", axes, {look.index: (band.x, band.y)})
 
-    def _draw(self, axes: Axes, stage: StageRuns, x: str, y: str) -> Band:
-        look, band = self.look[stage.name], self.band(stage, x, y)
+    def _draw(self, axes: Axes, stage: StageRuns, band: Band) -> Band:
+        look = self.look[stage.name]
         if np.any(band.high > band.low):
             shade = axes.fill_between(band.x, band.low, band.high, color=look.hex, alpha=0.16)
-            shade.set(linewidth=0, gid=f"stage-{look.index}-band")
+            # A spike of one step is narrower than a pixel where a point stands for several.
+            shade.set(linewidth=0.8 if band.thinned else 0, gid=f"stage-{look.index}-band")
         dash: Any = look.dash
         (line,) = axes.plot(band.x, band.y, color=look.hex, linestyle=dash)
         line.set_gid(f"stage-{look.index}-curve")
@@ -160,16 +167,54 @@ class Painter:
     def all_stages(self, name: str) -> Picture:
         """The curves of all stages; `name` is a key of ALL_STAGES."""
         title, x, y, label = ALL_STAGES[name]
-        log_x, log_y = x != "step", y == "grad_norm"
+        bands = {stage.name: self.band(stage, x, y) for stage in self.stages}
+        clipped = None
+        if y == "grad_norm" and self.threshold is not None:
+            clipped = (self.threshold, f"clipped above {self.threshold:g}")
+        return self._curves(
+            name,
+            title,
+            bands,
+            (label, QUANTITIES[y]),
+            (x != "step", y == "grad_norm"),
+            limits=self.loss_limits() if y == "loss" else None,
+            level=clipped,
+            notice=self.notice if x == "seconds" else "",
+        )
+
+    def evaluations(self) -> list[Picture]:
+        """The held-out loss and HellaSwag over the run, where stages have enough of them."""
+        found = []
+        if bands := self.over_evaluations(self.stages, lambda run: run.held_out.curve):
+            axes = "steps trained for", QUANTITIES["loss"]
+            found.append(self._curves("held-out", "Held-out loss", bands, axes))
+        if bands := self.over_evaluations(self.stages, _hellaswag):
+            title = "HellaSwag, by the mean loss of an ending"
+            axes = "steps trained for", "% of the items; dashed: chance"
+            found.append(self._curves("hellaswag", title, bands, axes, level=(25.0, "")))
+        return found
+
+    def _curves(
+        self,
+        name: str,
+        title: str,
+        bands: dict[str, Band],
+        labels: tuple[str, str],
+        log: tuple[bool, bool] = (False, False),
+        limits: tuple[float, float] | None = None,
+        level: tuple[float, str] | None = None,
+        notice: str = "",
+    ) -> Picture:
+        """Curves of several stages; `labels` and `log` are of both axes, `level` a dashed line."""
+        (log_x, log_y), drawn = log, {}
         with blank(4.1) as figure:
             axes = figure.add_axes((0.105, 0.125, 0.835, 0.785))
-            drawn = {}
-            for stage in self.stages:
-                band = self.band(stage, x, y)
+            for stage in (stage for stage in self.stages if stage.name in bands):
+                band = bands[stage.name]
                 if (log_x and not np.all(band.x > 0)) or (log_y and not np.any(band.y > 0)):
                     continue
-                drawn[stage.name] = self._draw(axes, stage, x, y)
-            axes.set(xlabel=label, ylabel=QUANTITIES[y])
+                drawn[stage.name] = self._draw(axes, stage, band)
+            axes.set(xlabel=labels[0], ylabel=labels[1])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if log_x:
                 axes.set_xscale("log")
@@ -177,26 +222,21 @@ class Painter:
             if log_y:
                 axes.set_yscale("log")
                 _plain_log(axes.yaxis)
-            else:
-                axes.set_ylim(*self.loss_limits())
-            if log_y and self.threshold is not None:
-                axes.axhline(self.threshold, color=BAD, linewidth=1, linestyle=DASHED)
+            if limits is not None:
+                axes.set_ylim(*limits)
+            if level is not None:
+                at, words = level
+                axes.axhline(at, color=BAD, linewidth=1, linestyle=DASHED)
                 place: Any = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-                words = f"clipped above {self.threshold:g}"
-                axes.annotate(words, (0.01, self.threshold), (0, 4), color=BAD, **place)
+                axes.annotate(words, (0.01, at), (0, 4), color=BAD, **place)
             self._end_labels(axes, drawn)
             axes.set_title(title, color=INK, fontweight="bold")
-            if x == "seconds":
-                axes.set_title(self.notice, loc="right", color=BAD, fontsize=8.5)
-            ends = "; ".join(f"{stage.name} {self._final(stage, y)}" for stage in self.stages)
+            if notice:
+                axes.set_title(notice, loc="right", color=BAD, fontsize=8.5)
+            ends = "; ".join(f"{stage} {_final(band)}" for stage, band in bands.items())
             alt = f"{title}, a curve a stage. At the end: {ends}."
             curves = {self.look[stage].index: (band.x, band.y) for stage, band in drawn.items()}
             return picture(figure, name, alt, axes, curves)
-
-    def _final(self, stage: StageRuns, y: str) -> str:
-        values = self.band(stage, "step", y).y
-        values = values[np.isfinite(values)]
-        return f"{values[-1]:.3g}" if len(values) else "nothing"
 
     def _end_labels(self, axes: Axes, drawn: dict[str, Band]) -> None:
         """The stages' numbers at the ends of their curves, moved apart where they would overlap."""
@@ -290,7 +330,8 @@ class Painter:
             axes = figure.add_axes((0.105, 0.15, 0.835, 0.74))
             (published,) = axes.plot(log["step"], log[y], color=INK, linestyle=DASHED)
             published.set(linewidth=1.3, label="the guide's published run")
-            band = self._draw(axes, stage, "step", y)
+            # Of a longer run only as many steps, else the guide's could not be seen.
+            band = self._draw(axes, stage, self.band(stage, "step", y, most=len(log)))
             axes.plot([], [], color=look.hex, label=f"{stage.name} here")
             if y == "grad_norm":
                 axes.set_yscale("log")
@@ -300,7 +341,7 @@ class Painter:
             axes.set_title(title, color=INK, fontweight="bold")
             alt = (
                 f"{title} of the guide's published run, ending at {log[y].iloc[-1]:.3f}, and of "
-                f"{stage.name} here, ending at {self._final(stage, y)}."
+                f"{stage.name} here, ending at {_final(band)}."
             )
             return picture(figure, name, alt, axes, {look.index: (band.x, band.y)})
 
@@ -325,13 +366,32 @@ def _interval(axes: Axes, x: float, results: Results, colour: str) -> None:
         line.set_solid_capstyle("butt")
 
 
+def _mark(look: Look, few: bool) -> dict[str, Any]:
+    """How evaluations are drawn: each as a mark, or as a line over the training loss."""
+    return {"color": look.hex, "markersize": 3.5} if few else {"color": INK, "linewidth": 1.1}
+
+
+def _hellaswag(run: ReadRun) -> Series:
+    """The accuracy by the mean loss of an ending, in percent, by step."""
+    found = run.record.hellaswag
+    return Series([100 * each.acc_norm for each in found], [each.step for each in found], float)
+
+
+def _final(band: Band) -> str:
+    values = band.y[np.isfinite(band.y)]
+    return f"{values[-1]:.3g}" if len(values) else "nothing"
+
+
 def _marks(axes: Axes, stage: StageRuns, run: ReadRun, top: float) -> Iterator[str]:
     """Spikes as triangles and divergence as a cross, each said in words too."""
-    curve = run.curve
-    for step in stage.spikes.get(run.name, []):
+    curve, steps = run.curve, stage.spikes.get(run.name, [])
+    for number, step in enumerate(steps):
         loss = float(curve.loss[curve.step == step][0])
         axes.plot(step, min(loss, top), "v", color=BAD, markersize=6, clip_on=False)
-        yield f"spike to {loss:.2f} at step {step}"
+        if number < MOST_SPIKES:
+            yield f"spike to {loss:.2f} at step {step}"
+    if len(steps) > MOST_SPIKES:
+        yield f"{len(steps) - MOST_SPIKES} more spikes"
     if run.record.status is Status.diverged:
         at = run.record.diverged_at
         at = int(max(curve.step, default=0)) if at is None else at

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,12 +32,14 @@ from reports.speed_figures import speeds
 from reports.svg import Picture
 from reports.worth import StepWorth
 from runner.files import write_atomically
-from runner.record import Results
+from runner.record import Results, Sample
 
 SECTIONS = (
-    "effects", "stops", "alternatives", "worth", "rates", "stages", "all", "speed", "norms",
-    "guide",
+    "effects", "stops", "alternatives", "worth", "rates", "stages", "all", "evaluations", "speed",
+    "norms", "guide",
 )  # fmt: skip
+# Samples that are shown of a run, evenly spread over it.
+MOST_SAMPLES = 6
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -75,6 +78,8 @@ def build(found: Findings) -> dict[str, bytes]:
         "verdicts": found.verdicts[0],
         "claims_rules": claims.RULES,
         "reached": _reached(found),
+        "scored": any(stage.newest.hellaswag for stage in main.ladder),
+        "sampled": [(s, _spread(s.newest.samples)) for s in main.stages if s.newest.samples],
         "drawn": painter.stages,
         "fallbacks": sorted({f for run in records.found if (f := run.record.data.fallback)}),
         "notices": {
@@ -133,6 +138,7 @@ def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[
         **_plan_pictures(painter, found),
         "stages": painter.stage_panels(),
         "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
+        "evaluations": painter.evaluations(),
         "speed": speeds(painter),
         "norms": [painter.all_stages("gradient-norms"), painter.norm_spread()],
         "guide": [painter.against_guide(name, top) for name in guide if top],
@@ -152,6 +158,12 @@ def _plan_pictures(painter: Painter, found: Findings) -> dict[str, list[Picture]
     if found.rates:
         pictures["rates"].append(plan_figures.rates(painter, found.rates))
     return pictures
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, or of many the first, the last, and some between."""
+    places = np.linspace(0, len(samples) - 1, min(len(samples), MOST_SAMPLES))
+    return [samples[place] for place in places.round().astype(int)]
 
 
 def _interval_axis(painter: Painter) -> tuple[int, int]:

@@ -19,7 +19,8 @@ from reports.speed import against_itself
 from reports.statistics import Estimate
 from reports.verdicts import Outcome, correct_family, decide, several_seeds
 from stages.arithmetic import Ablation, Entry
-from stages.plans import Plan, plan_files, read_plan
+from stages.ladder import group_files
+from stages.plans import Plan, read_plan
 
 # The part of a plan's cells that must have finished for its section: each run is in some plan.
 LEAST = 0.2
@@ -69,7 +70,7 @@ def usable_plans(
 ) -> list[Plan]:
     """Every plan whose runs can be told; what is wrong with another one joins the problems."""
     plans = []
-    for name, file in plan_files(config_dirs).items():
+    for name, file in group_files("plan", config_dirs).items():
         try:
             plan = read_plan(file)
             for bank in banks:

@@ -90,6 +90,11 @@ class HeldOut:
     loss: Floats
 
     @property
+    def curve(self) -> pd.Series:
+        """The mean loss of each evaluation, by step."""
+        return pd.Series(self.loss).groupby(self.step).mean()
+
+    @property
     def final(self) -> Floats:
         """The losses of the last evaluation, in the order of the windows."""
         last = self.step == max(self.step, default=0)

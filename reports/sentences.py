@@ -13,6 +13,7 @@ from reports.alternatives import Alternatives
 from reports.compare import Group, StageRuns
 from reports.curves import (
     FALL_AFTERWARDS,
+    MOST_POINTS,
     PLATEAU_NATS,
     PLATEAU_SHARE,
     SMOOTHED_STEPS,
@@ -23,6 +24,7 @@ from reports.reference import guide_log
 from reports.statistics import POWER, Sample
 from reports.verdicts import Verdict
 from runner.record import Environment, Run
+from runner.record import Sample as DrawnText
 
 
 def certainty(group: Group, rules: ReportConf) -> str:
@@ -143,6 +145,7 @@ def facts(group: Group) -> dict[str, str]:
         "CPU threads": each(lambda r: count(r.environment.threads)),
         "Processes": each(lambda r: _processes(r.environment)),
         "Scale": each(lambda r: r.settings.scale),
+        "Recipe": each(lambda r: r.settings.recipe),
         "Seeds": ", ".join(map(str, group.seeds)),
         "Python": each(lambda r: r.environment.python),
         "PyTorch": each(lambda r: r.environment.torch),
@@ -214,6 +217,59 @@ def speed_note(group: Group, rules: ReportConf) -> str:
     return f"{note} The machine's own matrix-product peak was measured as {together(said)}."
 
 
+def thinning_note(group: Group) -> str:
+    """How curves are drawn that have more steps than points; empty where none has."""
+    steps = max((len(run.curve.step) for stage in group.ladder for run in stage.runs), default=0)
+    if steps <= MOST_POINTS:
+        return ""
+    return (
+        f"Of up to {count(steps)} steps about {MOST_POINTS} points are drawn: each is the mean of "
+        "the steps since the one before it, with the lowest and the highest of them shaded, so "
+        "that a spike of one step is seen."
+    )
+
+
+def evaluations_note(group: Group) -> str:
+    """What is evaluated, and HellaSwag's accuracy at the end of each stage."""
+    note = "The held-out loss is of the same windows at every evaluation of every stage."
+    scored = [stage for stage in group.ladder if stage.newest.hellaswag]
+    if not scored:
+        return note
+    said = []
+    for stage in scored:
+        last = stage.newest.hellaswag[-1]
+        seeds = len(stage.finished)
+        means = stage.mean.hellaswag_acc_norm, stage.mean.hellaswag_acc
+        by_mean, by_sum = means if seeds > 1 else (last.acc_norm, last.acc)
+        over = f"mean of {seeds} seeds" if seeds > 1 else f"± {last.error:.1%} by the items"
+        said.append(f"{stage.name} {by_mean:.1%} ({over}; by the sum {by_sum:.1%})")
+    return (
+        f"{note} HellaSwag asks which of four endings continues a text, {count(last.items)} times; "
+        "the ending whose tokens have the lowest mean loss is the answer, and chance is right in "
+        f"25%: {'; '.join(said)}."
+    )
+
+
+# Steps after which a small model begins to write English.
+FEW_STEPS = 1000
+
+
+def samples_note(group: Group) -> str:
+    """What the samples show."""
+    note = "Text that each stage’s model drew, always from the same seed."
+    if max(run.settings.steps for run in group.runs) < FEW_STEPS:
+        note += " After so few steps none of it is good; it shows what each model has learned."
+    return note
+
+
+def drawn(shown: Sequence[DrawnText], total: int) -> str:
+    """From which prompt a run's samples were drawn, and how many of them are shown."""
+    prompt = f"Prompt “{shown[0].prompt}”, seed {shown[0].seed}"
+    if len(shown) == total:
+        return prompt
+    return f"{prompt}; {len(shown)} of {total} samples, all of which are in the run’s run.json"
+
+
 def clipping_note(group: Group) -> str:
     """From which stage on gradients are clipped, and how many were."""
     clipping = [(stage, stage.clipped) for stage in group.ladder if stage.clipped]
@@ -229,12 +285,15 @@ def clipping_note(group: Group) -> str:
 
 def guide_note(stage: StageRuns, conditions: str) -> str:
     """What is known of the guide's published run, and what of ours beside it."""
-    seconds = guide_log()["step_ms"].mean() / 1000
+    log = guide_log()
+    seconds, steps = log["step_ms"].mean() / 1000, stage.mean.steps
+    shown = f" Of its {count(steps)} steps the first {len(log)} are shown."
     return (
         "The guide's log is of GPT-2 on a smaller dataset, which it does not name; nor does it "
         "state the batch, the data's size or the machine, only that a step took about "
         f"{seconds:.0f} s. {stage.name} here is {conditions}, {count(stage.mean.step_ms)} ms a "
         "step. With so much unknown the shapes can be compared; the losses cannot be ranked."
+        f"{shown if steps > len(log) else ''}"
     )
 
 

@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from rich.text import Text
 from conf.errors import UsageError, did_you_mean
 from conf.schema import register
 from runner import world
-from runner.command import arithmetic_as_overrides, read_command
+from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
@@ -33,8 +34,9 @@ from runner.run import run
 from runner.settings import read_settings
 from runner.worker import in_worker
 from stages.arithmetic import Ladder
-from stages.ladder import read_ladder
-from stages.plans import expand, hydra_open, parse, plan_files, read_plan
+from stages.ladder import group_files, read_ladder
+from stages.plans import expand, hydra_open, parse, read_plan
+from stages.recipes import read_recipe
 
 # The flags that one types; --hydra-help has them all.
 FLAGS = ("--multirun", "--config-dir", "--cfg", "--help", "--version", "--hydra-help", "--info")
@@ -61,27 +63,29 @@ def main() -> None:
         near = did_you_mean(unknown, FLAGS)
         fail(f"There is no flag {unknown}.{near} A setting has no dashes: +stage=step07 seed=2.")
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
-    keys = set(map(override_key, flags.overrides))
     folders = [Path(flags.config_dir)] if flags.config_dir else []
-    names_stage = keys & {"stage", "plan"}
     with errors_in_a_sentence():
         register()
+        if "recipe" in map(override_key, flags.overrides):
+            _type_first(recipe_as_overrides(flags.overrides, folders), flags)
+        keys = set(map(override_key, flags.overrides))
+        names_stage = keys & {"stage", "plan"}
         if flags.help or not (names_stage or for_hydra):
             show_ladder(Console(), folders)
             if not flags.help and (flags.overrides or flags.multirun):
                 fail("No stage was named: add one of the above, such as +stage=step07.")
             return
         for override in flags.overrides:
-            if override.startswith(("stage=", "plan=")):
+            if override.startswith(("stage=", "plan=", "recipe=")):
                 word = override.partition("=")[0]
                 fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
         for override in flags.overrides:
             if "glob(" in override:
                 expand({}, [override], folders)  # one that matches nothing is refused
         if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
-            at = sys.argv.index(flags.overrides[0])
             with hydra_open(folders):
-                sys.argv[at:at] = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+                found = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+            _type_first(found, flags)
         sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
         for override in OverridesParser.create().parse_overrides(flags.overrides):
             line = str(override.input_line)
@@ -132,6 +136,13 @@ def _held_out(cfg: DictConfig) -> float:
         raise refused from mistake
 
 
+def _type_first(overrides: Sequence[str], flags: Namespace) -> None:
+    """Put overrides before those that were typed, which are in `flags` and in sys.argv."""
+    at = sys.argv.index(flags.overrides[0])
+    sys.argv[at:at] = overrides
+    flags.overrides[:0] = overrides
+
+
 def asks_for_dry_run(overrides: Sequence[str]) -> bool:
     """Whether the runs are to be listed, and not trained."""
     typed = parse([override for override in overrides if override_key(override) == "dry_run"])
@@ -169,14 +180,9 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
         "python -m reports outputs/ladder": "writes the report again, from the records",
     })  # fmt: skip
     say(console, "Plans of many runs; dry_run=true lists them, and how long they take:", "bold")
-    plans = {}
-    for file in plan_files(folders).values():
-        try:
-            plan = read_plan(file)
-            plans[f"+plan={plan.name}"] = plan.about.question
-        except UsageError as mistake:
-            problems.append(str(mistake))
-    _show_commands(console, plans)
+    _show_choices(console, "plan", folders, lambda file: read_plan(file).about.question, problems)
+    say(console, "Recipes, each one long run:", "bold")
+    _show_choices(console, "recipe", folders, lambda file: read_recipe(file).title, problems)
     for problem in problems:
         warn(console, f"Left out: {problem}")
     console.print(
@@ -184,6 +190,23 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
         "experiment=NAME (--cfg job shows them all, --hydra-help the flags).",
         highlight=False,
     )
+
+
+def _show_choices(
+    console: Console,
+    group: str,
+    folders: Sequence[Path],
+    meaning: Callable[[Path], str],
+    problems: list[str],
+) -> None:
+    """What may be added of a group, with its meaning; a file that has none joins the problems."""
+    found = {}
+    for name, file in group_files(group, folders).items():
+        try:
+            found[f"+{group}={name}"] = meaning(file)
+        except UsageError as mistake:
+            problems.append(str(mistake))
+    _show_commands(console, found)
 
 
 def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,6 +16,7 @@ from runner.record import StageInfo
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, changes_between, flatten
 from stages.plans import parse
+from stages.recipes import find_recipe
 
 # What is not part of the configuration that all stages share.
 NOT_SHARED = ("stage", "plan", *ARITHMETIC)
@@ -24,11 +26,13 @@ NOT_SHARED = ("stage", "plan", *ARITHMETIC)
 class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
-    `notes` are for the user: what could not be taken back.
+    `typed` are the overrides without those of a recipe; `notes` are for the user: what could not be
+    taken back.
     """
 
     stage: StageInfo
     overrides: list[str]
+    typed: list[str]
     conditions: dict[str, Any]
     notes: list[str]
 
@@ -50,6 +54,9 @@ def read_command(
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     asked = read_ablation(overrides)
     plain = composed(*others)
+    of_recipe = flatten(resolved(plain.recipe.settings)) if plain.recipe else {}
+    if not of_recipe.keys() <= flatten(parse(others)).keys():
+        raise UsageError("A recipe is typed as +recipe=NAME; a plan names its settings.")
     ladder = _ladder(plain, others, stages)
     same = None if asked.is_plain else ladder.plain_stage(asked)
     name = same or asked.stage
@@ -58,15 +65,15 @@ def read_command(
         raise UsageError(
             f"+stage={name}: this stage is in a subfolder of stage/; move its file into stage/."
         )
-    typed, notes = [*others, f"+stage={name}"], []
+    overrides, notes = [*others, f"+stage={name}"], []
     if not asked.is_plain:
-        cfg = composed(*typed)
+        cfg = composed(*overrides)
     if asked.is_plain or same:
         before = composed(*others, f"+stage={stage.parent}") if stage.parent else plain
     else:
         entries = {"without": list(asked.without), "plus": list(asked.plus)}
         before, cfg = cfg, _with_settings(cfg, {**ladder.touched(asked), **entries})
-        typed += asked.overrides
+        overrides += asked.overrides
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
@@ -79,7 +86,9 @@ def read_command(
         guide=stage.about.guide,
         changes=changes_between(before, cfg),
     )
-    return cfg, Command(about, typed, conditions(resolved(plain)), notes)
+    settings = {_override(key, value) for key, value in of_recipe.items()}
+    typed = [override for override in overrides if override not in settings]
+    return cfg, Command(about, overrides, typed, conditions(resolved(plain)), notes)
 
 
 def read_ablation(overrides: Sequence[str]) -> Ablation:
@@ -91,12 +100,34 @@ def read_ablation(overrides: Sequence[str]) -> Ablation:
     return Ablation.read(stage.partition("=")[2], typed)
 
 
+def recipe_as_overrides(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    """The stage and the settings of the recipe that is named, without those that are typed too.
+
+    Empty where no recipe is named, and without a stage where a plan names stages. Raises
+    UsageError.
+    """
+    typed = parse(overrides)
+    if "recipe" not in typed:
+        return []
+    if not isinstance(typed["recipe"], str):
+        raise UsageError("+recipe names one recipe, such as +recipe=gpt2_124m.")
+    recipe = find_recipe(typed["recipe"], config_dirs)
+    stage = [] if typed.keys() & {"stage", "plan"} else [f"+stage={recipe.stage}"]
+    settings = flatten(recipe.settings).items()
+    by_hand = flatten(typed).keys()
+    return [*stage, *(_override(key, value) for key, value in settings if key not in by_hand)]
+
+
 def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:
     """What `without` and `plus` change, as overrides of a single configuration that is shown."""
     others = [override for override in overrides if override_key(override) not in NOT_SHARED]
     ladder = _ladder(composed(*others), others, stages)
     touched = ladder.touched(read_ablation(overrides))
-    return [f"{key}={json.dumps(value)}" for key, value in touched.items()]
+    return [_override(key, value) for key, value in touched.items()]
+
+
+def _override(key: str, value: Any) -> str:
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str, DictConfig]:

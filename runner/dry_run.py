@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cache
 from itertools import zip_longest
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from runner.command import NOT_SHARED, read_ablation, read_quickly
+from runner.data.hellaswag import items_sha256
 from runner.data.text import find_text, text_sha256
 from runner.identity import ROUND, fingerprint, override_key, resolved
 from runner.messages import duration, say
@@ -36,7 +37,8 @@ from stages.plans import expand, hydra_open
 COSTLY = (
     "model.n_layer", "model.n_head", "model.n_embd", "train.micro_batch_size", "train.context",
     "train.total_batch_tokens", "train.autocast", "train.compile", "train.flow_checks",
-    "evaluation.tokens", "evaluation.every", "device",
+    "evaluation.tokens", "evaluation.samples", "evaluation.hellaswag", "evaluation.hellaswag_items",
+    "device",
 )  # fmt: skip
 # Steps of a run that is trained to measure how long a step takes.
 MEASURED_STEPS = 10
@@ -63,6 +65,12 @@ class Row:
         return int(self.plain["train"]["steps"])
 
     @property
+    def every(self) -> int | None:
+        """Steps between two evaluations."""
+        every: int | None = self.plain["evaluation"]["every"]
+        return every
+
+    @property
     def cost(self) -> tuple[Any, ...]:
         """The settings that decide how long it takes."""
         return _costly(self.plain)
@@ -74,14 +82,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a run that do not depend on its steps, and seconds of each step."""
+    """Seconds of a run that do not depend on its steps, of each step, and of each evaluation."""
 
     fixed: float
     step: float
+    evaluation: float
 
-    def of(self, steps: int) -> float:
-        """Seconds of a run of so many steps."""
-        return self.fixed + self.step * steps
+    def of(self, steps: int, every: int | None) -> float:
+        """Seconds of a run of so many steps, evaluated every so often and at the end."""
+        return self.fixed + self.step * steps + self.evaluation * _evaluations(steps, every)
 
 
 def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:
@@ -106,7 +115,9 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
         for row in rows:
             if row.left and row.cost not in costs:
                 costs[row.cost] = _measured(row, config_dirs, console)
-        seconds = sum(row.left * costs[row.cost].of(row.steps) for row in rows if row.left)
+        seconds = sum(
+            row.left * costs[row.cost].of(row.steps, row.every) for row in rows if row.left
+        )
         say(console, f"One after another, they will take about {duration(seconds)} here.")
     for callback in cfg.hydra.callbacks.values():
         show = getattr(instantiate(callback), "on_dry_run", None)
@@ -141,9 +152,11 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
             known[run.fingerprint] = run.status
     data, cache_dir = row.plain["data"], row.plain["cache_dir"]
     text = _text_sha256(data["name"], data["path"], data["url"], data["sha256"], cache_dir)
+    path = row.plain["evaluation"]["hellaswag"]
+    items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
     for each in row.states if not row.plain["force"] else ():
         values = dict(zip(ROUND, map(int, each.split()), strict=True))
-        row.states[each] = known.get(fingerprint({**row.plain, **values}, text))
+        row.states[each] = known.get(fingerprint({**row.plain, **values}, text, items))
 
 
 @cache
@@ -182,15 +195,21 @@ def _costs(records: Sequence[Run]) -> dict[tuple[Any, ...], Cost]:
             found[_costly(run.config)].append(_cost(run, (end - start).total_seconds()))
     return {
         key: Cost(
-            *(statistics.median(getattr(c, name) for c in costs) for name in ("fixed", "step"))
+            *(statistics.median(getattr(c, entry.name) for c in costs) for entry in fields(Cost))
         )
         for key, costs in found.items()
     }
 
 
 def _cost(run: Run, seconds: float) -> Cost:
-    in_steps = run.timings.train_s + run.timings.evaluation_s
-    return Cost(seconds - in_steps, in_steps / run.results.steps)
+    steps, training, evaluating = run.results.steps, run.timings.train_s, run.timings.evaluation_s
+    evaluations = _evaluations(int(steps), flatten(run.config).get("evaluation.every"))
+    return Cost(seconds - training - evaluating, training / steps, evaluating / evaluations)
+
+
+def _evaluations(steps: int, every: int | None) -> int:
+    """How often a run is evaluated: during training, and at the end."""
+    return 1 + ((steps - 1) // every if every else 0)
 
 
 def _costly(config: Mapping[str, Any]) -> tuple[Any, ...]:

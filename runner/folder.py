@@ -23,8 +23,10 @@ from runner.record import (
     HELD_OUT,
     STEPS,
     WEIGHTS,
+    Accuracy,
     Process,
     Run,
+    Sample,
     Status,
     Step,
     UnreadableRecord,
@@ -43,6 +45,10 @@ class Watcher(Protocol):
     def add_step(self, step: Step) -> None: ...
 
     def add_windows(self, windows: Sequence[Window]) -> None: ...
+
+    def add_accuracy(self, found: Accuracy) -> None: ...
+
+    def add_sample(self, sample: Sample) -> None: ...
 
     def end(self, run: Run) -> None: ...
 
@@ -172,6 +178,20 @@ class RunFolder:
         self._append(HELD_OUT, "".join(map(_row, windows)))
         if self.watcher:
             self.watcher.add_windows(windows)
+
+    def add_accuracy(self, found: Accuracy) -> None:
+        """Write HellaSwag's accuracy into run.json. Raises OSError."""
+        self.run.hellaswag.append(found)
+        self.save()
+        if self.watcher:
+            self.watcher.add_accuracy(found)
+
+    def add_sample(self, sample: Sample) -> None:
+        """Write a text drawn from the model into run.json. Raises OSError."""
+        self.run.samples.append(sample)
+        self.save()
+        if self.watcher:
+            self.watcher.add_sample(sample)
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""

@@ -20,13 +20,13 @@ ROOT = Path(__file__).parent.parent
 # progress and records are outside it, so that a corrected word trains nothing again.
 NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 
-# Keys, with all below them, on which no measured number depends: names, folders, and the source of
-# the text, which counts by its hash.
+# Keys, with all below them, on which no measured number depends: names, folders, and files, which
+# count by their hashes.
 NOT_MEASURED = (
     "experiment", "checkpoint", "force", "quiet", "dry_run", "stage", "without", "plus", "plan",
-    "report", "logger", "output_dir", "cache_dir", "model.name", "scale.name", "data.name",
-    "data.path", "data.url", "data.sha256", "train.checkpoint_every", "train.sharding",
-    "train.timeout_minutes",
+    "recipe", "report", "logger", "output_dir", "cache_dir", "model.name", "scale.name",
+    "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
+    "train.checkpoint_every", "train.sharding", "train.timeout_minutes",
 )  # fmt: skip
 # What is taken back from a stage or added to it; what follows from it is in other keys.
 ARITHMETIC = ("without", "plus")
@@ -35,7 +35,10 @@ NOT_KEPT = ("output_dir", "cache_dir", "report", "dry_run", "plan", "quiet", "lo
 # What tells the runs of one stage apart: the draws, and the moment.
 ROUND = ("repeat", "seed")
 # Of the other keys, those that decide no loss, or that runs are matched by separately.
-NOT_CONDITIONS = (*ROUND, "device", "sample", "evaluation.every", "evaluation.peak_seconds")
+NOT_CONDITIONS = (
+    *ROUND, "device", "sample", "evaluation.every", "evaluation.samples",
+    "evaluation.hellaswag_items", "evaluation.peak_seconds",
+)  # fmt: skip
 # Groups whose choice has a field of its own in the record.
 NAMED_GROUPS = ("data", "model", "scale")
 
@@ -76,14 +79,14 @@ def override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def recipe(plain: dict[str, Any]) -> str:
+def settings_sha256(plain: dict[str, Any]) -> str:
     """One hash of what decides a run's losses in its configuration, the same for all rounds."""
     return _sha256(conditions(plain))
 
 
-def fingerprint(plain: dict[str, Any], data_sha256: str) -> str:
-    """One hash of what a run's outcome depends on: configuration, text and code."""
-    return _sha256([measured(plain), data_sha256, code_hash()])
+def fingerprint(plain: dict[str, Any], data_sha256: str, hellaswag_sha256: str | None) -> str:
+    """One hash of what a run's outcome depends on: configuration, files and code."""
+    return _sha256([measured(plain), data_sha256, hellaswag_sha256, code_hash()])
 
 
 def label(config: Config, identity: str) -> str:

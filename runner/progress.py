@@ -41,6 +41,23 @@ def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
+def item_progress(console: Console, what: str, quiet: bool = False) -> Callable[[int, int], None]:
+    """A function to call with the items done so far and how many there are.
+
+    It prints a line every `QUIET_SECONDS`, above the bar of the steps where there is one; nothing
+    where `quiet` is true.
+    """
+    shown = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if not quiet and time.monotonic() - shown > QUIET_SECONDS:
+            shown = time.monotonic()
+            say(console, f"{what}: {done:,} of {total:,} items")
+
+    return show
+
+
 @contextmanager
 def step_progress(
     console: Console, title: str, steps: int, done: int, quiet: bool = False

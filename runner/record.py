@@ -35,7 +35,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
 # What keys of the configuration were, before records had them.
-LATER_KEYS: dict[str, Any] = {"repeat": 1, "without": [], "plus": []}
+LATER_KEYS: dict[str, Any] = {"repeat": 1, "without": [], "plus": [], "recipe": None}
 
 
 class Status(str, Enum):
@@ -136,6 +136,7 @@ class DataInfo:
     train_tokens: int | None = optional("tokens trained on")
     held_out_tokens: int | None = optional("tokens held out")
     windows_sha256: str | None = optional("hash of the held-out windows that are evaluated")
+    hellaswag_sha256: str | None = optional("hash of HellaSwag's file, or empty")
 
 
 @dataclass
@@ -174,7 +175,7 @@ class Timings:
     setup_s: float = described("seconds to set the run up", default=0.0)
     compile_s: float = described("seconds of compilation, which step_ms leaves out", default=0.0)
     train_s: float = described("seconds of training", default=0.0)
-    evaluation_s: float = described("seconds of held-out evaluation", default=0.0)
+    evaluation_s: float = described("seconds of evaluations, samples included", default=0.0)
 
 
 @dataclass
@@ -189,6 +190,8 @@ class Results:
     mean: float = measured("mean training loss over the steps, nats/token")
     held_out: float = measured("loss on the held-out text, nats/token")
     held_out_error: float = measured("standard error of held_out: its windows are a sample")
+    hellaswag_acc: float = measured("HellaSwag's accuracy by the sum of an ending's losses")
+    hellaswag_acc_norm: float = measured("the same by their mean, so that no length is preferred")
     tokens_per_step: float = measured("tokens in an optimizer step")
     tokens_per_second: float = measured("tokens_per_step over step_ms")
     step_ms: float = measured("milliseconds of a step, median over the warm steps")
@@ -212,11 +215,34 @@ class Check:
 
 @dataclass
 class Sample:
-    """Text drawn from the trained model."""
+    """Text drawn from the model after so many steps; older records have one, from the end."""
 
     prompt: str
     seed: int
     text: str
+    step: int | None = None
+
+
+@dataclass
+class Accuracy:
+    """HellaSwag after so many steps: in which share of the items the right ending is most likely.
+
+    The losses of an ending's tokens are summed for `acc`, and their mean is taken for `acc_norm`.
+    """
+
+    step: int
+    items: int
+    acc: float
+    acc_norm: float
+
+    @property
+    def error(self) -> float:
+        """The standard error of `acc_norm`, as the items are a sample."""
+        return math.sqrt(self.acc_norm * (1 - self.acc_norm) / self.items)
+
+    def __str__(self) -> str:
+        by_mean = f"{self.acc_norm:.1%} ± {self.error:.1%} of {self.items:,} items"
+        return f"{by_mean} (by the sum of losses {self.acc:.1%})"
 
 
 @dataclass
@@ -243,6 +269,7 @@ class Settings:
     repeat: int = described("number of the run among those that are the same but for the moment")
     model: str = described("name of the model")
     scale: str = described("name of the scale")
+    recipe: str | None = described("name of the recipe, or empty")
     steps: int = described("optimizer steps the run was to take", "steps_planned")
     micro_batch_size: int = described("sequences in a micro batch")
     context: int = described("tokens in a sequence")
@@ -261,7 +288,7 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
-    recipe: str = described("hash of the settings that decide losses, without the seed")
+    settings_sha256: str = described("hash of the settings that decide losses, without the seed")
     conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
@@ -284,6 +311,7 @@ class Run:
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
     samples: list[Sample] = described("text drawn from the model", default_factory=list)
+    hellaswag: list[Accuracy] = described("its accuracy, see Accuracy", default_factory=list)
     weights: KeptWeights | None = optional("weights in the run's folder: steps, held_out, or empty")
     steps_sha256: str | None = optional("checksum of steps.csv once the run has ended, or empty")
     held_out_sha256: str | None = optional("the same of held_out.csv")
@@ -292,6 +320,7 @@ class Run:
     def settings(self) -> Settings:
         """The settings that tables show."""
         named = {group: self.config[group]["name"] for group in ("model", "scale")}
+        named["recipe"] = (self.config["recipe"] or {}).get("name")
         flat = {**self.config, **self.config["train"], **named}
         return Settings(**{entry.name: flat[entry.name] for entry in fields(Settings)})
 
@@ -357,6 +386,8 @@ def parse_run(content: dict[str, Any]) -> Run:
     try:
         content = _from_format_2(content) if found == 2 else {**content}
         content["config"] = {**LATER_KEYS, **content["config"]}
+        if "recipe" in content:  # the hash's name, before recipes were long runs
+            content["settings_sha256"] = content.pop("recipe")
         for part in ("model", "results"):
             content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
         run: Run = validator(Run).validate_python(content)

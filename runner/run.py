@@ -19,6 +19,7 @@ from conf.errors import LostProcess, UsageError
 from conf.schema import Aim, Config
 from runner import world
 from runner.command import Command
+from runner.data.hellaswag import items_sha256
 from runner.data.text import find_text, text_sha256
 from runner.files import write_atomically
 from runner.folder import RunFolder, UnwrittenFolder, now
@@ -29,7 +30,7 @@ from runner.identity import (
     fingerprint,
     label,
     override_key,
-    recipe,
+    settings_sha256,
     variant,
 )
 from runner.interruption import Interrupted, install_handlers
@@ -69,7 +70,10 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
     )
     if fallback:
         warn(console, f"{fallback}.")
-    planned = _planned(config, command, DataInfo(name, text_sha256(files, cache_dir), fallback))
+    info = DataInfo(name, text_sha256(files, cache_dir), fallback)
+    if config.evaluation.hellaswag is not None:
+        info.hellaswag_sha256 = items_sha256(config.evaluation.hellaswag, cache_dir)
+    planned = _planned(config, command, info)
     experiment = Path(config.output_dir).expanduser() / config.experiment
     for note in planned.notes:
         warn(console, f"{command.stage.name}: {note}")
@@ -129,7 +133,7 @@ def prepare_libraries(cache_dir: Path) -> None:
 def _planned(config: Config, command: Command, data: DataInfo) -> Run:
     """The record of a run that has not started."""
     plain = as_plain(config)
-    identity = fingerprint(plain, data.sha256)
+    identity = fingerprint(plain, data.sha256, data.hellaswag_sha256)
     head, dirty = commit()
     return Run(
         stage=command.stage,
@@ -137,9 +141,9 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         label=label(config, identity),
         fingerprint=identity,
         code=code_hash(),
-        command=f"python -m runner {shlex.join(command.overrides)}",
+        command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
-        recipe=recipe(plain),
+        settings_sha256=settings_sha256(plain),
         conditions=command.conditions,
         config=plain,
         notes=[*command.notes, *remarks(config)],
@@ -348,6 +352,8 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
             f"{results.tokens_per_second:,.0f} tokens/s",
             "bold",
         )
+    for found in run.hellaswag[-1:]:
+        say(console, f"  HellaSwag: {found}")
     if run.timings.compile_s:
         cache = f" with a {run.compile_cache} cache" if run.compile_cache else ""
         seconds = f"{run.timings.compile_s:.1f} s"
@@ -361,7 +367,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             say(console, f"  against the baseline: {_compared(run, baseline)}")
-        elif not shares_the_machine():
+        elif not (shares_the_machine() or run.settings.recipe):  # a long run needs none
             say(console, f"  there is no baseline yet; train it: {run.baseline_command}")
     say(console, f"  record: {folder.path}")
 

@@ -105,6 +105,11 @@ def remarks(config: Config) -> list[str]:
         found.append("train.decay_matrices_only has no effect: train.weight_decay is 0.")
     if train.compile_mode is not CompileMode.default and not train.compile:
         found.append(f"train.compile_mode={train.compile_mode.name} has no effect without compile.")
+    evaluation = config.evaluation
+    if evaluation.samples and evaluation.every is None:
+        found.append("evaluation.samples has no effect: evaluation.every is null.")
+    if evaluation.hellaswag_items is not None and evaluation.hellaswag is None:
+        found.append("evaluation.hellaswag_items has no effect without evaluation.hellaswag=FILE.")
     if train.sharding is not Sharding.none and world.size() == 1:
         found.append(
             f"train.sharding={train.sharding.name} has no effect: one process trains, and torchrun "

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from runner.folder import RunFolder
 from runner.identity import measured
 from runner.messages import warn
-from runner.record import Run, Step, Window
+from runner.record import Accuracy, Run, Sample, Step, Window
 
 
 class TensorBoard:
@@ -39,9 +39,17 @@ class TensorBoard:
         """Write the held-out loss of an evaluation."""
         self._unless_failed(self._write_windows, windows)
 
+    def add_accuracy(self, found: Accuracy) -> None:
+        """Write HellaSwag's accuracy by the mean loss of an ending."""
+        self._unless_failed(self._write_accuracy, found)
+
+    def add_sample(self, sample: Sample) -> None:
+        """Write a text drawn from the model."""
+        self._unless_failed(self._write_sample, sample)
+
     def end(self, run: Run) -> None:
-        """Write the text drawn from the model, and close the file."""
-        self._unless_failed(self._end, run)
+        """Close the file."""
+        self._unless_failed(lambda: self._writer.close())
 
     def _unless_failed(self, write: Callable[..., None], *arguments: Any) -> None:
         if self._failed:
@@ -58,6 +66,12 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder.path), purge_step=done)
         if evaluated := [window for window in folder.windows if window.step == done]:
             self._write_windows(evaluated)
+        for found in folder.run.hellaswag:
+            if found.step == done:
+                self._write_accuracy(found)
+        for sample in folder.run.samples:
+            if sample.step == done:
+                self._write_sample(sample)
         self._write_text("configuration", yaml.safe_dump(config, sort_keys=False), done)
         plain = (bool, int, float, str)
         settings = measured(config).items()
@@ -83,10 +97,12 @@ class TensorBoard:
         # Indented, Markdown leaves it as it is.
         self._writer.add_text(name, textwrap.indent(text, " " * 4, lambda line: True), step)
 
-    def _end(self, run: Run) -> None:
-        for sample in run.samples:
-            self._write_text("sample", sample.text, int(run.results.steps))
-        self._writer.close()
+    def _write_accuracy(self, found: Accuracy) -> None:
+        self._writer.add_scalar("hellaswag/acc_norm", found.acc_norm, found.step)
+
+    def _write_sample(self, sample: Sample) -> None:
+        assert sample.step is not None  # as in records before samples over time
+        self._write_text("sample", sample.text, sample.step)
 
 
 def _print_unless_it_is_the_writers(failed: threading.ExceptHookArgs) -> None:

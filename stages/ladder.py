@@ -15,7 +15,7 @@ from conf.schema import Aim, StageConf
 CONF = Path(__file__).parent.parent / "conf"
 
 # What is asked for, and no setting.
-NOT_SETTINGS = ("defaults", "stage", "without", "plus", "plan", "dry_run")
+NOT_SETTINGS = ("defaults", "stage", "without", "plus", "plan", "recipe", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,15 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
+
+
+def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
+    """The file of every choice of a configuration group by name; `config_dirs` come first."""
+    files: dict[str, Path] = {}
+    for folder in (*config_dirs, CONF):
+        for file in sorted((folder / group).glob("*.yaml")):
+            files.setdefault(file.stem, file)
+    return files
 
 
 def read_yaml(file: Path) -> DictConfig | ListConfig:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
 from conf.schema import PlanConf
-from stages.ladder import CONF, read_yaml
+from stages.ladder import CONF, group_files, read_yaml
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
 SECTIONS = {"defaults", "hydra", "plan"}
@@ -34,18 +34,9 @@ class Plan:
     params: dict[str, str]
 
 
-def plan_files(config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
-    """The file of every plan by name; `config_dirs` are searched before the project's own."""
-    files: dict[str, Path] = {}
-    for folder in (*config_dirs, CONF):
-        for file in sorted((folder / "plan").glob("*.yaml")):
-            files.setdefault(file.stem, file)
-    return files
-
-
 def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
     """Every plan. Raises UsageError for a file that is not one."""
-    return [read_plan(file) for file in plan_files(config_dirs).values()]
+    return [read_plan(file) for file in group_files("plan", config_dirs).values()]
 
 
 def read_plan(file: Path) -> Plan:

@@ -32,7 +32,7 @@ def synthetic_run(**given: Any) -> Run:
         "code": "test",
         "command": "python -m runner +stage=test",
         "variant": [],
-        "recipe": "test",
+        "settings_sha256": "test",
         "conditions": {},
         "config": CONFIG,
         "data": DataInfo(name="text", sha256="test"),

@@ -29,6 +29,7 @@ IN_TEXT = (
     "python -m runner --config-dir=mine",
     "python -m runner --config-dir=mine +stage=step07b",
     "python -m runner --config-dir=mine +plan=norms",
+    "python -m runner --config-dir=mine +recipe=week",
     "python -m reports --config-dir=mine outputs/ladder",
     "python -m runner +stage=step02 'plus=[step03]' --cfg job",
 )
@@ -43,7 +44,7 @@ def test_every_command_of_the_readme_works(
     assert len(COMMANDS) >= 18
     (tmp_path / "book.txt").write_bytes(text_file.read_bytes())
     files = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`.*?```yaml\n(.*?)```", README, re.DOTALL))
-    assert [*files] == ["mine/plan/norms.yaml", "mine/stage/step07b.yaml"]
+    assert [*files] == ["mine/plan/norms.yaml", "mine/stage/step07b.yaml", "mine/recipe/week.yaml"]
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -57,9 +58,9 @@ def test_every_command_of_the_readme_works(
         if "runner" in words:
             words += more
             keys = {word.lstrip("+").partition("=")[0] for word in words}
-            if keys & {"stage", "plan"}:
+            if keys & {"stage", "plan", "recipe"}:
                 words += [f"{key}={value}" for key, value in SMALL.items() if key not in keys]
-            if keys & {"stage", "plan"} and "data.path" not in keys:
+            if keys & {"stage", "plan", "recipe"} and "data.path" not in keys:
                 words.append("data.path=book.txt")
         done = subprocess.run(
             words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -31,7 +31,10 @@ from runner.training.parallel import Parallel, load_whole, whole_moments, whole_
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
-CARRIED = ("started", "resumed_at", "checks", "compile_cache", "timings", "weights")
+CARRIED = (
+    "started", "resumed_at", "checks", "compile_cache", "timings", "weights", "samples",
+    "hellaswag",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from runner.data.stream import HeldOut, TokenStream
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import say, warn
-from runner.progress import step_progress
+from runner.progress import item_progress, step_progress
 from runner.record import ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
+from runner.training.hellaswag import Question, read_questions, score
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from runner.training.probe import find_products
@@ -45,6 +46,7 @@ class Training:
     autocast: torch.autocast
     stream: TokenStream
     held_out: HeldOut
+    hellaswag: list[Question]
     checkpoints: Checkpoints
 
 
@@ -62,7 +64,7 @@ def train(
 
         folder.watcher = TensorBoard(folder, console)
     run_steps(training, config, folder, console)
-    conclude(training, config, folder)
+    conclude(training, config, folder, console)
 
 
 def set_up(
@@ -91,6 +93,7 @@ def set_up(
     window = min(run.conditions["train.context"], config.model.context_length)
     held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens, *part)
     run.data.windows_sha256 = held_out.sha256
+    hellaswag = read_questions(config.evaluation, config.model.context_length)
     model = GPT(config.model, config.seed)
     trained = parallel.spread(model, train.sharding)
     optimizer = build_optimizer(model, train)
@@ -127,8 +130,9 @@ def set_up(
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
     return Training(
-        parallel, device, model, trained, optimizer, autocast, stream, held_out, checkpoints
-    )
+        parallel, device, model, trained, optimizer, autocast, stream, held_out, hellaswag,
+        checkpoints,
+    )  # fmt: skip
 
 
 def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
@@ -182,6 +186,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 held_out_loss, _ = measure_held_out(training, config, folder)
                 if keep:
                     checkpoints.keep(held_out_loss)
+            if not ended and config.evaluation.is_due(step + 1):
+                score_and_sample(training, config, folder, console)
             if interruption or due:
                 checkpoints.write()
             if interruption:
@@ -205,9 +211,27 @@ def measure_held_out(training: Training, config: Config, folder: RunFolder) -> t
     return mean_and_error(windows)
 
 
-def conclude(training: Training, config: Config, folder: RunFolder) -> None:
-    """Close the record with the results of the steps, the held-out loss, a sample and weights."""
-    run, model, checkpoints = folder.run, training.model, training.checkpoints
+def score_and_sample(
+    training: Training, config: Config, folder: RunFolder, console: Console, at_end: bool = False
+) -> None:
+    """What else an evaluation asks for, written into `folder`: HellaSwag and a sample."""
+    started = time.perf_counter()
+    model, autocast, steps = training.model, training.autocast, len(folder.steps)
+    if training.hellaswag:
+        show = item_progress(console, "HellaSwag", config.quiet)
+        asked, tokens = training.hellaswag, config.train.micro_batch_tokens
+        found = score(model, asked, tokens, autocast, steps, training.parallel, show)
+        folder.add_accuracy(found)
+    if config.evaluation.samples or at_end:
+        with torch.compiler.set_stance("force_eager"):
+            text = sample(model, **asdict(config.sample))
+        folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
+    folder.add_time("evaluation_s", time.perf_counter() - started)
+
+
+def conclude(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
+    """Close the record with the results of the steps, the evaluations, a sample and weights."""
+    run, checkpoints = folder.run, training.checkpoints
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
     peak_flops = results.peak_flops * training.parallel.size
     results.mfu = run.model.flops_per_token * results.tokens_per_second / peak_flops
@@ -224,9 +248,9 @@ def conclude(training: Training, config: Config, folder: RunFolder) -> None:
         return
 
     results.held_out, results.held_out_error = measure_held_out(training, config, folder)
-    with torch.compiler.set_stance("force_eager"):
-        text = sample(model, **asdict(config.sample))
-    run.samples = [Sample(config.sample.prompt, config.sample.seed, text)]
+    score_and_sample(training, config, folder, console, at_end=True)
+    for found in run.hellaswag[-1:]:
+        results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm
     checkpoints.keep(results.held_out)
     folder.end(Status.finished)
     checkpoints.remove()

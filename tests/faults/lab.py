@@ -123,7 +123,8 @@ def outcome(experiment: Path) -> Outcome:
         lines = (file.parent / "steps.csv").read_text().splitlines()
         steps = [[c for i, c in enumerate(line.split(",")) if i != 4] for line in lines]
         held_out = (file.parent / "held_out.csv").read_text()
-        seen = [record["status"], steps, held_out, results, record["samples"]]
+        seen = [record[key] for key in ("status", "samples", "hellaswag")]
+        seen += [steps, held_out, results]
         found[record["stage"]["name"]] = seen
     return found
 

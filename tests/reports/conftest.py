@@ -59,9 +59,9 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
     """Write one synthetic run and return its folder.
 
     given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `repeat`, `status`, `label`, `started`,
-    `parent`, `variant` and `old` (written as format 2 was) shape the run; any other key is a dotted
-    path into run.json, with __ for the dots. `all_steps` are the steps without a stage. Rounds,
-    seed and repeat, follow each other.
+    `parent`, `variant`, `every` (steps between evaluations) and `old` (written as format 2 was)
+    shape the run; any other key is a dotted path into run.json, with __ for the dots. `all_steps`
+    are the steps without a stage. Rounds, seed and repeat, follow each other.
     """
     title, aim, changes, floor, step_ms = LADDER.get(stage, (stage, "loss", {}, 6.0, 300.0))
     number = ORDER.index(stage) + 1 if stage in LADDER else len(ORDER) + 1
@@ -142,10 +142,15 @@ def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: A
     (folder / "steps.csv").write_text("\n".join(lines) + "\n")
     windows = np.random.default_rng(7).normal(0, 0.3, WINDOWS)
     windows += np.random.default_rng(seed * 1000 + number).normal(0, noise, WINDOWS)
-    windows += floor + 0.15 - windows.mean()
-    rows = ["step,first_token,tokens,loss"] if status == "finished" else []
-    rows += [f"{steps},{64 * i},64,{float(loss)!r}" for i, loss in enumerate(windows) if rows]
-    (folder / "held_out.csv").write_text("\n".join(rows or ["step,first_token,tokens,loss"]) + "\n")
+    spread = windows - windows.mean()
+    windows = spread + floor + 0.15
+    every, rows = given.pop("every", None), ["step,first_token,tokens,loss"]
+    for step in range(every, len(losses), every) if every else ():
+        level = float(np.nanmean(losses[max(0, step - 50) : step])) + 0.15
+        rows += [f"{step},{64 * i},64,{level + float(w)!r}" for i, w in enumerate(spread)]
+    if status == "finished":
+        rows += [f"{steps},{64 * i},64,{float(loss)!r}" for i, loss in enumerate(windows)]
+    (folder / "held_out.csv").write_text("\n".join(rows) + "\n")
     finite = losses[np.isfinite(losses)]
     median = float(np.median(times[3:])) if len(times) > 3 else math.nan
     results = (

@@ -43,7 +43,12 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with everything on it: every status, a spike, a run apart, hostile text."""
     experiment = write_ladder(tmp_path_factory.mktemp("browser") / "ladder")
     evil = "<img src=http://nowhere.invalid/x onerror=alert(1)> $x_{y}$"
-    write_run(experiment, "own", stage__title=evil, stage__number=11, message=evil)
+    over_time = {
+        "every": 10,
+        "samples": [{"prompt": evil, "seed": 1, "text": evil, "step": 9 * i} for i in range(9)],
+        "hellaswag": [{"step": i, "items": 9, "acc": 0.3, "acc_norm": i / 50} for i in range(50)],
+    }
+    write_run(experiment, "own", stage__title=evil, stage__number=11, message=evil, **over_time)
     write_run(experiment, "long", stage__title="word" * 40, status="running", stage__number=12)
     losses = [11.0 - 0.05 * at for at in range(30)] + [math.nan]
     losses[20] = 14.0

@@ -36,6 +36,7 @@ def test_what_decides_losses_is_a_condition(override: str) -> None:
     [
         "seed=2", "experiment=other", "checkpoint=last", "train.checkpoint_every.steps=5",
         "train.checkpoint_every.minutes=null", "force=true", "device=cpu", "sample.tokens=3",
+        "evaluation.samples=true", "evaluation.hellaswag=file", "evaluation.hellaswag_items=5",
         "evaluation.peak_seconds=2", "output_dir=other", "cache_dir=other",
         "logger=tensorboard",
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runner.dry_run import Cost
 from tests.conftest import CommandLine
 
 SHORT = "train.steps=4"
@@ -86,6 +87,13 @@ def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
     assert "measuring" not in after.stdout
     assert re.search(r"plus=\[step03\]  \(is step03\) +1 of 2", after.stdout)
     assert len(trained(tmp_path)) == 1
+
+
+def test_a_dry_run_counts_evaluations_apart_from_steps() -> None:
+    cost = Cost(fixed=100, step=0.5, evaluation=20)
+    assert cost.of(50, None) == 100 + 25 + 20
+    assert cost.of(50, 25) == 100 + 25 + 2 * 20, "after step 25, and at the end"
+    assert cost.of(19073, 250) == 100 + 0.5 * 19073 + 77 * 20
 
 
 @pytest.mark.slow

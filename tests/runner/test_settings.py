@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import UsageError
 from conf.schema import Config
 from gpt2.config import GPTConfig, ModelConfig
+from runner.settings import remarks
 from tests.conftest import Settings
 
 
@@ -105,6 +106,16 @@ def test_a_wrong_type_is_refused_with_its_key(settings: Settings, override: str)
     with pytest.raises(Exception, match=override.split("=")[1]) as refused:
         settings("+stage=step02", override)
     assert isinstance(refused.value.__cause__, OmegaConfBaseException)
+
+
+def test_what_has_no_effect_in_evaluations_is_said(settings: Settings) -> None:
+    silent = settings("+stage=step02", "evaluation.samples=true", "evaluation.hellaswag=file")
+    assert remarks(silent) == []
+    odd = ("evaluation.every=null", "evaluation.samples=true", "evaluation.hellaswag_items=5")
+    assert remarks(settings("+stage=step02", *odd)) == [
+        "evaluation.samples has no effect: evaluation.every is null.",
+        "evaluation.hellaswag_items has no effect without evaluation.hellaswag=FILE.",
+    ]
 
 
 def test_cuda_graphs_are_refused_where_gradients_are_accumulated(settings: Settings) -> None:

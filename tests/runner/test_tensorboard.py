@@ -87,8 +87,10 @@ def lab(tmp_path: Path, text_file: Path, cache_dir: Path) -> Lab:
 
 
 def test_a_resumed_run_has_every_point_once(lab: Lab) -> None:
-    experiment = lab.new_experiment()
-    command = (*WATCHED, "train.steps=60")
+    experiment, items = lab.new_experiment(), lab.folder / "items.jsonl"
+    items.write_text('{"ctx": "A", "endings": ["man", "b", "c d", "is"], "label": 2}\n')
+    asked = ("evaluation.samples=true", f"evaluation.hellaswag={items}")
+    command = (*WATCHED, "train.steps=60", *asked)
     process = lab.start(experiment, *command)
     assert wait_until(lambda: steps_done(experiment) >= 13, process)
     process.kill()
@@ -99,7 +101,13 @@ def test_a_resumed_run_has_every_point_once(lab: Lab) -> None:
     done = lab.run(experiment, *command)
     assert "Resuming from step" in done.stdout
     check_points(events.Reload(), file.parent)
-    check_points(reader(file.parent), file.parent)
+    events, run = reader(file.parent), read_run(file.parent)
+    check_points(events, file.parent)
+    scores = [(point.step, point.value) for point in events.Scalars("hellaswag/acc_norm")]
+    assert scores == [(found.step, found.acc_norm) for found in run.hellaswag]
+    # Of texts this reader forgets none, so the one at the checkpoint is there twice.
+    texts = dict.fromkeys(event.step for event in events.Tensors("sample/text_summary"))
+    assert [*texts] == [sample.step for sample in run.samples] == [*range(5, 65, 5)]
 
 
 @pytest.mark.slow

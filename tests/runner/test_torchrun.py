@@ -1,5 +1,6 @@
 """One run on several processes, started by torchrun as a user would, on the CPU."""
 
+import json
 import os
 import signal
 import socket
@@ -125,6 +126,27 @@ def test_two_processes_give_the_losses_of_one(processes: Processes, sharding: st
     assert [path.name for path in processes.folder.glob("outputs/two/*/*/*.safetensors")] == [
         "weights.safetensors"
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_two_processes_score_and_sample_as_one(processes: Processes, sharding: str) -> None:
+    items = processes.folder / "items.jsonl"
+    endings = ["runs away", "sat", "is a bird that sings", "ate it up"]
+    lines = [{"ctx": "A man " * (i + 1), "endings": endings, "label": i % 4} for i in range(7)]
+    items.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    asked = ("train.steps=20", "evaluation.every=8", "evaluation.samples=true")
+    asked += (f"evaluation.hellaswag={items}",)
+    for experiment, count in (("one", 1), ("two", 2)):
+        status, printed = processes.run(
+            f"experiment={experiment}", f"train.sharding={sharding}", *asked, count=count
+        )
+        assert status == 0, printed
+    one, two = processes.record("one"), processes.record("two")
+    same(processes.losses("two"), processes.losses("one"))
+    assert [found.step for found in one.hellaswag] == [8, 16, 20]
+    assert two.hellaswag == one.hellaswag
+    assert two.samples == one.samples
 
 
 def test_a_mistake_is_one_sentence_of_the_first_process(processes: Processes) -> None:

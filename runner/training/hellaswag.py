@@ -1,0 +1,122 @@
+"""The accuracy on HellaSwag: how often the right one of four endings is the most likely one."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from conf.schema import EvaluationConf
+from gpt2.model import GPT
+from gpt2.tokenizer import tokenizer
+from runner.data.hellaswag import Item, read_items
+from runner.record import Accuracy
+from runner.training.device import upload
+from runner.training.parallel import Parallel
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text and one of its endings as tokens, of which the last `tokens` are the ending's."""
+
+    ids: list[int]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """An item as tokens: a row for each ending, and which one is right."""
+
+    rows: list[Row]
+    label: int
+
+    @property
+    def longest(self) -> int:
+        return max(len(row.ids) for row in self.rows)
+
+
+def read_questions(evaluation: EvaluationConf, context_length: int) -> list[Question]:
+    """What a run is asked: nothing without a file. Raises UsageError for one that is not such."""
+    if evaluation.hellaswag is None:
+        return []
+    return encode(read_items(evaluation.hellaswag, evaluation.hellaswag_items), context_length)
+
+
+def encode(items: Sequence[Item], context_length: int) -> list[Question]:
+    """The items as tokens, the longest first; a text too long for the model loses its beginning."""
+    encoded = tokenizer().encode_ordinary
+    questions = []
+    for item in items:
+        text, rows = encoded(item.ctx), []
+        for ending in item.endings:
+            tokens = encoded(f" {ending}")
+            ids = [*text, *tokens][-(context_length + 1) :]
+            rows.append(Row(ids, min(len(tokens), len(ids) - 1)))
+        questions.append(Question(rows, item.label))
+    return sorted(questions, key=lambda question: question.longest, reverse=True)
+
+
+def score(
+    model: GPT,
+    questions: Sequence[Question],
+    batch_tokens: int,
+    autocast: torch.autocast,
+    step: int,
+    parallel: Parallel,
+    show: Callable[[int, int], None],
+) -> Accuracy:
+    """How often the model finds the right ending most likely, by sum and by mean of its losses.
+
+    Only the ending's tokens count, given the text. About `batch_tokens` are computed at once, in
+    turns by several processes; `step` is how many steps the model was trained for, and `show` is
+    called with the questions done and with how many there are.
+    """
+    batches = list(_batches(questions, batch_tokens))
+    # As many for each process, since a sharded model needs all of them for a forward pass: where
+    # they cannot be divided, the first ones are computed twice.
+    turns = math.ceil(len(batches) / parallel.size)
+    right: dict[int, tuple[int, int]] = {}
+    model.eval()
+    with torch.compiler.set_stance("force_eager"):
+        for turn in range(turns):
+            place = (turn * parallel.size + parallel.rank) % len(batches)
+            right[place] = _right(model, batches[place], autocast)
+            show(len(questions) * (turn + 1) // turns, len(questions))
+    model.train()
+    of_all = dict(parallel.gather(list(right.items())))
+    by_sum, by_mean = (sum(each) / len(questions) for each in zip(*of_all.values(), strict=True))
+    return Accuracy(step, len(questions), by_sum, by_mean)
+
+
+@torch.no_grad()
+def _right(model: GPT, questions: Sequence[Question], autocast: torch.autocast) -> tuple[int, int]:
+    """How often the right ending has the lowest sum of losses, and how often the lowest mean."""
+    rows = [row for question in questions for row in question.rows]
+    padded_BT = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    (ids_BT,) = upload((padded_BT,), next(model.parameters()).device)
+    with autocast:
+        logits_BTV = model(ids_BT[:, :-1])[0]
+    losses = []
+    for logits_TV, targets_T, row in zip(logits_BTV, ids_BT[:, 1:], rows, strict=True):
+        end = len(row.ids) - 1
+        ending = slice(end - row.tokens, end)
+        loss = F.cross_entropy(logits_TV[ending].float(), targets_T[ending], reduction="sum")
+        losses.append(loss)
+    sums_QE = torch.stack(losses).view(-1, 4).cpu()
+    means_QE = sums_QE / torch.tensor([[row.tokens for row in q.rows] for q in questions])
+    labels_Q = torch.tensor([question.label for question in questions])
+    by_sum, by_mean = (
+        int((losses_QE.argmin(dim=1) == labels_Q).sum()) for losses_QE in (sums_QE, means_QE)
+    )
+    return by_sum, by_mean
+
+
+def _batches(questions: Sequence[Question], tokens: int) -> Iterator[Sequence[Question]]:
+    """Questions of like length, the longest first, about so many tokens at a time."""
+    done = 0
+    while done < len(questions):
+        size = max(1, tokens // (4 * questions[done].longest))
+        yield questions[done : done + size]
+        done += size

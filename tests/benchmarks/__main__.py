@@ -30,6 +30,11 @@ python -m tests.benchmarks memory
 Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
 writes docs/memory.md; about two minutes.
 
+python -m tests.benchmarks scaling
+
+Checks on one, two and four processes of this machine what is predicted of 1 to 64 GPUs, and writes
+docs/scaling.md; about ten minutes on two free cores. For Linux.
+
 python -m tests.benchmarks statistics
 
 Resamples a bank of small runs, to see how often the report's rules err, and writes
@@ -40,7 +45,15 @@ import sys
 
 from rich.console import Console
 
-from tests.benchmarks import command_line, error_rates, gpu, memory, performance, reliability
+from tests.benchmarks import (
+    command_line,
+    error_rates,
+    gpu,
+    memory,
+    performance,
+    reliability,
+    scaling,
+)
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
@@ -67,13 +80,15 @@ def main() -> None:
         if names == ["memory"]:
             memory.measure(Console())
             return
+        if names == ["scaling"]:
+            scaling.measure(Console())
+            return
         if names == ["statistics"]:
             error_rates.measure(Console())
             return
         if unknown := set(names) - BENCHMARKS.keys():
-            there = ", ".join(
-                (*BENCHMARKS, "performance", "gpu", "memory", "reliability", "statistics")
-            )
+            pages = ("performance", "gpu", "memory", "reliability", "scaling", "statistics")
+            there = ", ".join((*BENCHMARKS, *pages))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:
             BENCHMARKS[name]()

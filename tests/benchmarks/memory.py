@@ -12,22 +12,25 @@ from unittest.mock import patch
 
 import jinja2
 import torch
+import torch.distributed as dist
 from functorch.compile import aot_function, min_cut_rematerialization_partition
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.backends.debugging import boxed_nop
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.func import functional_call
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from conf.device import CUDA_SCALES
-from conf.schema import Autocast, Config, register
+from conf.schema import Autocast, Config, Sharding, register
 from gpt2.config import GPTConfig
 from gpt2.model import GPT, Block
 from runner.settings import read_settings
 from runner.training.optimizer import build_optimizer
+from runner.training.parallel import Parallel, synchronise_gradients, whole
 from stages.ladder import CONF
 from tests.benchmarks.ours import ROOT
 
@@ -40,25 +43,35 @@ STAGES = [f"step{number:02}" for number in range(2, 11)]
 AVAILABLE = {scale: least or 7.5 * GB for scale, least in CUDA_SCALES.items()}
 
 
-def configured(stage: str, scale: str) -> Config:
+def configured(stage: str, scale: str, *overrides: str) -> Config:
     """A stage's checked configuration at a scale, as the command line composes it."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return read_settings(compose("config", [f"scale={scale}", f"+stage={stage}"]))
+        return read_settings(compose("config", [f"scale={scale}", f"+stage={stage}", *overrides]))
 
 
-def peak_bytes(config: Config) -> int:
-    """The most memory that tensors take up in an optimizer step after the first."""
+def peak_bytes(config: Config, processes: int = 1) -> int:
+    """The most memory that tensors take up in an optimizer step after the first.
+
+    Of several processes, over which FSDP shards the model, it is that of the first; the others are
+    not there, and what they would send is fake too.
+    """
     train = config.train
     assert isinstance(config.model, GPTConfig)
     with patch("gpt2.model.initialise"):
         model = GPT(config.model, config.seed)
     bf16 = train.autocast is not Autocast.none
     softmax = partialmethod(torch.Tensor.softmax, dtype=torch.float32)
-    with FakeTensorMode(), patch.object(torch.Tensor, "softmax", softmax):
+    fake = FakeTensorMode()
+    with fake:
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+    if processes > 1:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+        Parallel(torch.device("cpu"), 0, processes).spread(model, Sharding.fsdp)
+    _, accumulation = train.share(processes)
+    with fake, patch.object(torch.Tensor, "softmax", softmax):
         if train.compile:
             _compile_blocks(model)
         optimizer = build_optimizer(model, train)
@@ -68,14 +81,15 @@ def peak_bytes(config: Config) -> int:
         batch = [torch.zeros(sizes, dtype=torch.int64) for _ in range(2)]
         loss_sum = torch.zeros(())
 
-        def micro_step() -> None:
+        def micro_step(last: bool) -> None:
+            synchronise_gradients(model, last)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = model(*batch)[1]
-            (loss / train.grad_accum_steps).backward()
+            (loss / accumulation).backward()
             loss_sum.add_(loss.detach())
 
         def update() -> None:
-            grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+            grad_norm = whole(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
             if train.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm
@@ -84,16 +98,19 @@ def peak_bytes(config: Config) -> int:
             optimizer.zero_grad(set_to_none=True)
 
         # The first step creates AdamW's moments, and compiles.
-        micro_step()
+        micro_step(last=True)
         update()
-        # All micro batches after the first find gradients, and need the same memory.
-        if train.grad_accum_steps > 1:
-            micro_step()
         tracker = MemTracker()
         tracker.track_external(model, optimizer, *batch)
         with tracker:
-            micro_step()
+            # All micro batches after the first find gradients, and need the same memory.
+            if accumulation > 1:
+                micro_step(last=False)
+                tracker.reset_mod_stats()
+            micro_step(last=True)
             update()
+    if processes > 1:
+        dist.destroy_process_group()
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
@@ -110,8 +127,12 @@ def _compile_blocks(model: GPT) -> None:
         partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
         decompositions=select_decomp_table(),
     )
+
+    def forward(layer: nn.Module, x_BTC: Tensor) -> Tensor:
+        return compiled(dict(layer.named_parameters()), x_BTC)
+
     for layer in model.h:
-        layer.forward = partial(compiled, dict(layer.named_parameters()))
+        layer.forward = partial(forward, layer)
 
 
 def by_hand(config: Config) -> dict[str, tuple[str, int]]:

@@ -98,11 +98,12 @@ def runner(*arguments: str) -> float:
     return python("runner", *arguments)
 
 
-def python(module: str, *arguments: str) -> float:
+def python(module: str, *arguments: str, **environment: str) -> float:
     """Run a module in a process of its own and return the seconds. Raises CommandFailed."""
     started = time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    variables = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     if done.returncode:
         output = (done.stderr or done.stdout).strip()[-2000:]
         raise CommandFailed(f"{' '.join(command[1:])} ended with {done.returncode}:\n{output}")

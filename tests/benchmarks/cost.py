@@ -1,0 +1,227 @@
+"""What an optimizer step of GPT-2 costs in compute, memory and traffic: arithmetic, no measurement.
+
+The model is that of step10: layer norm, a residual stream, flash attention, AdamW. In comments: N
+parameters, C channels, V rows of the token embedding, n tokens of a micro batch, P processes.
+"""
+
+from dataclasses import dataclass, replace
+
+from conf.schema import Autocast, Config, Sharding
+from gpt2.config import GPTConfig
+
+FP32, BF16 = 4, 2  # bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of one process; each of `processes` does the same with other tokens."""
+
+    model: GPTConfig
+    micro_batch_size: int
+    context: int
+    micro_batches: int
+    processes: int
+    sharding: Sharding
+    bf16: bool
+    compiled: bool
+
+    @classmethod
+    def of(cls, config: Config, processes: int = 1, sharding: Sharding = Sharding.none) -> "Step":
+        """A step of each of the processes that share a configuration's batch."""
+        train = config.train
+        assert isinstance(config.model, GPTConfig)
+        micro_batch_size, micro_batches = train.share(processes)
+        return cls(
+            model=config.model,
+            micro_batch_size=micro_batch_size,
+            context=train.context,
+            micro_batches=micro_batches,
+            processes=processes,
+            sharding=sharding,
+            bf16=train.autocast is not Autocast.none,
+            compiled=train.compile,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro batch, n."""
+        return self.micro_batch_size * self.context
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.processes > 1 and self.sharding is Sharding.fsdp
+
+    @property
+    def block_parameters(self) -> int:
+        """Those of one layer: four matrices of 12 C^2, their biases, two norms."""
+        return 12 * self.model.n_embd**2 + 13 * self.model.n_embd
+
+    @property
+    def root_parameters(self) -> int:
+        """Those outside the layers: two embeddings, of which the head shares one, and a norm."""
+        rows = self.model.padded_vocab_size + self.model.context_length
+        return (rows + 2) * self.model.n_embd
+
+    @property
+    def parameters(self) -> int:
+        return self.model.n_layer * self.block_parameters + self.root_parameters
+
+    @property
+    def flops(self) -> float:
+        """Of all micro batches of this process, as `GPT.flops_per_token` counts them."""
+        model = self.model
+        products = self.parameters - model.context_length * model.n_embd
+        per_token = 6 * products + 12 * model.n_layer * model.n_embd * self.context
+        return per_token * self.tokens * self.micro_batches
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes of one process, by kind, where the gradient of the logits is calculated.
+
+        That is the peak of a step in which n is larger than C.
+        """
+        shares = self.processes if self.is_sharded else 1
+        # FSDP reduces gradients with the last micro batch; until then each process has all of them.
+        # The buckets of DistributedDataParallel stay between steps.
+        keeps_gradients = self.micro_batches > 1 or (self.processes > 1 and not self.is_sharded)
+        gathered = self.root_parameters + self.block_parameters
+        casts = self.parameters - (4 * self.model.n_layer + 2) * self.model.n_embd
+        casts -= self.model.context_length * self.model.n_embd
+        return {
+            "weights": FP32 * self.parameters / shares,
+            "moments": 2 * FP32 * self.parameters / shares,
+            "gradients": FP32 * self.parameters * keeps_gradients,
+            "gathered": FP32 * gathered * self.is_sharded,
+            "bf16 weights": BF16 * casts * self.bf16,
+            "activations": self.activation_bytes,
+            "logits": self.logit_bytes,
+        }
+
+    @property
+    def memory_bytes(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def activation_bytes(self) -> int:
+        """What a micro batch keeps for its backward pass, without the logits.
+
+        A layer keeps the residual stream twice, in fp32; what two norms give, of which the compiler
+        calculates one again; queries, keys and values; what attention gives, and a number for each
+        query and head; and four times as wide, what goes into GELU and comes out.
+        """
+        model, element = self.model, BF16 if self.bf16 else FP32
+        norms = 1 if self.compiled else 2
+        layer = (2 * FP32 + (norms + 3 + 1 + 8) * element) * model.n_embd + FP32 * model.n_head
+        head = (FP32 + element) * model.n_embd
+        return self.tokens * (model.n_layer * layer + head)
+
+    @property
+    def logit_bytes(self) -> int:
+        """Log probabilities, their gradient and that of the logits, in fp32."""
+        return 3 * FP32 * self.tokens * self.model.padded_vocab_size
+
+    @property
+    def touched_bytes(self) -> float:
+        """Bytes read and written in memory by all but the matrix products' own work.
+
+        Activations are written once and read twice. In every micro batch each weight is read twice,
+        and its gradient written, read and added to another; in every step gradients are read for
+        their norm, scaled, and AdamW reads four tensors and writes three.
+        """
+        activations = 3 * (self.activation_bytes + self.logit_bytes) * self.micro_batches
+        of_micro_batch, of_step = (2 + 4) * FP32, (1 + 2 + 7) * FP32
+        return activations + self.parameters * (of_micro_batch * self.micro_batches + of_step)
+
+    def received_bytes(self, gloo: bool = False) -> float:
+        """What each process receives in a step, and sends: rings, gradients and weights in fp32.
+
+        An all-reduce takes 2 (P - 1) / P of what it reduces, an all-gather or a reduce-scatter
+        half of that. gloo carries out a reduce-scatter as an all-reduce.
+        """
+        ring = (self.processes - 1) / self.processes * FP32
+        if not self.is_sharded:
+            return 2 * ring * self.parameters
+        # Gathered for the forward pass and again for the backward one; the root stays in between.
+        gathered = 2 * self.model.n_layer * self.block_parameters + self.root_parameters
+        reduced = self.parameters * (2 if gloo else 1)
+        return ring * (gathered * self.micro_batches + reduced)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a processor sustains: FLOP/s in matrix products, bytes/s read and written in memory."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+    def seconds(self, step: Step) -> float:
+        """Of a step, without communication."""
+        return step.flops / self.flops_per_second + step.touched_bytes / self.bytes_per_second
+
+    @classmethod
+    def calibrated(cls, step: Step, seconds: float, bytes_per_second: float) -> "Processor":
+        """The processor on which a step took so long."""
+        products = seconds - step.touched_bytes / bytes_per_second
+        return cls(step.flops / products, bytes_per_second)
+
+
+# Assumptions, each with its source in scaling.md.j2.
+MFU = 0.4
+REACHED_BANDWIDTH = 0.8  # of what the hardware can carry
+USABLE_MEMORY = 0.9  # the rest is for CUDA, workspaces and fragmentation
+GPUS_OF_NODE = 8
+LARGEST_MICRO_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Nodes of eight GPUs, as data sheets describe them.
+
+    FLOP/s in dense bf16 products and bytes of a GPU; bytes/s in one direction, of a GPU's NVLink
+    and of a node's network.
+    """
+
+    flops: float
+    memory_bytes: float
+    nvlink: float
+    network: float
+
+    def fits(self, step: Step) -> bool:
+        return step.memory_bytes <= USABLE_MEMORY * self.memory_bytes
+
+    def bandwidth(self, processes: int) -> float:
+        """Bytes/s that a ring carries. Of all rings through a node, one byte leaves it for each
+        that a GPU receives: a node's network takes the place of a GPU's NVLink."""
+        several_nodes = processes > GPUS_OF_NODE
+        return REACHED_BANDWIDTH * (
+            min(self.nvlink, self.network) if several_nodes else self.nvlink
+        )
+
+    def compute_seconds(self, step: Step) -> float:
+        """The MFU is that of whole steps: it stands for memory's traffic too."""
+        return step.flops / (MFU * self.flops)
+
+    def communication_seconds(self, step: Step) -> float:
+        return step.received_bytes() / self.bandwidth(step.processes)
+
+    def seconds(self, step: Step) -> tuple[float, float]:
+        """A step with as much communication hidden behind compute as can be, and with none.
+
+        DistributedDataParallel reduces gradients during the backward pass of the last micro batch,
+        two thirds of its time; FSDP communicates throughout.
+        """
+        compute, communication = self.compute_seconds(step), self.communication_seconds(step)
+        behind = compute if step.is_sharded else 2 / 3 * compute / step.micro_batches
+        return compute + max(0.0, communication - behind), compute + communication
+
+
+H100 = Cluster(flops=989e12, memory_bytes=80e9, nvlink=450e9, network=8 * 50e9)
+A100 = Cluster(flops=312e12, memory_bytes=80e9, nvlink=300e9, network=8 * 25e9)
+# H100s whose nodes have 100 Gbit/s each.
+ETHERNET = replace(H100, network=12.5e9)
+# Tokens, seconds and the cluster of runs of GPT-2 124M on one node.
+PUBLISHED = [
+    (491_520, 0.562, A100),  # nanoGPT: a step
+    (10e9, 90 * 60, A100),  # llm.c
+    (10e9, 45 * 60, H100),  # llm.c
+]

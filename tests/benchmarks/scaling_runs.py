@@ -125,19 +125,17 @@ def measure_sizes() -> list[dict[str, float]]:
 
 
 def timing(rounds: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
-    """Of one size's steps: the seconds, their least, and how long cores worked for all processes.
+    """Medians of one size's steps: the seconds, and how long cores worked for all processes.
 
-    Medians, without the first step of a run, which touches memory for the first time.
+    Without the first step of a run, which touches memory for the first time.
     """
     steps = [
         step
         for run in rounds
         for step in zip(*(process["steps"][1:] for process in run), strict=True)
     ]
-    seconds = [first["seconds"] for first, *_ in steps]
     return {
-        "seconds": statistics.median(seconds),
-        "least_seconds": min(seconds),
+        "seconds": statistics.median(first["seconds"] for first, *_ in steps),
         "worked_s": statistics.median(sum(own["worked_s"] for own in step) for step in steps),
     }
 

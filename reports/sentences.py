@@ -250,7 +250,7 @@ def evaluations_note(group: Group) -> str:
     )
 
 
-# Steps after which a small model begins to write English.
+# The samples of a shorter run are introduced as not good yet.
 FEW_STEPS = 1000
 
 

@@ -20,8 +20,10 @@ from runner.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
 
-# Saved before the tests are collected: importing transformers sets a variable of the compiler.
+# Saved before the tests are collected: importing transformers sets a variable of the compiler, and
+# so does torch.distributed, in the process that starts this one too.
 ENVIRONMENT = dict(os.environ)
+ENVIRONMENT.pop("TORCHINDUCTOR_CACHE_DIR", None)
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,8 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
         yield parallel
     except Exception as error:
         if not parallel.is_first and not _is_from_a_collective(error.__cause__ or error):
-            store.set(FAILURE, f"The process of rank {rank} failed: {error}")
+            with contextlib.suppress(RuntimeError):  # the first, which keeps it, may have ended
+                store.set(FAILURE, f"The process of rank {rank} failed: {error}")
         cause = parallel.cause(error)
         if isinstance(cause, UsageError):
             cause.told = not parallel.is_first and not isinstance(cause, LostProcess)

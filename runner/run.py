@@ -265,7 +265,8 @@ def _train_in(
     except Exception as failure:
         error = parallel.cause(failure)
         if not parallel.is_first:
-            raise UsageError(_failure(error, folder, config)) from failure
+            lost = isinstance(error, LostProcess)
+            raise error if lost else UsageError(_failure(error, folder, config)) from failure
         if parallel.size > 1:  # torchrun asks this process to end too, which first says why
             install_handlers(signal.SIG_IGN)
         trained = folder.steps or (folder.path / CHECKPOINT).exists()

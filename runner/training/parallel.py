@@ -164,7 +164,7 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
             cause.told = not parallel.is_first and not isinstance(cause, LostProcess)
         raise cause from None
     finally:
-        dist.destroy_process_group()  # the others notice
+        dist.destroy_process_group()
 
 
 def synchronise_gradients(model: nn.Module, last: bool) -> None:

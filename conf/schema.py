@@ -291,6 +291,7 @@ class Config:
     report: ReportConf
     logger: LoggerConf
     dry_run: bool
+    diagnose: bool
     stage: StageConf | None
     without: list[str]
     plus: list[str]

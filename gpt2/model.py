@@ -14,6 +14,14 @@ from gpt2.config import Attention, GPTConfig, Norm
 from gpt2.initialisation import initialise
 
 
+def attention_weights(q_BHTD: Tensor, k_BHTD: Tensor) -> Tensor:
+    """How much each token attends to itself and each earlier one: (B, H, T, T), rows sum to 1."""
+    T, D = q_BHTD.shape[-2:]
+    scores_BHTT = q_BHTD @ k_BHTD.transpose(-2, -1) / math.sqrt(D)
+    future_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTD.device).triu(1)
+    return scores_BHTT.masked_fill(future_TT, -math.inf).softmax(dim=-1)
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a token sees itself and earlier tokens."""
 
@@ -26,18 +34,20 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         B, T, C = x_BTC.shape
-        heads = (B, T, self.n_head, C // self.n_head)
-        q_BHTD, k_BHTD, v_BHTD = (
-            part.view(heads).transpose(1, 2) for part in self.c_attn(x_BTC).split(C, dim=2)
-        )
+        q_BHTD, k_BHTD, v_BHTD = self.queries_keys_values(x_BTC)
         if self.attention is Attention.flash:
             y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
         else:
-            scores_BHTT = q_BHTD @ k_BHTD.transpose(-2, -1) / math.sqrt(heads[-1])
-            future_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTC.device).triu(1)
-            weights_BHTT = scores_BHTT.masked_fill(future_TT, -math.inf).softmax(dim=-1)
-            y_BHTD = weights_BHTT.to(v_BHTD.dtype) @ v_BHTD
+            y_BHTD = attention_weights(q_BHTD, k_BHTD).to(v_BHTD.dtype) @ v_BHTD
         return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
+
+    def queries_keys_values(self, x_BTC: Tensor) -> tuple[Tensor, ...]:
+        """Of each head: (B, H, T, D)."""
+        B, T, C = x_BTC.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        return tuple(
+            part.view(heads).transpose(1, 2) for part in self.c_attn(x_BTC).split(C, dim=2)
+        )
 
 
 class MLP(nn.Module):
@@ -142,6 +152,11 @@ class GPT(nn.Module):
         """
         rows_VC = self.wte.weight
         return rows_VC if self.training else rows_VC[: self.config.vocab_size]
+
+    def layers(self) -> dict[str, nn.Module]:
+        """What the signal passes through, in this order; the last one's output is the head's input."""
+        blocks = {f"h.{i}": block for i, block in enumerate(self.h)}
+        return {**blocks, "ln_f": self.ln_f}
 
     def num_parameters(self) -> int:
         """Trainable parameters, the tied head counted once."""

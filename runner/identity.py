@@ -23,7 +23,7 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 # Keys, with all below them, on which no measured number depends: names, folders, and files, which
 # count by their hashes.
 NOT_MEASURED = (
-    "experiment", "checkpoint", "force", "quiet", "dry_run", "stage", "without", "plus", "plan",
+    "experiment", "checkpoint", "force", "quiet", "dry_run", "diagnose", "stage", "without", "plus", "plan",
     "recipe", "report", "logger", "output_dir", "cache_dir", "model.name", "scale.name",
     "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
     "train.checkpoint_every", "train.sharding", "train.timeout_minutes",

@@ -135,6 +135,7 @@ class DataInfo:
     tokens: int | None = optional("tokens of the text", "data_tokens")
     train_tokens: int | None = optional("tokens trained on")
     held_out_tokens: int | None = optional("tokens held out")
+    unigram_entropy: float | None = optional("entropy of a single token of the text, nats")
     windows_sha256: str | None = optional("hash of the held-out windows that are evaluated")
     hellaswag_sha256: str | None = optional("hash of HellaSwag's file, or empty")
 
@@ -176,6 +177,7 @@ class Timings:
     compile_s: float = described("seconds of compilation, which step_ms leaves out", default=0.0)
     train_s: float = described("seconds of training", default=0.0)
     evaluation_s: float = described("seconds of evaluations, samples included", default=0.0)
+    diagnosis_s: float = described("seconds of looks into the model", default=0.0)
 
 
 @dataclass
@@ -246,6 +248,56 @@ class Accuracy:
 
 
 @dataclass
+class Layer:
+    """The signal after one layer, in one look; null where a number is not finite."""
+
+    name: str
+    activation: float | None  # standard deviation over the positions, RMS over the channels
+    gradient: float | None  # RMS of the loss's gradient with respect to it
+
+
+@dataclass
+class Look:
+    """What one sequence shows of a model before a step, and of the step; see training.diagnosis.
+
+    Numbers are null where they are not finite, or where the model or the step has none.
+    """
+
+    step: int
+    layers: list[Layer] = field(default_factory=list)
+    dead_units: float | None = None  # largest share of a linear layer's inputs that are constant
+    attention_entropy: float | None = None  # lowest of the layers', over that of uniform weights
+    grad_norm: float | None = None  # L2 norm of the sequence's gradient
+    later: float | None = None  # largest gradient with respect to a token after the last target
+    batch: str = ""  # checksum of the tokens
+    shifted: float = 0.0  # share of the targets that are the next token
+    copied: float = 0.0  # share of the targets that are the token itself
+    update: float | None = None  # a weight matrix's update over its weights, RMS, median
+    frozen: list[str] = field(default_factory=list)  # parameters that the step did not change
+    step_norm: float | None = None  # L2 norm of the step's gradient
+    noise_tokens: float | None = None  # tokens at which a gradient's noise equals its length
+
+
+class Severity(str, Enum):
+    """How much a finding matters: worth knowing, likely to cost loss, or certainly wrong."""
+
+    note = "note"
+    warning = "warning"
+    error = "error"
+
+
+@dataclass
+class Finding:
+    """Something that went wrong in a run, or is worth knowing: see runner.findings."""
+
+    name: str
+    severity: Severity
+    numbers: dict[str, float | None]
+    sentence: str
+    advice: str
+
+
+@dataclass
 class KeptWeights:
     """The weights in the run's folder: after how many steps, and their held-out loss."""
 
@@ -310,6 +362,12 @@ class Run:
     compile_cache: str | None = optional("cold or warm: whether kernels were compiled, or found")
     timings: Timings = field(default_factory=Timings)
     results: Results = field(default_factory=Results)
+    looks: list[Look] = described(
+        "what the model showed at some steps, see Look", default_factory=list
+    )
+    findings: list[Finding] = described(
+        "what went wrong, by name, see Finding", default_factory=list
+    )
     samples: list[Sample] = described("text drawn from the model", default_factory=list)
     hellaswag: list[Accuracy] = described("its accuracy, see Accuracy", default_factory=list)
     weights: KeptWeights | None = optional("weights in the run's folder: steps, held_out, or empty")

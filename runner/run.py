@@ -44,6 +44,7 @@ from runner.record import (
     Environment,
     Process,
     Run,
+    Severity,
     Status,
     find_baseline,
     same_speed_conditions,
@@ -53,6 +54,9 @@ from runner.worker import shares_the_machine
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
+
+# Tokens of a text that are enough to know how often each occurs.
+COUNTED_TOKENS = 10_000_000
 
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
@@ -235,7 +239,7 @@ def _train_in(
 ) -> None:
     """Train in a folder whose record is open, and close it, however that ends."""
     try:
-        from runner.data.corpus import load_corpus
+        from runner.data.corpus import load_corpus, unigram_entropy
         from runner.training.loop import train
 
         cache_dir = Path(config.cache_dir).expanduser()
@@ -244,6 +248,7 @@ def _train_in(
             corpus = load_corpus(files, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
         data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
+        data.unigram_entropy = unigram_entropy(corpus.train[:COUNTED_TOKENS])
         data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
         if config.evaluation.tokens > data.held_out_tokens > 0:
             folder.run.notes.append(
@@ -365,6 +370,10 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         say(console, f"  applied: {', '.join(applied)}")
     for technique, reason in run.not_applied.items():
         say(console, f"  not applied: {technique}: {reason}")
+    for finding in run.findings:
+        style = None if finding.severity is Severity.note else "yellow"
+        said = f"{finding.name}: {finding.sentence} {finding.advice}"
+        say(console, f"  {finding.severity.value}: {said}", style)
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             say(console, f"  against the baseline: {_compared(run, baseline)}")

@@ -74,6 +74,13 @@ def load_corpus(
     return Corpus(sha256, size, tokens[:split], tokens[split:])
 
 
+def unigram_entropy(tokens: Tokens) -> float:
+    """The entropy of a single token in nats: the loss of a model that knows nothing but counts."""
+    counts = np.bincount(tokens)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def _encoded(files: list[Path]) -> Iterator[tuple[int, Tokens]]:
     """The tokens of each piece of a text, with the piece's number of bytes.
 

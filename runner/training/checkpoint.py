@@ -33,7 +33,7 @@ from runner.training.weights import load_tensors, save_tensors, save_weights
 # The fields of a record that a resumed run takes from its checkpoint.
 CARRIED = (
     "started", "resumed_at", "checks", "compile_cache", "timings", "weights", "samples",
-    "hellaswag",
+    "hellaswag", "looks",
 )  # fmt: skip
 
 

@@ -17,14 +17,16 @@ from gpt2.model import GPT
 from gpt2.sampling import sample
 from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
+from runner.findings import find
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import say, warn
 from runner.progress import item_progress, step_progress
-from runner.record import ModelInfo, Sample, Status, Step, summarise
+from runner.record import Look, ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
+from runner.training.diagnosis import Diagnosis
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
 from runner.training.hellaswag import Question, read_questions, score
@@ -48,6 +50,7 @@ class Training:
     held_out: HeldOut
     hellaswag: list[Question]
     checkpoints: Checkpoints
+    diagnosis: Diagnosis | None
 
 
 def train(
@@ -129,9 +132,12 @@ def set_up(
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     folder.save()
+    # Of a sharded model no process has all weights to compare.
+    looked_into = config.diagnose and not run.environment.sharding
+    diagnosis = Diagnosis(model, autocast) if looked_into else None
     return Training(
         parallel, device, model, trained, optimizer, autocast, stream, held_out, hellaswag,
-        checkpoints,
+        checkpoints, diagnosis,
     )  # fmt: skip
 
 
@@ -144,6 +150,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
     shown = step_progress(console, title, train.steps, begin, config.quiet)
     with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
+            look = look_into(training, config, folder)
             started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
@@ -177,6 +184,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             folder.add_step(done)
             folder.add_time("train_s", step_ms / 1e3)
             show(done)
+            if look and training.diagnosis:
+                training.diagnosis.finish(look, norm_value, tokens)
             if not done.is_finite:
                 break
             interruption, due = parallel.agree(interrupted(), checkpoints.due())
@@ -192,6 +201,21 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 checkpoints.write()
             if interruption:
                 raise interruption
+
+
+def look_into(training: Training, config: Config, folder: RunFolder) -> Look | None:
+    """A look before the next step if one is due: first, last, and where the model is evaluated."""
+    step, last = len(folder.steps), config.train.steps - 1
+    due = step in (0, last) or config.evaluation.is_due(step) or not folder.steps[-1].is_finite
+    if training.diagnosis is None or not due:
+        return None
+    started = time.perf_counter()
+    _, accumulation = config.train.share(training.parallel.size)
+    batch = machine.upload(training.stream.micro_batch(step * accumulation), training.device)
+    look = training.diagnosis.look(step, *batch)
+    folder.run.looks.append(look)
+    folder.add_time("diagnosis_s", time.perf_counter() - started)
+    return look
 
 
 def measure_held_out(training: Training, config: Config, folder: RunFolder) -> tuple[float, float]:
@@ -244,6 +268,8 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
     if not last.is_finite:
         run.diverged_at = last.step
         what = "gradient norm" if math.isfinite(last.loss) else "loss"
+        look_into(training, config, folder)
+        run.findings = find(run, folder.steps, folder.windows)
         folder.end(Status.diverged, f"The {what} is not finite at step {last.step}.")
         return
 
@@ -252,5 +278,6 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
     for found in run.hellaswag[-1:]:
         results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm
     checkpoints.keep(results.held_out)
+    run.findings = find(run, folder.steps, folder.windows)
     folder.end(Status.finished)
     checkpoints.remove()

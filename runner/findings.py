@@ -1,0 +1,441 @@
+"""What went wrong in a run, by name: from its steps, its evaluations and the looks into its model.
+
+Each rule is a function of the evidence, and each threshold stands here with its reason. What the
+rules make of planted faults and of healthy runs is measured in docs/findings.md.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from runner.record import Finding, Look, Run, Severity, Status, Step, Window
+
+# A model that knows nothing has a loss of ln(vocabulary); init adds what its first logits vary by.
+FIRST_LOSS_DISTANCE = 1.0
+# The head's input has a standard deviation of 1 behind a norm.
+WEAK_SIGNAL = 0.1
+STRONG_SIGNAL = 100.0
+# The first layer's gradient over the largest of all. AdamW takes gradients of any size, but
+# rounding and its eps do not: with a residual stream the ratio is near 1.
+VANISHED = 1e-3
+EXPLODED = 1e3
+# The share of a linear layer's inputs. Behind GELU and a norm no unit is constant.
+DEAD = 0.1
+# Update over weights of the median matrix. About 1e-3 is usual in training (Karpathy, 2022,
+# makemore, part 3), and AdamW's first steps are larger.
+LARGE_UPDATE = 0.3
+SMALL_UPDATE = 1e-3
+# Nats between the held-out loss and the entropy of single tokens, and its fall since the evaluation
+# before, up to which a model has learned how often tokens occur and no more.
+NEAR_UNIGRAM = 0.3
+STANDS_STILL = 0.02
+# Nats between the held-out loss and the last training losses, on a text seen more than once.
+OVERFITTED = 0.3
+# A step's loss above the median of the ten before it: in nats, and in their standard deviations.
+SPIKE_NATS = 1.5
+SPIKE_DEVIATIONS = 6.0
+# The gradient of a step is a mean, so it is no longer than that of one of its sequences.
+LONG_GRADIENT = 1.5
+# Of the steps.
+ALWAYS = 0.95
+RECENT = 10
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a run when it ends."""
+
+    run: Run
+    steps: Sequence[Step]
+    windows: Sequence[Window]
+
+    @cached_property
+    def first(self) -> Look | None:
+        """The look at the untrained model."""
+        return next((look for look in self.run.looks if look.step == 0), None)
+
+    @cached_property
+    def trained(self) -> list[Look]:
+        """The looks that saw a step taken."""
+        return [look for look in self.run.looks if look.step_norm is not None]
+
+    @cached_property
+    def held_out(self) -> dict[int, float]:
+        """The held-out loss after so many steps."""
+        rounds = groupby(self.windows, key=lambda window: window.step)
+        return {step: statistics.fmean(w.loss for w in windows) for step, windows in rounds}
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.run.config["model"]["vocab_size"])
+
+    @property
+    def passes(self) -> float:
+        """How often the training text was seen."""
+        return sum(step.tokens for step in self.steps) / (self.run.data.train_tokens or math.inf)
+
+    @property
+    def accumulation(self) -> float:
+        """Micro batches of a step."""
+        train = self.run.config["train"]
+        return self.steps[-1].tokens / (train["micro_batch_size"] * train["context"])
+
+
+def find(run: Run, steps: Sequence[Step], windows: Sequence[Window]) -> list[Finding]:
+    """What went wrong in a run that took at least one step, the worst first."""
+    evidence = Evidence(run, steps, windows)
+    found = [finding for rule in RULES if (finding := rule(evidence))]
+    return sorted(found, key=lambda finding: list(Severity).index(finding.severity), reverse=True)
+
+
+def _diverged(e: Evidence) -> Finding | None:
+    last = e.steps[-1]
+    if last.is_finite:
+        return None
+    finite = [step for step in e.steps if step.is_finite]
+    worst = max((step.loss for step in finite), default=math.nan)
+    norm = max((step.grad_norm for step in finite), default=math.nan)
+    return Finding(
+        "diverged",
+        Severity.error,
+        {"step": last.step, "loss": _number(last.loss), "worst": _number(worst)},
+        f"The loss or its gradient is not finite at step {last.step}; before, the loss was up to "
+        f"{worst:.4g} and the gradient norm up to {norm:.4g}.",
+        "Lower train.learning_rate; step 8, clipping, and step 9, warmup, are for that.",
+    )
+
+
+def _future_leak(e: Evidence) -> Finding | None:
+    leak = max((look.later or 0.0 for look in e.run.looks), default=0.0)
+    if not leak:
+        return None
+    return Finding(
+        "future_leak",
+        Severity.error,
+        {"gradient": leak},
+        "Later tokens change the prediction of earlier ones: a gradient with respect to them is "
+        f"{leak:.2g}, and must be 0.",
+        "The training loss is too low to be compared; mask later positions, and take a norm that "
+        "does not mix positions (step 4).",
+    )
+
+
+def _targets_not_shifted(e: Evidence) -> Finding | None:
+    copied = max((look.copied for look in e.run.looks), default=0.0)
+    if copied < 0.9:
+        return None
+    return Finding(
+        "targets_not_shifted",
+        Severity.error,
+        {"copied": copied},
+        f"{copied:.0%} of the targets are the input token itself.",
+        "A target is the token after; shift the targets by one (step 1).",
+    )
+
+
+def _labels_unrelated(e: Evidence) -> Finding | None:
+    shifted = min((max(look.shifted, look.copied) for look in e.run.looks), default=1.0)
+    if shifted > 0.9:
+        return None
+    return Finding(
+        "labels_unrelated",
+        Severity.error,
+        {"shifted": shifted},
+        f"Only {shifted:.0%} of the targets are the input's next token.",
+        "Take inputs and targets from the same place of the text (step 1).",
+    )
+
+
+def _repeated_batch(e: Evidence) -> Finding | None:
+    batches = [look.batch for look in e.run.looks]
+    if len(batches) < 2 or len(set(batches)) > 1:
+        return None
+    return Finding(
+        "repeated_batch",
+        Severity.error,
+        {"steps": len(batches)},
+        f"The batches of steps {', '.join(str(look.step) for look in e.run.looks)} are the same.",
+        "The model learns one batch by heart; move on in the text at every step (step 2).",
+    )
+
+
+def _frozen_parameters(e: Evidence) -> Finding | None:
+    if not e.trained or not (frozen := e.trained[-1].frozen):
+        return None
+    more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
+    return Finding(
+        "frozen_parameters",
+        Severity.error,
+        {"parameters": len(frozen), "step": e.trained[-1].step},
+        f"Step {e.trained[-1].step} did not change {', '.join(frozen[:3])}{more}.",
+        "Check that they are in the optimizer, need a gradient and get one (steps 1 and 9).",
+    )
+
+
+def _accumulation_scale(e: Evidence) -> Finding | None:
+    ratios = [
+        look.step_norm / look.grad_norm for look in e.trained if look.step_norm and look.grad_norm
+    ]
+    if e.accumulation < 2 or not ratios or (ratio := statistics.median(ratios)) < LONG_GRADIENT:
+        return None
+    return Finding(
+        "accumulation_scale",
+        Severity.error,
+        {"ratio": ratio, "micro_batches": e.accumulation},
+        f"A step's gradient is {ratio:.1f} times as long as that of one sequence, with "
+        f"{e.accumulation:.0f} micro batches a step.",
+        "Divide the loss of each micro batch by their number (step 10).",
+    )
+
+
+def _init_loss_high(e: Evidence) -> Finding | None:
+    first, uniform = e.steps[0].loss, math.log(e.vocabulary)
+    if first - uniform <= FIRST_LOSS_DISTANCE:
+        return None
+    return Finding(
+        "init_loss_high",
+        Severity.warning,
+        {"loss": _number(first), "uniform": uniform},
+        f"The first loss is {first:.4g}, and ln({e.vocabulary:,}) = {uniform:.2f}: the untrained "
+        "model is sure of what it cannot know.",
+        "Draw smaller weights; step 3, initialisation, is for that.",
+    )
+
+
+def _init_loss_low(e: Evidence) -> Finding | None:
+    first, uniform = e.steps[0].loss, math.log(e.vocabulary)
+    if not uniform - first > FIRST_LOSS_DISTANCE:
+        return None
+    return Finding(
+        "init_loss_low",
+        Severity.warning,
+        {"loss": first, "uniform": uniform},
+        f"The first loss is {first:.4g}, and ln({e.vocabulary:,}) = {uniform:.2f}: an untrained "
+        "model cannot know so much.",
+        "Look for targets in the input; step 1, the flow check, is for that.",
+    )
+
+
+def _activations_collapse(e: Evidence) -> Finding | None:
+    weak = min(
+        (look for look in e.run.looks if look.layers),
+        key=lambda look: _or(look.layers[-1].activation, math.inf),
+        default=None,
+    )
+    if weak is None or (last := _or(weak.layers[-1].activation, math.inf)) >= WEAK_SIGNAL:
+        return None
+    return Finding(
+        "activations_collapse",
+        Severity.warning,
+        {"activation": last, "step": weak.step},
+        f"At step {weak.step} what the head gets hardly depends on the token: its standard "
+        f"deviation over the positions is {last:.2g}.",
+        "Step 4, the norm layer, is for that, after step 3, initialisation.",
+    )
+
+
+def _activations_explode(e: Evidence) -> Finding | None:
+    found = [
+        (_or(layer.activation, 0.0), look.step, layer.name)
+        for look in e.trained
+        for layer in look.layers
+    ]
+    if not found or (largest := max(found))[0] <= STRONG_SIGNAL:
+        return None
+    return Finding(
+        "activations_explode",
+        Severity.warning,
+        {"activation": largest[0], "step": largest[1]},
+        f"At step {largest[1]} the signal after {largest[2]} has a standard deviation of "
+        f"{largest[0]:.3g}.",
+        "Draw smaller weights (step 3), or lower train.learning_rate (step 9).",
+    )
+
+
+def _gradients(e: Evidence) -> tuple[float, Look] | None:
+    """The first layer's gradient over the largest of the others, where that is smallest."""
+    found = []
+    for look in e.trained:
+        first, *others = [_or(layer.gradient, 0.0) for layer in look.layers] or [0.0]
+        if others and max(others) > 0:
+            found.append((first / max(others), look))
+    return min(found, key=lambda pair: pair[0], default=None)
+
+
+def _vanishing_gradients(e: Evidence) -> Finding | None:
+    if (found := _gradients(e)) is None or found[0] >= VANISHED:
+        return None
+    ratio, look = found
+    fold = f"{1 / ratio:.0e}-fold" if ratio else "to nothing"
+    return Finding(
+        "vanishing_gradients",
+        Severity.warning,
+        {"ratio": ratio, "step": look.step},
+        f"At step {look.step} gradients shrink {fold} on their way to {look.layers[0].name}: the "
+        "signal dies in depth.",
+        "Step 5, the residual stream, is for that, after steps 3 and 4.",
+    )
+
+
+def _exploding_gradients(e: Evidence) -> Finding | None:
+    grown = [
+        (_or(look.layers[0].gradient, 0.0) / last, look.step)
+        for look in e.trained
+        if len(look.layers) > 2 and (last := _or(look.layers[-2].gradient, 0.0))
+    ]
+    if not grown or (largest := max(grown))[0] <= EXPLODED:
+        return None
+    return Finding(
+        "exploding_gradients",
+        Severity.warning,
+        {"ratio": largest[0], "step": largest[1]},
+        f"At step {largest[1]} gradients grow {largest[0]:.0e}-fold from the last layer to the "
+        "first.",
+        "Step 3, initialisation, and step 4, the norm layer, are for that; step 8 clips them.",
+    )
+
+
+def _dead_units(e: Evidence) -> Finding | None:
+    alive = [look for look in e.trained if _or(look.layers[-1].activation, 0.0) >= WEAK_SIGNAL]
+    share = max((_or(look.dead_units, 0.0) for look in alive), default=0.0)
+    if share <= DEAD:
+        return None
+    return Finding(
+        "dead_units",
+        Severity.warning,
+        {"share": share},
+        f"{share:.0%} of the units of a layer have one value at all positions.",
+        "They learn nothing; step 3, initialisation, is for that, and a lower learning rate.",
+    )
+
+
+def _learning_rate_high(e: Evidence) -> Finding | None:
+    largest = max((_or(look.update, 0.0) for look in e.trained), default=0.0)
+    if largest <= LARGE_UPDATE:
+        return None
+    return Finding(
+        "learning_rate_high",
+        Severity.warning,
+        {"update": largest},
+        f"A step changes the median weight matrix by {largest:.0%} of its size; about 0.1% is "
+        "usual.",
+        "Lower train.learning_rate, or raise train.warmup_steps (step 9).",
+    )
+
+
+def _learning_rate_low(e: Evidence) -> Finding | None:
+    largest = max((_or(look.update, math.inf) for look in e.trained), default=math.inf)
+    if largest >= SMALL_UPDATE:
+        return None
+    return Finding(
+        "learning_rate_low",
+        Severity.warning,
+        {"update": largest},
+        f"No step changes the median weight matrix by more than {largest:.2g} of its size; about "
+        "0.001 is usual.",
+        "Raise train.learning_rate (step 9).",
+    )
+
+
+def _stuck_at_unigram(e: Evidence) -> Finding | None:
+    entropy, losses = e.run.data.unigram_entropy, list(e.held_out.values())
+    if entropy is None or len(losses) < 2 or abs(losses[-1] - entropy) > NEAR_UNIGRAM:
+        return None
+    if losses[-2] - losses[-1] > STANDS_STILL:
+        return None
+    return Finding(
+        "stuck_at_unigram",
+        Severity.warning,
+        {"held_out": losses[-1], "entropy": entropy},
+        f"The held-out loss stands still at {losses[-1]:.2f}, near the entropy of single tokens, "
+        f"{entropy:.2f}: the model knows how often tokens occur, and not what comes before them.",
+        "The signal does not get through the layers; steps 3 to 5 are for that.",
+    )
+
+
+def _overfitting(e: Evidence) -> Finding | None:
+    if not e.held_out or e.passes <= 1:
+        return None
+    training = statistics.fmean(step.loss for step in e.steps[-RECENT:])
+    held_out = list(e.held_out.values())[-1]
+    if not held_out - training > OVERFITTED:
+        return None
+    return Finding(
+        "overfitting",
+        Severity.warning,
+        {"held_out": held_out, "training": training, "passes": e.passes},
+        f"The held-out loss is {held_out:.2f}, and that of the last steps {training:.2f}, after "
+        f"{e.passes:.1f} passes over the text.",
+        "Give more text, or stop earlier; weight decay (step 9) helps a little.",
+    )
+
+
+def _loss_spike(e: Evidence) -> Finding | None:
+    spikes = []
+    for i in range(RECENT, len(e.steps)):
+        before = [step.loss for step in e.steps[i - RECENT : i]]
+        above = e.steps[i].loss - statistics.median(before)
+        if above > max(SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before)):
+            spikes.append((above, e.steps[i].step))
+    if not spikes:
+        return None
+    above, step = max(spikes)
+    return Finding(
+        "loss_spike",
+        Severity.warning,
+        {"above": above, "step": step, "spikes": len(spikes)},
+        f"At step {step} the loss is {above:.2f} nats above that of the {RECENT} steps before.",
+        "Step 8, clipping, and step 9, warmup, are for that.",
+    )
+
+
+def _always_clipped(e: Evidence) -> Finding | None:
+    limit = e.run.settings.clip_grad_norm
+    if limit is None:
+        return None
+    share = sum(step.grad_norm > limit for step in e.steps) / len(e.steps)
+    if share < ALWAYS:
+        return None
+    return Finding(
+        "always_clipped",
+        Severity.note,
+        {"share": share, "limit": limit},
+        f"{share:.0%} of the steps were clipped at a norm of {limit:g}.",
+        "AdamW divides by the gradient's size, so little is lost; it is no sign of divergence.",
+    )
+
+
+def _or(number: float | None, other: float) -> float:
+    return other if number is None else number
+
+
+def _number(value: float) -> float | None:
+    """A number that JSON has."""
+    return value if math.isfinite(value) else None
+
+
+RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
+    _diverged,
+    _future_leak,
+    _targets_not_shifted,
+    _labels_unrelated,
+    _repeated_batch,
+    _frozen_parameters,
+    _accumulation_scale,
+    _init_loss_high,
+    _init_loss_low,
+    _activations_collapse,
+    _activations_explode,
+    _vanishing_gradients,
+    _exploding_gradients,
+    _dead_units,
+    _learning_rate_high,
+    _learning_rate_low,
+    _stuck_at_unigram,
+    _overfitting,
+    _loss_spike,
+    _always_clipped,
+)

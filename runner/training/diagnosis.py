@@ -1,0 +1,201 @@
+"""Looks into a model: one sequence forward and backward, and what the step then changes.
+
+A look leaves everything as it was: weights, buffers, gradients and the state of the draws.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2.model import GPT, CausalSelfAttention, attention_weights
+from runner.record import Layer, Look
+
+# Entries of each parameter that are compared before and after a step, evenly spread over it.
+COMPARED_ENTRIES = 4096
+# A unit is constant where it varies by less over the positions, in relation to its size: the
+# rounding of fp32.
+CONSTANT = 1e-6
+
+
+@dataclass
+class Seen:
+    """What the hooks of one forward pass keep."""
+
+    idx_BT: Tensor
+    embedded: list[Tensor] = field(default_factory=list)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    dead: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+
+    def embedding(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if output.shape[:-1] != self.idx_BT.shape:
+            return output
+        if not output.requires_grad:  # a frozen embedding
+            output.requires_grad_()
+        self.embedded.append(output)
+        return output
+
+    def layer(self, name: str) -> Any:
+        """The hook of one of the model's layers."""
+
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.outputs[name] = output if isinstance(output, Tensor) else output[0]
+
+        return keep
+
+    def linear(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        units_NC = args[0].detach().float().flatten(0, -2)
+        constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
+        self.dead.append(constant_C.float().mean().item())
+
+    @torch.no_grad()
+    def attention(self, module: CausalSelfAttention, args: tuple[Any, ...], _: Tensor) -> None:
+        q_BHTD, k_BHTD, _v = module.queries_keys_values(args[0])
+        # The first position attends to itself alone.
+        weights_BHTT = attention_weights(q_BHTD, k_BHTD)[..., 1:, :].float()
+        entropy_BHT = torch.special.entr(weights_BHTT).sum(dim=-1)
+        uniform_T = torch.arange(2, 2 + entropy_BHT.shape[-1], device=entropy_BHT.device).log()
+        self.entropies.append((entropy_BHT / uniform_T).mean().item())
+
+
+class Diagnosis:
+    """The looks into one model: `look` before a step, and `finish` after it."""
+
+    def __init__(self, model: GPT, autocast: torch.autocast) -> None:
+        self.model = model
+        self.autocast = autocast
+        self._places: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+        self._tokens = 0
+
+    def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Look:
+        """Look at what the model makes of a micro batch's first sequence.
+
+        Its loss is that of the first half of the positions, so that a gradient with respect to a
+        later token shows that the model sees the future. `idx_BT` and `targets_BT` are int64
+        (B, T), on the model's device.
+        """
+        shifted = (targets_BT[:, :-1] == idx_BT[:, 1:]).float().mean().item()
+        copied = (targets_BT == idx_BT).float().mean().item()
+        batch = f"{zlib.crc32(idx_BT.cpu().numpy().tobytes()):08x}"
+        found = Look(step, batch=batch, shifted=shifted, copied=copied)
+        half = max(1, idx_BT.shape[1] // 2)
+        parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        seen = Seen(idx_BT[:1])
+        with _undisturbed(self.model), _hooked(self.model, seen):
+            with self.autocast:
+                logits_TV = self.model(seen.idx_BT)[0][0, :half]
+            loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
+            wanted = *seen.embedded, *seen.outputs.values(), *parameters.values()
+            gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+        embedded = [next(gradients) for _ in seen.embedded]
+        later = [_largest(gradient[:, half:]) for gradient in embedded if gradient is not None]
+        found.later = max(later, default=None)
+        for name, output in seen.outputs.items():
+            found.layers.append(Layer(name, _signal(output), _rms(next(gradients))))
+        found.dead_units = max(seen.dead, default=None)
+        found.attention_entropy = min(seen.entropies, default=None)
+        own = dict(zip(parameters, gradients, strict=True))
+        known = [gradient for gradient in own.values() if gradient is not None]
+        found.grad_norm = _finite(torch.nn.utils.get_total_norm(known))
+        self._places = {n: _places(p, own.get(n)) for n, p in self.model.named_parameters()}
+        self._before = self._entries()
+        self._tokens = half
+        return found
+
+    def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
+        """Add what the step changed, whose gradient of so many `tokens` had the norm `grad_norm`."""
+        after = self._entries()
+        ratios = []
+        for name, parameter in self.model.named_parameters():
+            changed, weights = (after[name] - self._before[name]).norm(), self._before[name].norm()
+            if changed == 0:
+                look.frozen.append(name)
+            if parameter.dim() > 1 and weights > 0:
+                ratios.append(changed / weights)
+        if ratios:
+            look.update = _finite(torch.stack(ratios).median())
+        look.step_norm = _finite(grad_norm)
+        look.noise_tokens = noise_tokens(look.grad_norm, self._tokens, look.step_norm, tokens)
+
+    def _entries(self) -> dict[str, Tensor]:
+        """The compared entries of each parameter."""
+        named = self.model.named_parameters()
+        return {n: p.detach().flatten()[self._places[n]].float() for n, p in named}
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """A block in which the model runs uncompiled, and after which buffers and draws are as before."""
+    device = next(model.parameters()).device
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    cards = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(cards, device_type="cuda" if not cards else device.type):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+@contextmanager
+def _hooked(model: GPT, seen: Seen) -> Iterator[None]:
+    """Give what the model's modules compute to `seen`."""
+    hooks = [layer.register_forward_hook(seen.layer(n)) for n, layer in model.layers().items()]
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            hooks.append(module.register_forward_hook(seen.embedding))
+        elif isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_pre_hook(seen.linear))
+        elif isinstance(module, CausalSelfAttention):
+            hooks.append(module.register_forward_hook(seen.attention))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def noise_tokens(
+    small_norm: float | None, small: int, large_norm: float | None, large: int
+) -> float | None:
+    """The tokens in a batch at which the noise in its gradient is as long as the gradient.
+
+    From the norms of the gradients of a small and a large batch, in tokens: the simple noise scale
+    of McCandlish et al. (2018), appendix A.1. None where the two norms tell nothing.
+    """
+    if small_norm is None or large_norm is None or small >= large:
+        return None
+    gradient = (large * large_norm**2 - small * small_norm**2) / (large - small)
+    noise = (small_norm**2 - large_norm**2) / (1 / small - 1 / large)
+    return noise / gradient if gradient > 0 and noise > 0 else None
+
+
+def _places(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    """Where a parameter is compared: evenly spread, and where its gradient is largest."""
+    count = parameter.numel()
+    places = torch.arange(0, count, math.ceil(count / COMPARED_ENTRIES), device=parameter.device)
+    return places if gradient is None else torch.cat([places, gradient.abs().argmax().view(1)])
+
+
+def _signal(output: Tensor) -> float | None:
+    """The standard deviation of (1, T, C) over the positions, RMS over the channels."""
+    return _finite(output.detach().float().var(dim=1).mean().sqrt())
+
+
+def _rms(gradient: Tensor | None) -> float | None:
+    return None if gradient is None else _finite(gradient.float().square().mean().sqrt())
+
+
+def _largest(gradient: Tensor) -> float:
+    return gradient.abs().max().item() if gradient.numel() else 0.0
+
+
+def _finite(value: Tensor | float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -154,7 +154,7 @@ class GPT(nn.Module):
         return rows_VC if self.training else rows_VC[: self.config.vocab_size]
 
     def layers(self) -> dict[str, nn.Module]:
-        """What the signal passes through, in this order; the last one's output is the head's input."""
+        """What the signal passes through, in order; the last one's output is the head's input."""
         blocks = {f"h.{i}": block for i, block in enumerate(self.h)}
         return {**blocks, "ln_f": self.ln_f}
 

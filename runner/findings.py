@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from runner.record import Finding, Look, Run, Severity, Status, Step, Window
+from runner.record import Finding, Look, Run, Severity, Step, Window
 
 # A model that knows nothing has a loss of ln(vocabulary); init adds what its first logits vary by.
 FIRST_LOSS_DISTANCE = 1.0
-# The head's input has a standard deviation of 1 behind a norm.
-WEAK_SIGNAL = 0.1
+# What an untrained model's head gets: about 1 behind a norm, and 0.03 from GPT-2's embeddings.
+WEAK_SIGNAL = 0.05
 STRONG_SIGNAL = 100.0
-# The first layer's gradient over the largest of all. AdamW takes gradients of any size, but
-# rounding and its eps do not: with a residual stream the ratio is near 1.
-VANISHED = 1e-3
+# The last layer's signal over the first one's: about 1, or more, with a residual stream.
+COLLAPSED = 0.03
+# The first layer's gradient over the largest of the others: about 1 with a residual stream.
+VANISHED = 1e-2
 EXPLODED = 1e3
 # The share of a linear layer's inputs. Behind GELU and a norm no unit is constant.
 DEAD = 0.1
@@ -38,7 +39,7 @@ OVERFITTED = 0.3
 SPIKE_NATS = 1.5
 SPIKE_DEVIATIONS = 6.0
 # The gradient of a step is a mean, so it is no longer than that of one of its sequences.
-LONG_GRADIENT = 1.5
+LONG_GRADIENT = 1.1
 # Of the steps.
 ALWAYS = 0.95
 RECENT = 10
@@ -220,21 +221,38 @@ def _init_loss_low(e: Evidence) -> Finding | None:
 
 
 def _activations_collapse(e: Evidence) -> Finding | None:
-    weak = min(
-        (look for look in e.run.looks if look.layers),
-        key=lambda look: _or(look.layers[-1].activation, math.inf),
-        default=None,
-    )
-    if weak is None or (last := _or(weak.layers[-1].activation, math.inf)) >= WEAK_SIGNAL:
+    weakest = min((look for look in e.run.looks if look.layers), key=_carried, default=None)
+    if weakest is None:
+        return None
+    if _carried(weakest) < COLLAPSED:
+        last, first = weakest.layers[-1], weakest.layers[0]
+        return Finding(
+            "activations_collapse",
+            Severity.warning,
+            {"ratio": _carried(weakest), "step": weakest.step},
+            f"At step {weakest.step} the signal, its standard deviation over the positions, falls "
+            f"from {first.activation:.2g} after {first.name} to {last.activation:.2g} after "
+            f"{last.name}: the head cannot tell one token from another.",
+            "Steps 3 to 5 are for that: initialisation, norm and residual stream.",
+        )
+    weak = _or(e.first.layers[-1].activation, math.inf) if e.first and e.first.layers else math.inf
+    if weak >= WEAK_SIGNAL:
         return None
     return Finding(
         "activations_collapse",
         Severity.warning,
-        {"activation": last, "step": weak.step},
-        f"At step {weak.step} what the head gets hardly depends on the token: its standard "
-        f"deviation over the positions is {last:.2g}.",
-        "Step 4, the norm layer, is for that, after step 3, initialisation.",
+        {"activation": weak, "step": 0},
+        f"The untrained model's head gets a signal of {weak:.2g}, its standard deviation over the "
+        "positions, and hardly tells one token from another.",
+        "Step 4, the norm layer, is for that.",
     )
+
+
+def _carried(look: Look) -> float:
+    """The signal of the last layer over that of the first."""
+    if not look.layers or not (first := _or(look.layers[0].activation, 0.0)):
+        return 0.0
+    return _or(look.layers[-1].activation, math.inf) / first
 
 
 def _activations_explode(e: Evidence) -> Finding | None:
@@ -299,7 +317,7 @@ def _exploding_gradients(e: Evidence) -> Finding | None:
 
 
 def _dead_units(e: Evidence) -> Finding | None:
-    alive = [look for look in e.trained if _or(look.layers[-1].activation, 0.0) >= WEAK_SIGNAL]
+    alive = [look for look in e.trained if _carried(look) >= COLLAPSED]
     share = max((_or(look.dead_units, 0.0) for look in alive), default=0.0)
     if share <= DEAD:
         return None

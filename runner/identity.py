@@ -23,9 +23,9 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 # Keys, with all below them, on which no measured number depends: names, folders, and files, which
 # count by their hashes.
 NOT_MEASURED = (
-    "experiment", "checkpoint", "force", "quiet", "dry_run", "diagnose", "stage", "without", "plus", "plan",
-    "recipe", "report", "logger", "output_dir", "cache_dir", "model.name", "scale.name",
-    "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
+    "experiment", "checkpoint", "force", "quiet", "dry_run", "diagnose", "stage", "without",
+    "plus", "plan", "recipe", "report", "logger", "output_dir", "cache_dir", "model.name",
+    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
     "train.checkpoint_every", "train.sharding", "train.timeout_minutes",
 )  # fmt: skip
 # What is taken back from a stage or added to it; what follows from it is in other keys.

@@ -28,14 +28,14 @@ CONSTANT = 1e-6
 class Seen:
     """What the hooks of one forward pass keep."""
 
-    idx_BT: Tensor
+    shape: torch.Size  # (1, T) of the tokens
     embedded: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
     dead: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
 
     def embedding(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if output.shape[:-1] != self.idx_BT.shape:
+        if output.shape[:-1] != self.shape:  # of the positions
             return output
         if not output.requires_grad:  # a frozen embedding
             output.requires_grad_()
@@ -88,10 +88,10 @@ class Diagnosis:
         found = Look(step, batch=batch, shifted=shifted, copied=copied)
         half = max(1, idx_BT.shape[1] // 2)
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        seen = Seen(idx_BT[:1])
+        seen = Seen(idx_BT[:1].shape)
         with _undisturbed(self.model), _hooked(self.model, seen):
             with self.autocast:
-                logits_TV = self.model(seen.idx_BT)[0][0, :half]
+                logits_TV = self.model(idx_BT[:1])[0][0, :half]
             loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
             wanted = *seen.embedded, *seen.outputs.values(), *parameters.values()
             gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
@@ -111,7 +111,7 @@ class Diagnosis:
         return found
 
     def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
-        """Add what the step changed, whose gradient of so many `tokens` had the norm `grad_norm`."""
+        """Add what the step changed; its gradient, of so many `tokens`, had the norm `grad_norm`."""
         after = self._entries()
         ratios = []
         for name, parameter in self.model.named_parameters():
@@ -133,13 +133,12 @@ class Diagnosis:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """A block in which the model runs uncompiled, and after which buffers and draws are as before."""
+    """A block in which the model runs uncompiled, and which changes no buffer and no draw."""
     device = next(model.parameters()).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    cards = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(cards, device_type="cuda" if not cards else device.type):
-        with torch.compiler.set_stance("force_eager"):
-            yield
+    draws = torch.random.fork_rng([] if device.type == "cpu" else [device])
+    with draws, torch.compiler.set_stance("force_eager"):
+        yield
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
 

@@ -35,6 +35,11 @@ python -m tests.benchmarks scaling
 Checks on one, two and four processes of this machine what is predicted of 1 to 64 GPUs, and writes
 docs/scaling.md; about ten minutes on two free cores. For Linux.
 
+python -m tests.benchmarks findings [faults] [SCALE ...]
+
+Plants sixteen faults and trains healthy runs, to see which are named, and writes docs/findings.md;
+the healthy runs of the cpu scale take an hour on two cores. With names, these are measured again.
+
 python -m tests.benchmarks statistics
 
 Resamples a bank of small runs, to see how often the report's rules err, and writes
@@ -48,6 +53,7 @@ from rich.console import Console
 from tests.benchmarks import (
     command_line,
     error_rates,
+    findings,
     gpu,
     memory,
     performance,
@@ -83,11 +89,22 @@ def main() -> None:
         if names == ["scaling"]:
             scaling.measure(Console())
             return
+        if names[0] == "findings":
+            findings.measure(Console(), names[1:])
+            return
         if names == ["statistics"]:
             error_rates.measure(Console())
             return
         if unknown := set(names) - BENCHMARKS.keys():
-            pages = ("performance", "gpu", "memory", "reliability", "scaling", "statistics")
+            pages = (
+                "performance",
+                "findings",
+                "gpu",
+                "memory",
+                "reliability",
+                "scaling",
+                "statistics",
+            )
             there = ", ".join((*BENCHMARKS, *pages))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:

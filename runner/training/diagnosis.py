@@ -111,7 +111,7 @@ class Diagnosis:
         return found
 
     def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
-        """Add what the step changed; its gradient, of so many `tokens`, had the norm `grad_norm`."""
+        """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
         after = self._entries()
         ratios = []
         for name, parameter in self.model.named_parameters():

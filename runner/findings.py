@@ -38,8 +38,8 @@ OVERFITTED = 0.3
 # A step's loss above the median of the ten before it: in nats, and in their standard deviations.
 SPIKE_NATS = 1.5
 SPIKE_DEVIATIONS = 6.0
-# The gradient of a step is a mean, so it is no longer than that of one of its sequences.
-LONG_GRADIENT = 1.1
+# The weights of the micro batches' losses in a mean sum to 1.
+WEIGHT_ERROR = 0.1
 # Of the steps.
 ALWAYS = 0.95
 RECENT = 10
@@ -77,12 +77,6 @@ class Evidence:
     def passes(self) -> float:
         """How often the training text was seen."""
         return sum(step.tokens for step in self.steps) / (self.run.data.train_tokens or math.inf)
-
-    @property
-    def accumulation(self) -> float:
-        """Micro batches of a step."""
-        train = self.run.config["train"]
-        return self.steps[-1].tokens / (train["micro_batch_size"] * train["context"])
 
 
 def find(run: Run, steps: Sequence[Step], windows: Sequence[Window]) -> list[Finding]:
@@ -177,17 +171,14 @@ def _frozen_parameters(e: Evidence) -> Finding | None:
 
 
 def _accumulation_scale(e: Evidence) -> Finding | None:
-    ratios = [
-        look.step_norm / look.grad_norm for look in e.trained if look.step_norm and look.grad_norm
-    ]
-    if e.accumulation < 2 or not ratios or (ratio := statistics.median(ratios)) < LONG_GRADIENT:
+    wrong = [w for look in e.trained if (w := _or(look.weight, 1)) and abs(w - 1) > WEIGHT_ERROR]
+    if not wrong:
         return None
     return Finding(
         "accumulation_scale",
         Severity.error,
-        {"ratio": ratio, "micro_batches": e.accumulation},
-        f"A step's gradient is {ratio:.1f} times as long as that of one sequence, with "
-        f"{e.accumulation:.0f} micro batches a step.",
+        {"weight": wrong[0]},
+        f"The weights of the micro batches' losses in a step sum to {wrong[0]:.3g}, and not to 1.",
         "Divide the loss of each micro batch by their number (step 10).",
     )
 

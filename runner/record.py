@@ -275,6 +275,7 @@ class Look:
     update: float | None = None  # a weight matrix's update over its weights, RMS, median
     frozen: list[str] = field(default_factory=list)  # parameters that the step did not change
     step_norm: float | None = None  # L2 norm of the step's gradient
+    weight: float | None = None  # sum of the weights of the micro batches' losses in the step's
     noise_tokens: float | None = None  # tokens at which a gradient's noise equals its length
 
 

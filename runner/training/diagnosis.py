@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gpt2.model import GPT, CausalSelfAttention, attention_weights
 from runner.record import Layer, Look
@@ -68,12 +69,15 @@ class Seen:
 class Diagnosis:
     """The looks into one model: `look` before a step, and `finish` after it."""
 
-    def __init__(self, model: GPT, autocast: torch.autocast) -> None:
+    def __init__(self, model: GPT, trained: nn.Module, autocast: torch.autocast) -> None:
         self.model = model
+        self.trained = trained  # what a step calls
         self.autocast = autocast
         self._places: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
         self._tokens = 0
+        self._weights: list[Tensor] = []
+        self._hook: RemovableHandle | None = None
 
     def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Look:
         """Look at what the model makes of a micro batch's first sequence.
@@ -108,10 +112,16 @@ class Diagnosis:
         self._places = {n: _places(p, own.get(n)) for n, p in self.model.named_parameters()}
         self._before = self._entries()
         self._tokens = half
+        self._hook = self.trained.register_forward_hook(self._weigh)
         return found
 
     def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
         """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
+        if self._hook:
+            self._hook.remove()
+        if self._weights:
+            look.weight = _finite(torch.stack(self._weights).sum())
+            self._weights = []
         after = self._entries()
         ratios = []
         for name, parameter in self.model.named_parameters():
@@ -124,6 +134,10 @@ class Diagnosis:
             look.update = _finite(torch.stack(ratios).median())
         look.step_norm = _finite(grad_norm)
         look.noise_tokens = noise_tokens(look.grad_norm, self._tokens, look.step_norm, tokens)
+
+    def _weigh(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The hook of a step's forward pass: keeps what backward starts with at the loss."""
+        output[1].register_hook(self._weights.append)
 
     def _entries(self) -> dict[str, Tensor]:
         """The compared entries of each parameter."""

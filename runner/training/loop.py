@@ -134,7 +134,7 @@ def set_up(
     folder.save()
     # Of a sharded model no process has all weights to compare.
     looked_into = config.diagnose and not run.environment.sharding
-    diagnosis = Diagnosis(model, autocast) if looked_into else None
+    diagnosis = Diagnosis(model, trained, autocast) if looked_into else None
     return Training(
         parallel, device, model, trained, optimizer, autocast, stream, held_out, hellaswag,
         checkpoints, diagnosis,

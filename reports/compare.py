@@ -16,7 +16,7 @@ from reports.curves import At, Plateau, Stop, at_equal, earlier_stop, plateau, s
 from reports.read import Floats, ReadRun
 from reports.speed import SpeedUp, speed_up
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from runner.record import Conditions, Results, Run, Timings
+from runner.record import Conditions, Finding, Results, Run, Severity, Timings
 from stages.ladder import read_ladder
 
 Pairs = list[tuple[ReadRun, ReadRun]]
@@ -104,6 +104,16 @@ class StageRuns:
     def notes(self) -> list[str]:
         """What has no effect in some run, or an odd one."""
         return list(dict.fromkeys(note for run in self.runs for note in run.record.notes))
+
+    @property
+    def findings(self) -> dict[str, tuple[int, Finding]]:
+        """What went wrong by name, the worst first: in how many runs, and the newest's words."""
+        found: dict[str, list[Finding]] = defaultdict(list)
+        for finding in (finding for run in self.runs for finding in run.record.findings):
+            found[finding.name].append(finding)
+        severities = list(Severity)
+        worst = sorted(found, key=lambda n: severities.index(found[n][-1].severity), reverse=True)
+        return {name: (len(found[name]), found[name][-1]) for name in worst}
 
     @property
     def measurable(self) -> list[ReadRun]:

@@ -28,6 +28,7 @@ from reports.findings import Findings
 from reports.palette import THEME, looks
 from reports.plans import Table
 from reports.reference import SOURCE
+from reports.signal_figures import by_depth
 from reports.speed_figures import speeds
 from reports.svg import Picture
 from reports.worth import StepWorth
@@ -36,7 +37,7 @@ from runner.record import Results, Sample
 
 SECTIONS = (
     "effects", "stops", "alternatives", "worth", "rates", "stages", "all", "evaluations", "speed",
-    "norms", "guide",
+    "signal", "norms", "guide",
 )  # fmt: skip
 # Samples that are shown of a run, evenly spread over it.
 MOST_SAMPLES = 6
@@ -140,6 +141,7 @@ def _pictures(painter: Painter, top: StageRuns | None, found: Findings) -> dict[
         "all": [painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds")],
         "evaluations": painter.evaluations(),
         "speed": speeds(painter),
+        "signal": by_depth(painter),
         "norms": [painter.all_stages("gradient-norms"), painter.norm_spread()],
         "guide": [painter.against_guide(name, top) for name in guide if top],
     }
@@ -226,6 +228,7 @@ def stages_table(found: Findings) -> pd.DataFrame:
                     "plateaus": len(stage.plateaus),
                     "clipped_steps": over,
                     "not_applied": "; ".join(f"{k}: {v}" for k, v in stage.not_applied.items()),
+                    "findings": "; ".join(f"{k} ({n})" for k, (n, _) in stage.findings.items()),
                     "verdict": verdict.text,
                 }
             )

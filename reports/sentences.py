@@ -297,6 +297,19 @@ def guide_note(stage: StageRuns, conditions: str) -> str:
     )
 
 
+SIGNAL_NOTE = (
+    "What one sequence of the text does in each run: how much the output of each layer differs "
+    "between its positions, and how long the loss's gradient is there, with the mean over runs. "
+    "A flat line is healthy. Where the solid one falls, later layers cannot tell tokens apart; "
+    "where the dashed one does, early layers learn nothing. docs/findings.md explains the names."
+)
+
+
+def in_runs(count: int, stage: StageRuns) -> str:
+    """In how many of a stage's runs a finding was made."""
+    return f"in {count} of {len(stage.runs)} runs" if len(stage.runs) > 1 else "in its run"
+
+
 INTERVAL = (
     "The interval is the guide's: the highest and the lowest training loss of a run's steps. It is "
     "mostly the first step's loss and the luckiest batch; held-out loss says more."

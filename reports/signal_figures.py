@@ -15,10 +15,11 @@ from reports.read import Floats
 from reports.svg import Picture, picture
 from runner.record import Look
 
-COLUMNS = 4
+COLUMNS = 3
 ROW_HEIGHT = 1.15  # inches
 # What is drawn of a signal that is smaller, or nothing.
 FLOOR = 1e-12
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def by_depth(painter: Painter) -> list[Picture]:
@@ -64,12 +65,12 @@ def _panels(
         said = []
         for place, stage in enumerate(stages):
             row, column = divmod(place, COLUMNS)
-            left, bottom = 0.105 + 0.227 * column, (0.34 + ROW_HEIGHT * (rows - 1 - row)) / height
-            axes = figure.add_axes((left, bottom, 0.2, (ROW_HEIGHT - 0.42) / height))
+            left, bottom = 0.1 + 0.303 * column, (0.34 + ROW_HEIGHT * (rows - 1 - row)) / height
+            axes = figure.add_axes((left, bottom, 0.275, (ROW_HEIGHT - 0.42) / height))
             forward, backward = curves[stage.name]
             _draw(axes, painter, stage, forward, backward)
             axes.set_ylim(min(lowest, 0.1) / 3, 30)
-            axes.set_title(painter.long(stage, 17), color=INK, fontsize=7.5)
+            axes.set_title(painter.long(stage, 20), color=INK, fontsize=8)
             axes.tick_params(labelsize=6.5, labelleft=column == 0, labelbottom=False)
             if row == rows - 1 or place + COLUMNS >= len(stages):
                 axes.set_xlabel("first layer to last", fontsize=6.5, labelpad=2)
@@ -89,8 +90,14 @@ def _draw(
         line.set_gid(f"stage-{look.index}-{part}")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_major_formatter(lambda value, _: _power(value))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks([])
+
+
+def _power(value: float) -> str:
+    """A power of ten in plain characters, which the page's fonts have."""
+    return "10" + str(round(math.log10(value))).translate(SUPERSCRIPT)
 
 
 def _relative(looks: Sequence[Look]) -> tuple[Floats, Floats]:

@@ -240,10 +240,11 @@ def _activations_collapse(e: Evidence) -> Finding | None:
 
 
 def _carried(look: Look) -> float:
-    """The signal of the last layer over that of the first."""
-    if not look.layers or not (first := _or(look.layers[0].activation, 0.0)):
-        return 0.0
-    return _or(look.layers[-1].activation, math.inf) / first
+    """The signal of the last layer over that of the first, infinite where it is not known."""
+    first, last = look.layers[0].activation, look.layers[-1].activation
+    if first is None or last is None:
+        return math.inf
+    return last / first if first else 0.0
 
 
 def _activations_explode(e: Evidence) -> Finding | None:
@@ -308,7 +309,7 @@ def _exploding_gradients(e: Evidence) -> Finding | None:
 
 
 def _dead_units(e: Evidence) -> Finding | None:
-    alive = [look for look in e.trained if _carried(look) >= COLLAPSED]
+    alive = [look for look in e.trained if look.layers and _carried(look) >= COLLAPSED]
     share = max((_or(look.dead_units, 0.0) for look in alive), default=0.0)
     if share <= DEAD:
         return None

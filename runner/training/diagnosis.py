@@ -86,6 +86,7 @@ class Diagnosis:
         later token shows that the model sees the future. `idx_BT` and `targets_BT` are int64
         (B, T), on the model's device.
         """
+        self._stop_weighing()
         shifted = (targets_BT[:, :-1] == idx_BT[:, 1:]).float().mean().item()
         copied = (targets_BT == idx_BT).float().mean().item()
         batch = f"{zlib.crc32(idx_BT.cpu().numpy().tobytes()):08x}"
@@ -117,8 +118,7 @@ class Diagnosis:
 
     def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
         """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
-        if self._hook:
-            self._hook.remove()
+        self._stop_weighing()
         if self._weights:
             look.weight = _finite(torch.stack(self._weights).sum())
             self._weights = []
@@ -137,7 +137,12 @@ class Diagnosis:
 
     def _weigh(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook of a step's forward pass: keeps what backward starts with at the loss."""
-        output[1].register_hook(self._weights.append)
+        if output[1] is not None:
+            output[1].register_hook(self._weights.append)
+
+    def _stop_weighing(self) -> None:
+        if self._hook:
+            self._hook.remove()
 
     def _entries(self) -> dict[str, Tensor]:
         """The compared entries of each parameter."""

@@ -1,0 +1,143 @@
+"""Each finding is made where its fault is, and none in a healthy run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from runner.files import seal, unseal
+from runner.findings import find
+from runner.record import DataInfo, Layer, Look, Run, Severity, Step, Window, parse_run
+from tests.records import CONFIG, synthetic_run
+from tests.runner.conftest import Runs
+
+UNIFORM = math.log(50257)
+LAYERS = [Layer("h.0", 0.03, 1e-2), Layer("h.1", 0.04, 1e-2), Layer("ln_f", 0.9, 1e-3)]
+LOOK = Look(
+    0, LAYERS, 0.0, 1.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0, 50.0,
+)  # fmt: skip
+
+
+def looks(**changed: Any) -> list[Look]:
+    return [replace(LOOK, step=step, batch=str(step), **changed) for step in (0, 25, 49)]
+
+
+def found(
+    looks: list[Look],
+    loss: Callable[[int], float] = lambda step: UNIFORM - 0.05 * step,
+    held_out: tuple[float, ...] = (9.5, 8.5),
+    clip: float | None = None,
+    norm: float = 2.0,
+    train_tokens: int = 100_000,
+) -> dict[str, Severity]:
+    """The findings of a run of 50 steps of 256 tokens."""
+    config = {
+        **CONFIG,
+        "model": {"name": "synthetic", "vocab_size": 50257},
+        "train": {**CONFIG["train"], "clip_grad_norm": clip},
+        "recipe": None,
+    }
+    data = DataInfo("text", "test", train_tokens=train_tokens, unigram_entropy=6.3)
+    run = synthetic_run(config=config, data=data, looks=looks)
+    steps = [Step(step, loss(step), norm, 3e-4, 10.0, 256) for step in range(50)]
+    windows = [Window(25 * (i + 1), 0, 64, value) for i, value in enumerate(held_out)]
+    return {finding.name: finding.severity for finding in find(run, steps, windows)}
+
+
+def layers(activations: tuple[float, ...], gradients: tuple[float, ...]) -> list[Layer]:
+    pairs = zip(activations, gradients, strict=True)
+    return [Layer(f"h.{i}", *pair) for i, pair in enumerate(pairs)]
+
+
+def test_a_healthy_run_has_none() -> None:
+    assert found(looks()) == {}
+
+
+def test_a_run_without_looks_has_none_that_needs_them() -> None:
+    assert found([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("future_leak", {"later": 1e-9}),
+        ("targets_not_shifted", {"copied": 1.0, "shifted": 0.02}),
+        ("labels_unrelated", {"shifted": 0.04}),
+        ("frozen_parameters", {"frozen": ["wte.weight"]}),
+        ("accumulation_scale", {"weight": 8.0}),
+        ("activations_collapse", {"layers": layers((0.03, 0.03, 0.03), (1, 1, 1))}),
+        ("activations_collapse", {"layers": layers((0.03, 1e-4, 1e-5), (1, 1, 1))}),
+        ("activations_explode", {"layers": layers((1, 100, 10_000), (1, 1, 1))}),
+        ("vanishing_gradients", {"layers": layers((1, 1, 1), (1e-4, 1e-2, 1))}),
+        ("exploding_gradients", {"layers": layers((1, 1, 1), (1e4, 1, 1))}),
+        ("dead_units", {"dead_units": 0.5}),
+        ("learning_rate_high", {"update": 1.5}),
+        ("learning_rate_low", {"update": 1e-4}),
+    ],
+)
+def test_a_look_names_what_it_shows(name: str, changed: dict[str, Any]) -> None:
+    assert list(found(looks(**changed))) == [name]
+
+
+def test_one_batch_at_all_looks_is_repeated() -> None:
+    same = [replace(look, batch="1") for look in looks()]
+    assert found(same) == {"repeated_batch": Severity.error}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("init_loss_high", {"loss": lambda step: 30 - 0.4 * step}),
+        ("init_loss_low", {"loss": lambda step: 5 - 0.02 * step}),
+        ("stuck_at_unigram", {"held_out": (6.4, 6.39)}),
+        ("overfitting", {"train_tokens": 4000, "held_out": (9.5, 9.6)}),
+        ("loss_spike", {"loss": lambda step: 14.0 if step == 30 else UNIFORM - 0.05 * step}),
+        ("always_clipped", {"clip": 1.0}),
+    ],
+)
+def test_losses_name_what_they_show(name: str, given: dict[str, Any]) -> None:
+    assert list(found(looks(), **given)) == [name]
+
+
+def test_a_loss_that_falls_near_the_entropy_of_single_tokens_is_not_stuck() -> None:
+    assert found(looks(), held_out=(6.6, 6.3)) == {}
+
+
+def test_a_gap_on_a_text_seen_once_is_no_overfitting() -> None:
+    assert found(looks(), held_out=(9.5, 9.6)) == {}
+
+
+def test_a_diverged_run_says_so_first() -> None:
+    names = found(looks(update=2.0), loss=lambda step: math.nan if step == 49 else 11.0)
+    assert list(names) == ["diverged", "learning_rate_high"]
+
+
+def test_looks_that_see_no_number_are_no_error() -> None:
+    blind = [Layer(layer.name, None, None) for layer in LAYERS]
+    nothing = dict.fromkeys(("dead_units", "attention_entropy", "grad_norm", "later", "update"))
+    assert found(looks(layers=blind, **nothing)) == {}
+
+
+def test_findings_and_looks_are_kept_in_the_record(runs: Runs) -> None:
+    run, _ = runs("+stage=step08", "scale=smoke")
+    read: Run = parse_run(unseal(seal(asdict(run))))
+    assert [look.step for look in read.looks] == [0, 25, 49]
+    assert read.looks == run.looks
+    assert [finding.name for finding in read.findings] == ["always_clipped"]
+    assert read.timings.diagnosis_s > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("future_leak", "model.norm=batch"),
+        pytest.param("learning_rate_high", "train.learning_rate=3e-2", marks=pytest.mark.slow),
+        pytest.param("activations_collapse", "model.norm=none", marks=pytest.mark.slow),
+        pytest.param("init_loss_high", "model.gain=100", marks=pytest.mark.slow),
+    ],
+)
+def test_a_fault_of_the_settings_is_named(name: str, override: str, runs: Runs) -> None:
+    run, _ = runs("+stage=step05", "scale=smoke", override)
+    assert name in [finding.name for finding in run.findings]

@@ -1,0 +1,151 @@
+"""A look measures what it says, changes nothing, and sees the faults that it is for."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2.config import Norm
+from gpt2.model import GPT
+from runner.record import Look
+from runner.training.diagnosis import Diagnosis, noise_tokens
+from tests.runner.conftest import Runs
+from tests.runner.training.test_flow_checks import CONFIG
+
+HEALTHY = replace(CONFIG, norm=Norm.layer, residual=True)
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    tokens = torch.arange(34).view(2, 17) * 7
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def look(model: GPT) -> Look:
+    return Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+
+
+def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Look:
+    """A look at a step of plain SGD on two micro batches, of `scale` times their mean."""
+    diagnosis = Diagnosis(model, model, NO_AUTOCAST)
+    found = diagnosis.look(0, *batch())
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for _ in range(2):
+        (scale * model(*batch())[1] / 2).backward()
+    optimizer.step()
+    diagnosis.finish(found, 1.0, 64)
+    return found
+
+
+def test_signal_and_gradient_are_those_of_the_layers() -> None:
+    model = GPT(HEALTHY, seed=1)
+    found = look(model)
+    idx, targets = batch()[0][:1], batch()[1][0, :8]
+    x = model.wte(idx) + model.wpe(torch.arange(16))
+    outputs = []
+    for block in model.h:
+        x = block(x)
+        outputs.append(x)
+    outputs.append(model.ln_f(x))
+    loss = F.cross_entropy((outputs[-1] @ model.wte.weight.T)[0, :8], targets)
+    gradients = torch.autograd.grad(loss, [*outputs, *model.parameters()])
+    assert [layer.name for layer in found.layers] == ["h.0", "h.1", "ln_f"]
+    for layer, output, gradient in zip(found.layers, outputs, gradients, strict=False):
+        over_positions = output[0].std(dim=0).square().mean().sqrt().item()
+        assert layer.activation == pytest.approx(over_positions, rel=1e-4)
+        rms = gradient.square().mean().sqrt().item()
+        assert layer.gradient == pytest.approx(rms, rel=1e-3)
+    norm = math.sqrt(sum(g.square().sum().item() for g in gradients[len(outputs) :]))
+    assert found.grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_look_changes_nothing() -> None:
+    model = GPT(replace(HEALTHY, norm=Norm.batch), seed=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    draws = torch.get_rng_state()
+    diagnosis = Diagnosis(model, model, NO_AUTOCAST)
+    diagnosis.finish(diagnosis.look(0, *batch()), 1.0, 64)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(draws, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    hooks = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooks == []
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_only_batch_norm_sees_the_future(norm: Norm) -> None:
+    later = look(GPT(replace(HEALTHY, norm=norm), seed=1)).later
+    assert later is not None
+    assert (later > 0) == (norm is Norm.batch)
+
+
+def test_attention_is_uniform_over_equal_keys_and_sharp_with_large_ones() -> None:
+    uniform, sharp = GPT(HEALTHY, seed=1), GPT(HEALTHY, seed=1)
+    for model, size in ((uniform, 0.0), (sharp, 100.0)):
+        for block in model.h:
+            block.attn.c_attn.weight.data.mul_(size)
+            block.attn.c_attn.bias.data.zero_()
+    assert look(uniform).attention_entropy == pytest.approx(1.0, abs=1e-5)
+    assert (look(sharp).attention_entropy or 1.0) < 0.5
+
+
+def test_dead_units_are_counted() -> None:
+    model = GPT(HEALTHY, seed=1)
+    assert look(model).dead_units == 0
+    model.h[1].mlp.c_fc.bias.data[:32] = -50  # a quarter of 128
+    assert look(model).dead_units == 0.25
+
+
+def test_the_update_is_that_of_the_step() -> None:
+    model = GPT(HEALTHY, seed=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    found = step(model, list(model.parameters()))
+    ratios = [
+        ((p - before[name]).norm() / before[name].norm()).item()
+        for name, p in model.named_parameters()
+        if p.dim() > 1
+    ]
+    middle = sorted(ratios)[(len(ratios) - 1) // 2]
+    assert found.update == pytest.approx(middle, rel=0.05)  # matrices are compared in samples
+    assert found.frozen == []
+    assert found.weight == pytest.approx(1.0)
+
+
+def test_a_parameter_that_is_left_out_is_frozen() -> None:
+    model = GPT(HEALTHY, seed=1)
+    kept = [p for name, p in model.named_parameters() if not name.startswith("h.1.mlp.c_fc")]
+    assert step(model, kept).frozen == ["h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias"]
+
+
+def test_the_weight_of_summed_losses_is_their_number() -> None:
+    model = GPT(HEALTHY, seed=1)
+    assert step(model, list(model.parameters()), scale=2).weight == pytest.approx(2.0)
+
+
+def test_targets_are_compared_with_the_input() -> None:
+    idx, targets = batch()
+    model = GPT(HEALTHY, seed=1)
+    diagnosis = Diagnosis(model, model, NO_AUTOCAST)
+    right, same = diagnosis.look(0, idx, targets), diagnosis.look(0, idx, idx)
+    assert (right.shifted, right.copied) == (1.0, 0.0)
+    assert (same.shifted, same.copied) == (0.0, 1.0)
+    assert right.batch == same.batch != diagnosis.look(0, targets, targets).batch
+
+
+def test_the_noise_scale_is_where_noise_and_gradient_are_equal() -> None:
+    gradient, noise = 2.0, 300.0  # squared length, and variance of a single token's gradient
+    norms = [math.sqrt(gradient + noise / tokens) for tokens in (10, 1000)]
+    assert noise_tokens(norms[0], 10, norms[1], 1000) == pytest.approx(noise / gradient)
+    assert noise_tokens(1.0, 10, 2.0, 1000) is None
+
+
+@pytest.mark.parametrize("stage", ["step05", pytest.param("step10", marks=pytest.mark.slow)])
+def test_losses_are_equal_bit_by_bit_without_the_looks(stage: str, runs: Runs) -> None:
+    looked, plain = (
+        runs(f"+stage={stage}", "scale=smoke", f"diagnose={value}")[1] for value in (True, False)
+    )
+    assert looked.loss.tolist() == plain.loss.tolist()
+    assert looked.grad_norm.tolist() == plain.grad_norm.tolist()

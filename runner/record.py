@@ -137,6 +137,8 @@ class DataInfo:
     held_out_tokens: int | None = optional("tokens held out")
     windows_sha256: str | None = optional("hash of the held-out windows that are evaluated")
     hellaswag_sha256: str | None = optional("hash of HellaSwag's file, or empty")
+    revision: str | None = optional("revision of the hub's dataset, or empty")
+    index_sha256: str | None = optional("hash of the shards' hashes, or empty")
 
 
 @dataclass

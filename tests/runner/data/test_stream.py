@@ -10,13 +10,13 @@ TOKENS = np.arange(1001, dtype=np.uint16)
 
 
 def test_targets_are_the_inputs_shifted_by_one_token() -> None:
-    idx, targets = TokenStream(TOKENS, 4, 10, seed=1).micro_batch(3)
+    idx, targets = TokenStream([TOKENS], 4, 10, seed=1).micro_batch(3)
     assert idx.shape == targets.shape == (4, 10)
     assert (targets == idx + 1).all()
 
 
 def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None:
-    stream = TokenStream(TOKENS, 4, 10, seed=1)
+    stream = TokenStream([TOKENS], 4, 10, seed=1)
     epochs = [
         [row[0].item() for i in range(25) for row in stream.micro_batch(25 * e + i)[0]]
         for e in (0, 1)
@@ -26,18 +26,18 @@ def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None
 
 
 def test_another_batch_size_changes_no_token_and_no_order() -> None:
-    small, large = TokenStream(TOKENS, 2, 10, seed=3), TokenStream(TOKENS, 8, 10, seed=3)
+    small, large = TokenStream([TOKENS], 2, 10, seed=3), TokenStream([TOKENS], 8, 10, seed=3)
     rows = [row.tolist() for i in range(8) for row in small.micro_batch(i)[0]]
     assert rows == [row.tolist() for i in range(2) for row in large.micro_batch(i)[0]]
-    assert rows[:8] != [row.tolist() for row in TokenStream(TOKENS, 8, 10, 4).micro_batch(0)[0]]
+    assert rows[:8] != [row.tolist() for row in TokenStream([TOKENS], 8, 10, 4).micro_batch(0)[0]]
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_see_what_one_would(processes: int) -> None:
     alone = [
-        row.tolist() for i in range(8) for row in TokenStream(TOKENS, 2, 10, 3).micro_batch(i)[0]
+        row.tolist() for i in range(8) for row in TokenStream([TOKENS], 2, 10, 3).micro_batch(i)[0]
     ]
-    streams = [TokenStream(TOKENS, 2, 10, 3, rank, processes) for rank in range(processes)]
+    streams = [TokenStream([TOKENS], 2, 10, 3, rank, processes) for rank in range(processes)]
     together = [
         row.tolist()
         for i in range(8 // processes)
@@ -73,6 +73,6 @@ def test_the_hash_of_held_out_windows_is_of_their_places_and_length() -> None:
 
 def test_a_text_too_short_for_a_batch_or_a_held_out_window_is_refused() -> None:
     with pytest.raises(UsageError, match=r"too short.*1,001 tokens.*needs 1,601"):
-        TokenStream(TOKENS, 16, 100, seed=1)
+        TokenStream([TOKENS], 16, 100, seed=1)
     with pytest.raises(UsageError, match="held-out part has 5 tokens"):
         HeldOut(TOKENS[:5], 10, 60)

@@ -243,17 +243,19 @@ def _hub_errors(dataset: str) -> Iterator[None]:
 
 
 def _hub_sentence(dataset: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"RepositoryNotFoundError", "DatasetNotFoundError", "HFValidationError"}:
         return (
             f"data.dataset={dataset}: the Hugging Face hub has no such dataset, or it is private "
             "or gated; check the name, or log in with `hf auth login`."
         )
-    if isinstance(error, ValueError):
-        return f"data.dataset={dataset}: {reason}; check data.subset and data.split."
+    reason = " ".join(str(error).split())[:200].rstrip(".")
+    reason = f"{type(error).__name__}: {reason}"
+    if kinds & {"ConnectionError", "TimeoutError", "HTTPError", "TransportError"}:
+        return (
+            f"data.dataset={dataset}: the Hugging Face hub cannot be reached ({reason}); type the "
+            "same command again, which goes on from here, or use data=text data.path=FILE."
+        )
     return (
-        f"data.dataset={dataset}: the Hugging Face hub cannot be reached or does not answer "
-        f"({type(error).__name__}: {reason}); the same command goes on from here, and "
-        "data=text data.path=FILE needs no network."
+        f"data.dataset={dataset}: it cannot be read ({reason}); check data.subset and data.split."
     )

@@ -37,7 +37,7 @@ def find_source(
     """The data that a configuration names. Raises UsageError."""
     content: Documents
     if data.dataset is not None:
-        name, fallback = data.name, None
+        name, fallback = data.dataset, None
         content = find_dataset(data.dataset, data.subset, data.split, data.column, cache_dir)
     else:
         name, files, fallback = find_text(

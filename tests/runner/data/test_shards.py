@@ -155,7 +155,7 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, name: str, dama
     else:
         victim.write_bytes(content[:-2] if damage == "truncated" else content)
     said: list[str] = []
-    assert tokens(prepare(path, tmp_path, said.append)) == expected() == tokens(first)
+    assert tokens(prepare(path, tmp_path, said.append)) == expected()
     assert len(said) == 1
     assert str(victim) in said[0]
     assert prepare(path, tmp_path, pytest.fail).index_sha256 == first.index_sha256

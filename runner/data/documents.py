@@ -85,15 +85,11 @@ class HubDataset:
             )
             if position is not None:
                 stream.load_state_dict(position)
-            rows = iter(stream)
-            while True:
-                position = json.loads(json.dumps(stream.state_dict()))
-                batch = list(itertools.islice(rows, BATCH_ROWS))
-                if not batch:
-                    return
-                _check_column(f"data.dataset={self.dataset}", self.column, list(batch[0]))
-                where = f"data.dataset={self.dataset}"
+            rows, where = iter(stream), f"data.dataset={self.dataset}"
+            while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                _check_column(where, self.column, list(batch[0]))
                 yield Batch(position, [t for row in batch if (t := _text(where, self.column, row))])
+                position = json.loads(json.dumps(stream.state_dict()))
 
 
 Documents = DocumentFiles | HubDataset

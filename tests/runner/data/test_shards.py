@@ -65,16 +65,18 @@ def write(path: Path, documents: list[str] = DOCUMENTS, column: str = "text") ->
     return path
 
 
-def conf(path: Path, **keys: object) -> DataConf:
+def conf(path: Path | None, **keys: object) -> DataConf:
     values = {
-        **{"name": "text", "path": str(path), "url": None, "sha256": None},
+        **{"name": "text", "path": path and str(path), "url": None, "sha256": None},
         **{"dataset": None, "subset": None, "split": "train", "column": "text", "tokens": None},
         **{"order": Order.shuffled, "held_out_fraction": 0.1},
     }
     return DataConf(**{**values, **keys})  # type: ignore[arg-type]
 
 
-def prepare(path: Path, cache: Path, say: Callable[[str], None] = print, **keys: object) -> Corpus:
+def prepare(
+    path: Path | None, cache: Path, say: Callable[[str], None] = print, **keys: object
+) -> Corpus:
     return load(find_source(conf(path, **keys), cache, say), cache, 0.1, say, lambda *_: None)
 
 

@@ -30,6 +30,11 @@ python -m tests.benchmarks memory
 Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
 writes docs/memory.md; about two minutes.
 
+python -m tests.benchmarks documents
+
+Writes a GB of documents as parquet and as JSON lines, tokenizes each into shards, and writes
+docs/documents.md; about five minutes on two cores.
+
 python -m tests.benchmarks scaling
 
 Checks on one, two and four processes of this machine what is predicted of 1 to 64 GPUs, and writes
@@ -47,6 +52,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     command_line,
+    documents,
     error_rates,
     gpu,
     memory,
@@ -80,6 +86,9 @@ def main() -> None:
         if names == ["memory"]:
             memory.measure(Console())
             return
+        if names == ["documents"]:
+            documents.measure(Console())
+            return
         if names == ["scaling"]:
             scaling.measure(Console())
             return
@@ -87,7 +96,15 @@ def main() -> None:
             error_rates.measure(Console())
             return
         if unknown := set(names) - BENCHMARKS.keys():
-            pages = ("performance", "gpu", "memory", "reliability", "scaling", "statistics")
+            pages = (
+                "performance",
+                "gpu",
+                "memory",
+                "documents",
+                "reliability",
+                "scaling",
+                "statistics",
+            )
             there = ", ".join((*BENCHMARKS, *pages))
             sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
         for name in names:

@@ -60,8 +60,8 @@ def measure(console: Console) -> None:
 
 English documents of about {DOCUMENT_BYTES:,} bytes (Python's documentation, its paragraphs in
 random order), prepared in a new process each, on {os.cpu_count()} cores of {on}, Python
-{platform.python_version()}. `python -m tests.benchmarks documents` measures it and writes this page;
-the targets are 15 MB/s on two cores and 1 GB of memory.
+{platform.python_version()}. `python -m tests.benchmarks documents` measures it and writes this
+page; the targets are 15 MB/s on two cores and 1 GB of memory.
 
 | files | text | tokens | prepared | most memory | opened again | first micro batch | load before |
 |---|---|---|---|---|---|---|---|

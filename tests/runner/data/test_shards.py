@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from gpt2.tokenizer import END_OF_TEXT, tokenizer
 from runner.data import shards
 from runner.data.corpus import Corpus
 from runner.data.source import find_source, load
+from tests.conftest import CommandLine
 
 WORDS = [
     "the",
@@ -300,3 +302,43 @@ def test_a_missing_package_names_the_extra(
     )
     with pytest.raises(UsageError, match=r"not installed: pip install 'gpt2-ladder\[big\]'"):
         prepare(path, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_on_parquet_records_its_data_and_one_on_a_wrong_column_leaves_nothing(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.parquet")
+    arguments = "+stage=step07", f"data.path={path}", "train.steps=2", "train.compile=false"
+    wrong = command_line(*arguments, "data.column=body")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
+    assert f"{path}: there is no column 'body', but id, text" in wrong.stderr
+    done = command_line(*arguments)
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "outputs").glob("*/*/*/run.json")
+    data = json.loads(record.read_text())["data"]
+    assert (data["tokens"], data["bytes"]) == (len(expected()), sum(map(len, DOCUMENTS)))
+    assert len(data["index_sha256"]) == 64
+    again = command_line(*arguments)
+    assert "already finished" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_a_sentence_and_preparation_goes_on_with_room(
+    tmp_path: Path,
+) -> None:
+    path, disk = write(tmp_path / "a.parquet"), tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk])
+    if mounted.returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 40_000)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(path, disk / "cache")
+        ballast.unlink()
+        assert tokens(prepare(path, disk / "cache")) == expected()
+        assert not list(disk.rglob("*.part"))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

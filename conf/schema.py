@@ -88,14 +88,31 @@ class Logger(Enum):
     tensorboard = "tensorboard"
 
 
+class Order(Enum):
+    """In which order a run sees its data: shuffled by the seed, or as it is."""
+
+    shuffled = "shuffled"
+    in_order = "in_order"
+
+
 @dataclass
 class DataConf:
-    """Where text comes from. `path` is a file, folder or glob; `url` is fetched if it is null."""
+    """Where text comes from: a dataset of the Hugging Face hub, `path`, or what `url` gives.
+
+    `path` is a file, folder or glob. `split` and `subset` are a dataset's; it and files of
+    documents have a `column` of text.
+    """
 
     name: str
     path: str | None
     url: str | None
     sha256: str | None
+    dataset: str | None
+    subset: str | None
+    split: str
+    column: str
+    tokens: PositiveInt | None  # how many are used at most; None: all
+    order: Order
     held_out_fraction: Fraction
 
 

@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.errors import UsageError
+from conf.schema import DataConf
 from runner.command import NOT_SHARED, read_ablation, read_quickly
 from runner.data.hellaswag import items_sha256
-from runner.data.text import find_text, text_sha256
+from runner.data.source import find_source
 from runner.identity import ROUND, fingerprint, override_key, resolved
 from runner.messages import duration, say
 from runner.record import WEIGHTS, Run, Status, read_runs
@@ -151,7 +152,7 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
         if run.status.is_final and (not kept or (file.parent / WEIGHTS).exists()):
             known[run.fingerprint] = run.status
     data, cache_dir = row.plain["data"], row.plain["cache_dir"]
-    text = _text_sha256(data["name"], data["path"], data["url"], data["sha256"], cache_dir)
+    text = _data_sha256(tuple(data.items()), cache_dir)
     path = row.plain["evaluation"]["hellaswag"]
     items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
     for each in row.states if not row.plain["force"] else ():
@@ -160,12 +161,8 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
 
 
 @cache
-def _text_sha256(
-    name: str, path: str | None, url: str | None, sha256: str | None, cache_dir: str
-) -> str:
-    folder = Path(cache_dir).expanduser()
-    _, files, _ = find_text(name, path, url, sha256, folder)
-    return text_sha256(files, folder)
+def _data_sha256(data: tuple[tuple[str, Any], ...], cache_dir: str) -> str:
+    return find_source(DataConf(**dict(data)), Path(cache_dir).expanduser()).sha256
 
 
 def _print_rows(rows: Sequence[Row], cfg: DictConfig, console: Console) -> None:

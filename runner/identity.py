@@ -25,7 +25,8 @@ NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 NOT_MEASURED = (
     "experiment", "checkpoint", "force", "quiet", "dry_run", "diagnose", "stage", "without",
     "plus", "plan", "recipe", "report", "logger", "output_dir", "cache_dir", "model.name",
-    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "evaluation.hellaswag",
+    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "data.dataset",
+    "data.subset", "data.split", "data.column", "data.tokens", "evaluation.hellaswag",
     "train.checkpoint_every", "train.sharding", "train.timeout_minutes",
 )  # fmt: skip
 # What is taken back from a stage or added to it; what follows from it is in other keys.

@@ -25,18 +25,22 @@ QUIET_SECONDS = 10.0
 
 
 @contextmanager
-def text_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to call with the bytes tokenized so far and the bytes of the whole text."""
+def text_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """Gives a function to call with the bytes tokenized so far and those of the whole text.
+
+    The latter are None where they are not known.
+    """
     with _bar(console, TextColumn("Tokenizing"), DownloadColumn(), transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
         shown = time.monotonic()
 
-        def show(done: int, total: int) -> None:
+        def show(done: int, total: int | None) -> None:
             nonlocal shown
             bar.update(task, completed=done, total=total, visible=True)
             if not console.is_terminal and time.monotonic() - shown > QUIET_SECONDS:
                 shown = time.monotonic()
-                say(console, f"tokenized {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+                of = "" if total is None else f" of {total / 1e6:,.0f}"
+                say(console, f"tokenized {done / 1e6:,.0f}{of} MB")
 
         yield show
 

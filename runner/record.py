@@ -138,6 +138,8 @@ class DataInfo:
     unigram_entropy: float | None = optional("entropy of a single token of the text, nats")
     windows_sha256: str | None = optional("hash of the held-out windows that are evaluated")
     hellaswag_sha256: str | None = optional("hash of HellaSwag's file, or empty")
+    revision: str | None = optional("revision of the hub's dataset, or empty")
+    index_sha256: str | None = optional("hash of the shards' hashes, or empty")
 
 
 @dataclass

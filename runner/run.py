@@ -20,7 +20,7 @@ from conf.schema import Aim, Config
 from runner import world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
-from runner.data.text import find_text, text_sha256
+from runner.data.source import Source, find_source, load
 from runner.files import write_atomically
 from runner.folder import RunFolder, UnwrittenFolder, now
 from runner.identity import (
@@ -68,13 +68,10 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
     the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
-    data = config.data
-    name, files, fallback = find_text(
-        data.name, data.path, data.url, data.sha256, cache_dir, partial(warn, console)
-    )
-    if fallback:
-        warn(console, f"{fallback}.")
-    info = DataInfo(name, text_sha256(files, cache_dir), fallback)
+    source = find_source(config.data, cache_dir, partial(warn, console))
+    if source.fallback:
+        warn(console, f"{source.fallback}.")
+    info = DataInfo(source.name, source.sha256, source.fallback, revision=source.revision)
     if config.evaluation.hellaswag is not None:
         info.hellaswag_sha256 = items_sha256(config.evaluation.hellaswag, cache_dir)
     planned = _planned(config, command, info)
@@ -87,9 +84,9 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
         return same.run
     prepare_libraries(cache_dir)
     if isolate:
-        _train_isolated(config, files, folder, planned, console)
+        _train_isolated(config, source, folder, planned, console)
     else:
-        train_recorded(config, files, folder.path, planned)
+        train_recorded(config, source, folder.path, planned)
         folder.reload()
     if not world.is_first():
         return None
@@ -183,11 +180,11 @@ def is_done(folder: RunFolder, config: Config, identity: str, console: Console) 
 
 
 def _train_isolated(
-    config: Config, files: list[Path], folder: RunFolder, planned: Run, console: Console
+    config: Config, source: Source, folder: RunFolder, planned: Run, console: Console
 ) -> None:
     """`train_recorded` in a process of its own, whose record is closed here if it crashes."""
     try:
-        status = in_own_process(train_recorded, config, files, folder.path, planned)
+        status = in_own_process(train_recorded, config, source, folder.path, planned)
     except Interrupted as interrupted:
         folder.reload()
         if folder.status is Status.running and world.is_first():
@@ -204,7 +201,7 @@ def _train_isolated(
     folder.reload()
 
 
-def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) -> None:
+def train_recorded(config: Config, source: Source, path: Path, planned: Run) -> None:
     """Load the tokens and train; every failure is written into the record.
 
     Waits while another command trains in the folder `path`, and trains nothing that it has
@@ -231,25 +228,26 @@ def train_recorded(config: Config, files: list[Path], path: Path, planned: Run) 
         ):
             return
         folder.start(planned, afresh=config.force)
-        _train_in(folder, config, files, parallel, console)
+        _train_in(folder, config, source, parallel, console)
 
 
 def _train_in(
-    folder: RunFolder, config: Config, files: list[Path], parallel: "Parallel", console: Console
+    folder: RunFolder, config: Config, source: Source, parallel: "Parallel", console: Console
 ) -> None:
     """Train in a folder whose record is open, and close it, however that ends."""
     try:
-        from runner.data.corpus import load_corpus, unigram_entropy
+        from runner.data.corpus import unigram_entropy
         from runner.training.loop import train
 
         cache_dir = Path(config.cache_dir).expanduser()
         held_out = config.data.held_out_fraction
         with text_progress(console) as show:
-            corpus = load_corpus(files, cache_dir, held_out, partial(warn, console), show)
+            corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
-        data.bytes, data.tokens = corpus.bytes, len(corpus.train) + len(corpus.held_out)
-        data.unigram_entropy = unigram_entropy(corpus.train[:COUNTED_TOKENS])
-        data.train_tokens, data.held_out_tokens = len(corpus.train), len(corpus.held_out)
+        data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256
+        data.train_tokens, data.held_out_tokens = corpus.train_tokens, len(corpus.held_out)
+        data.tokens = data.train_tokens + data.held_out_tokens
+        data.unigram_entropy = unigram_entropy(corpus.train[0][:COUNTED_TOKENS])
         if config.evaluation.tokens > data.held_out_tokens > 0:
             folder.run.notes.append(
                 f"evaluation.tokens={config.evaluation.tokens} is more than the text's "

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.conftest import ROOT
 
@@ -21,8 +23,9 @@ COMMANDS = [
     for language, block in BLOCKS
     if language == "sh"
     for line in block.splitlines()
-    # Several machines are in tests/runner/test_torchrun.py.
-    if line.startswith(("python -m ", "torchrun ")) and "--nnodes" not in line
+    # Several machines are in tests/runner/test_torchrun.py, the hub in data/test_hub.py there.
+    if line.startswith(("python -m ", "torchrun "))
+    and not re.search("--nnodes|fineweb|huggingface", line)
 ]
 # What is typed in the text between the blocks.
 IN_TEXT = (
@@ -43,6 +46,9 @@ def test_every_command_of_the_readme_works(
 ) -> None:
     assert len(COMMANDS) >= 18
     (tmp_path / "book.txt").write_bytes(text_file.read_bytes())
+    (tmp_path / "web").mkdir()
+    rows = {"text": text_file.read_text(encoding="utf-8").split("\n\n")}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "web" / "a.parquet")
     files = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`.*?```yaml\n(.*?)```", README, re.DOTALL))
     assert [*files] == ["mine/plan/norms.yaml", "mine/stage/step07b.yaml", "mine/recipe/week.yaml"]
     for name, content in files.items():

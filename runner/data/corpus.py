@@ -6,10 +6,11 @@ import itertools
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from runner.data.text import text_sha256
 from runner.files import is_intact, note_sha256, replacing
 
 Tokens = npt.NDArray[np.uint16]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Text is tokenized in pieces of about this size. Cut after a word: no GPT-2 token spans a
 # non-space followed by a space.
@@ -31,12 +34,35 @@ WORD_END = re.compile(r"\S(?=[ \n])")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized text, split in two: the part to train on, and the last part, held out."""
+    """A tokenized text: the parts to train on, and what is held out.
+
+    A big text has a part a shard, any other text one part. Held out is the last fraction of the
+    first part: so it stays the same when more shards are added.
+    """
 
     sha256: str
     bytes: int
-    train: Tokens
+    train: list[Tokens]
     held_out: Tokens
+    index_sha256: str | None = None  # of its shards' hashes
+
+    @classmethod
+    def of(
+        cls,
+        sha256: str,
+        size: int,
+        parts: list[Tokens],
+        held_out_fraction: float,
+        index_sha256: str | None = None,
+    ) -> "Corpus":
+        """Split the tokens of a text."""
+        first = parts[0]
+        split = len(first) - int(len(first) * held_out_fraction)
+        return cls(sha256, size, [first[:split], *parts[1:]], first[split:], index_sha256)
+
+    @property
+    def train_tokens(self) -> int:
+        return sum(map(len, self.train))
 
 
 def load_corpus(
@@ -64,14 +90,13 @@ def load_corpus(
                     warn(f"{cached} is damaged or incomplete; the text is tokenized again.")
                 with replacing(cached) as temporary, temporary.open("wb") as file:
                     done = 0
-                    for piece_bytes, tokens in _encoded(files):
+                    for piece_bytes, tokens in in_threads(_encode, _pieces(files)):
                         file.write(tokens.tobytes())
                         done += piece_bytes
                         progress(done, size)
                 note_sha256(cached)
     tokens = np.memmap(cached, dtype=np.uint16, mode="r")
-    split = len(tokens) - int(len(tokens) * held_out_fraction)
-    return Corpus(sha256, size, tokens[:split], tokens[split:])
+    return Corpus.of(sha256, size, [tokens], held_out_fraction)
 
 
 def unigram_entropy(tokens: Tokens) -> float:
@@ -81,22 +106,22 @@ def unigram_entropy(tokens: Tokens) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _encoded(files: list[Path]) -> Iterator[tuple[int, Tokens]]:
-    """The tokens of each piece of a text, with the piece's number of bytes.
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`work` of each item, in order, on all cores: tiktoken releases Python's lock.
 
-    Only a few pieces are in memory at once, whatever the size of the text.
+    Only a few items are in memory at once, however many there are.
     """
     threads = os.cpu_count() or 1
-    pieces = _pieces(files)
+    coming = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        # tiktoken releases Python's lock, so threads tokenize in parallel.
-        begun = deque(pool.submit(_encode, p) for p in itertools.islice(pieces, threads + 1))
+        begun = deque(pool.submit(work, item) for item in itertools.islice(coming, threads + 1))
         while begun:
             yield begun.popleft().result()
-            begun.extend(pool.submit(_encode, p) for p in itertools.islice(pieces, 1))
+            begun.extend(pool.submit(work, item) for item in itertools.islice(coming, 1))
 
 
 def _encode(piece: str | None) -> tuple[int, Tokens]:
+    """A piece's number of bytes and its tokens."""
     if piece is None:
         return 0, np.array([END_OF_TEXT], dtype=np.uint16)
     tokens = tokenizer().encode_to_numpy(piece, disallowed_special=())

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,38 +12,42 @@ import torch
 from torch import Tensor
 
 from conf.errors import UsageError
+from conf.schema import Order
 from runner.data.corpus import Tokens
 
 
 class TokenStream:
     """The micro batches of a run, each given by its index alone.
 
-    The text is cut into windows of `context` tokens; every epoch uses all of them once, in an
-    order that depends on the seed and the epoch. So runs of one seed see the same tokens in the
-    same order with any batch size, and a run can resume at any step. Several processes take turns,
-    so that together they see what one would.
+    Each part of the text is cut into windows of `context` tokens, and every epoch uses all of them
+    once: the parts in an order that depends on the seed and the epoch, and the windows of each part
+    too; or both in the order of the text. So runs of one seed see the same tokens in the same order
+    with any batch size, and a run can resume at any step. Only one part's order is in memory at
+    once. Several processes take turns, so that together they see what one would.
     """
 
     def __init__(
         self,
-        tokens: Tokens,
+        parts: Sequence[Tokens],
         micro_batch_size: int,
         context: int,
         seed: int,
         rank: int = 0,
         processes: int = 1,
+        order: Order = Order.shuffled,
     ) -> None:
-        self.tokens = tokens
+        self.parts = parts
         self.micro_batch_size = micro_batch_size
         self.context = context
         self.seed = seed
         self.rank = rank
         self.processes = processes
-        self.windows = (len(tokens) - 1) // context
-        needed = micro_batch_size * context + 1
-        if len(tokens) < needed:
+        self.order = order
+        self.windows = np.array([max(0, len(part) - 1) // context for part in parts])
+        tokens, needed = sum(map(len, parts)), micro_batch_size * context + 1
+        if tokens < needed or not self.windows.any():
             raise UsageError(
-                f"The text is too short: its training part has {len(tokens):,} tokens, but a micro "
+                f"The text is too short: its training part has {tokens:,} tokens, but a micro "
                 f"batch of {micro_batch_size} x {context} needs {needed:,}; "
                 "give more text, or lower train.micro_batch_size or train.context."
             )
@@ -54,13 +58,34 @@ class TokenStream:
         int64, (micro_batch_size, context).
         """
         first = (index * self.processes + self.rank) * self.micro_batch_size
-        places = [divmod(first + i, self.windows) for i in range(self.micro_batch_size)]
-        starts = [int(self._order(epoch)[window]) * self.context for epoch, window in places]
-        return _windows(self.tokens, starts, self.context)
+        rows = [self._window(first + i) for i in range(self.micro_batch_size)]
+        return _batch(rows)
+
+    def _window(self, index: int) -> Tokens:
+        """The index-th window of the run, and the token after it."""
+        epoch, place = divmod(index, int(self.windows.sum()))
+        parts, ends = self._parts_order(epoch)
+        turn = int(np.searchsorted(ends, place, side="right"))
+        part = int(parts[turn])
+        window = place - int(ends[turn] - self.windows[part])
+        start = int(self._windows_order(epoch, part)[window]) * self.context
+        return self.parts[part][start : start + self.context + 1]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the cache is freed with the run's only stream
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.windows)
+    def _parts_order(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The parts in the epoch's order, and how many windows there are up to each one's end."""
+        order = np.arange(len(self.parts))
+        if self.order is Order.shuffled:
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        return order, self.windows[order].cumsum()
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _windows_order(self, epoch: int, part: int) -> npt.NDArray[np.int64]:
+        windows = int(self.windows[part])
+        if self.order is Order.in_order:
+            return np.arange(windows)
+        key = [self.seed, epoch] if len(self.parts) == 1 else [self.seed, epoch, part]
+        return np.random.default_rng(key).permutation(windows)
 
 
 class HeldOut:
@@ -92,7 +117,8 @@ class HeldOut:
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets like `TokenStream.micro_batch`, in order; the last may be smaller."""
         for i in range(0, len(self.own), size):
-            yield _windows(self.tokens, self.own[i : i + size], self.context)
+            starts = self.own[i : i + size]
+            yield _batch([self.tokens[start : start + self.context + 1] for start in starts])
 
     @property
     def sha256(self) -> str:
@@ -100,7 +126,6 @@ class HeldOut:
         return hashlib.sha256(json.dumps([self.context, self.starts]).encode()).hexdigest()
 
 
-def _windows(tokens: Tokens, starts: list[int], context: int) -> tuple[Tensor, Tensor]:
-    rows = np.stack([tokens[s : s + context + 1] for s in starts]).astype(np.int64)
-    batch = torch.from_numpy(rows)
+def _batch(windows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    batch = torch.from_numpy(np.stack(windows).astype(np.int64))
     return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()

@@ -23,6 +23,8 @@ DOWNLOAD_TIMEOUT_S = 20
 DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
 DOWNLOAD_LIMIT_BYTES = 1 << 30
 
+# How the names of files end that hold documents; others are plain text.
+DOCUMENTS = (".parquet", ".jsonl", ".jsonl.gz", ".zst")
 # What is read of a file to tell whether it is text.
 SNIFFED_BYTES = 1 << 16
 
@@ -72,8 +74,8 @@ def find_text(
 def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
-    Of several, hidden files and those that are no text are left out; `say` is called with the
-    latter. Raises UsageError where there are none.
+    Of several, hidden files are left out, and what is no text; where some hold documents, all that
+    hold none. `say` is called with those. Raises UsageError where there are none.
     """
     target = Path(path).expanduser()
     if target.is_file():
@@ -83,12 +85,14 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     found = sorted(f for f in candidates if f.is_file() and not f.name.startswith("."))
     if not found:
         raise UsageError(f"data.path={path}: no file found; give a file, a folder or a glob.")
-    files = [file for file in found if _is_text(file)]
+    documents = [file for file in found if file.name.endswith(DOCUMENTS)]
+    files = documents or [file for file in found if _is_text(file)]
     if not files:
         raise UsageError(f"data.path={path}: none of its {len(found)} files is UTF-8 text.")
     if others := [file.name for file in found if file not in files]:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        say(f"data.path={path}: left out, as no UTF-8 text: {', '.join(others[:3])}{more}.")
+        what = f"{' or '.join(DOCUMENTS)} file" if documents else "UTF-8 text"
+        say(f"data.path={path}: left out, as no {what}: {', '.join(others[:3])}{more}.")
     return files
 
 

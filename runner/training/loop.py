@@ -91,7 +91,8 @@ def set_up(
 
     micro_batch_size, _ = train.share(parallel.size)
     part = parallel.rank, parallel.size
-    stream = TokenStream(corpus.train, micro_batch_size, train.context, config.seed, *part)
+    order = config.data.order
+    stream = TokenStream(corpus.train, micro_batch_size, train.context, config.seed, *part, order)
     # Not the stage's own context: every stage is judged on the same windows.
     window = min(run.conditions["train.context"], config.model.context_length)
     held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens, *part)

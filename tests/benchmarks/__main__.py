@@ -30,6 +30,11 @@ python -m tests.benchmarks memory
 Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
 writes docs/memory.md; about two minutes.
 
+python -m tests.benchmarks documents
+
+Writes a GB of documents as parquet and as JSON lines, tokenizes each into shards, and writes
+docs/documents.md; about five minutes on two cores.
+
 python -m tests.benchmarks scaling
 
 Checks on one, two and four processes of this machine what is predicted of 1 to 64 GPUs, and writes
@@ -52,6 +57,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     command_line,
+    documents,
     error_rates,
     findings,
     gpu,
@@ -86,6 +92,9 @@ def main() -> None:
         if names == ["memory"]:
             memory.measure(Console())
             return
+        if names == ["documents"]:
+            documents.measure(Console())
+            return
         if names == ["scaling"]:
             scaling.measure(Console())
             return
@@ -98,6 +107,7 @@ def main() -> None:
         if unknown := set(names) - BENCHMARKS.keys():
             pages = (
                 "performance",
+                "documents",
                 "findings",
                 "gpu",
                 "memory",

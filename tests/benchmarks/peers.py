@@ -55,7 +55,7 @@ def train_peer(
     if script == "plain" and train["steps"] > max(1, train["warmup_steps"]):
         raise ValueError("Past the warmup the plain script's cosine is not the runner's.")
     weights = GPT(read_model(config["model"]), config["seed"])
-    stream = TokenStream(tokens, train["micro_batch_size"], train["context"], config["seed"])
+    stream = TokenStream([tokens], train["micro_batch_size"], train["context"], config["seed"])
     batches = [stream.micro_batch(step) for step in range(train["steps"])]
     if script == "plain":
         model = plain_model(weights)

@@ -59,7 +59,8 @@ KEYS = st.sampled_from(
      "model.n_layer", "model.n_head", "model.n_embd",
      "model.context_length", "model.vocab_size", "model.norm", "model.residual", "model.init",
      "model.gain", "model.attention", "model.pad_vocab", "model.name", "data.name", "data.path",
-     "data.url", "data.sha256", "data.held_out_fraction", "scale.name", "scale.flow_context",
+     "data.url", "data.sha256", "data.held_out_fraction", "data.column", "data.tokens",
+     "data.order", "scale.name", "scale.flow_context",
      "scale.accumulate_to_tokens", "sample.prompt", "sample.tokens", "sample.temperature",
      "sample.top_k", "sample.seed", "stage.name", "stage.title", "stage.aim", "stage.claims",
      "nothing", "train.nothing", "logger", "logger.name"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from runner.data.text import find_text
+from runner.data.source import find_source, load
 from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
 from runner.record import Run
 from runner.training.loop import train
 from runner.training.parallel import Parallel
-from tests.conftest import Settings, load_quietly
+from tests.conftest import Settings
 from tests.records import synthetic_run
 
 
@@ -35,10 +35,8 @@ class Runs:
         plain = as_plain(config)
         composed = given or conditions(plain)
         folder.start(synthetic_run(config=plain, conditions=composed), afresh=True)
-        data = config.data
-        cache = Path(config.cache_dir)
-        _, files, _ = find_text(data.name, data.path, data.url, data.sha256, cache)
-        corpus = load_quietly(files, cache, data.held_out_fraction)
+        cache, held_out = Path(config.cache_dir), config.data.held_out_fraction
+        corpus = load(find_source(config.data, cache), cache, held_out, print, lambda *_: None)
         alone = Parallel(torch.device("cpu"))
         train(config, corpus, folder, Console(file=io.StringIO()), alone)
         return folder.run, pd.read_csv(folder.path / "steps.csv")

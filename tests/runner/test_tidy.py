@@ -43,6 +43,9 @@ FILES = {
         f"cache/tokens/{SHA256}.uint16": 7_000,
         f"cache/tokens/{SHA256}.uint16.json": 10,
         f"cache/tokens/.{SHA256}.uint16.~host~1.part": 6_000,
+        f"cache/shards/{SHA256}/00000.uint16": 20_000,
+        f"cache/shards/{SHA256}/index.json": 100,
+        f"cache/shards/{SHA256}.lock": 0,
     },
     "kernels": {"cache/inductor/ab/kernel.so": 9_000, "cache/inductor/fxgraph/x/y": 50},
     "products": {f"cache/products/{SHA256[:32]}.json": 333},
@@ -93,7 +96,7 @@ def test_it_lists_sizes_within_50_columns_and_changes_nothing(
     assert rows["checkpoints"].split()[1:4] == ["2", "4.0", "MB"]
     assert rows["leftovers"].split()[1:4] == ["4", "21.0", "kB"]
     assert rows["reports"].split()[1:4] == ["3", "330", "bytes"]
-    assert rows["tokens"].split()[1:4] == ["3", "13.0", "kB"]
+    assert rows["tokens"].split()[1:4] == ["6", "33.1", "kB"]
     assert f"{place}/outputs: 2 runs" in lines
     at = lines.index("Without their checkpoints these runs start over:")
     assert lines[at + 1 :] == ["  ladder/step03/stopped"]

@@ -24,7 +24,7 @@ SHAKESPEARE_FILE = Path(user_cache_dir("gpt2-ladder")) / "text" / f"{SHAKESPEARE
 def test_tiny_shakespeare_has_338025_tokens(tmp_path: Path) -> None:
     corpus = load_quietly([SHAKESPEARE_FILE], tmp_path, 0.1)
     assert corpus.sha256 == SHAKESPEARE
-    assert (corpus.bytes, len(corpus.train) + len(corpus.held_out)) == (1_115_394, 338_025)
+    assert (corpus.bytes, corpus.train_tokens + len(corpus.held_out)) == (1_115_394, 338_025)
 
 
 def test_the_last_tenth_is_held_out_and_the_cache_gives_the_same(
@@ -33,10 +33,10 @@ def test_the_last_tenth_is_held_out_and_the_cache_gives_the_same(
     first = load_quietly([text_file], tmp_path, 0.1)
     again = load_quietly([text_file], tmp_path, 0.1)
     whole = tokenizer().encode_ordinary(text_file.read_text(encoding="utf-8"))
-    assert np.concatenate([first.train, first.held_out]).tolist() == whole
+    assert np.concatenate([*first.train, first.held_out]).tolist() == whole
     assert len(first.held_out) == int(len(whole) * 0.1)
-    assert isinstance(again.train, np.memmap)
-    assert again.train.tolist() == first.train.tolist()
+    assert isinstance(again.train[0], np.memmap)
+    assert again.train[0].tolist() == first.train[0].tolist()
     assert len(list((tmp_path / "tokens").glob("*.uint16"))) == 1
 
 
@@ -48,7 +48,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(text: str) -> None:
         folder = Path(name)
         (folder / "t.txt").write_bytes(f"x{text}".encode())
         corpus = load_quietly([folder / "t.txt"], folder, 0.0)
-        assert corpus.train.tolist() == tokenizer().encode_ordinary(f"x{text}")
+        assert corpus.train[0].tolist() == tokenizer().encode_ordinary(f"x{text}")
 
 
 def test_progress_is_reported_in_bytes_of_the_text(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_progress_is_reported_in_bytes_of_the_text(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_named_and_replaced(
     tmp_path: Path, text_file: Path, damage: str
 ) -> None:
-    first = load_quietly([text_file], tmp_path, 0.1).train.tolist()
+    first = load_quietly([text_file], tmp_path, 0.1).train[0].tolist()
     (cached,) = (tmp_path / "tokens").glob("*.uint16")
     content = bytearray(cached.read_bytes())
     if damage == "note lost":
@@ -77,7 +77,7 @@ def test_a_damaged_cache_is_named_and_replaced(
         cached.write_bytes(content[:-2] if damage == "truncated" else content)
     warnings: list[str] = []
     again = load_corpus([text_file], tmp_path, 0.1, warnings.append, lambda done, total: None)
-    assert again.train.tolist() == first
+    assert again.train[0].tolist() == first
     assert len(warnings) == 1
     assert cached.name in warnings[0]
 
@@ -88,13 +88,13 @@ def test_several_files_are_joined_by_end_of_text(tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_text(text)
     corpus = load_quietly(user_files(str(tmp_path / "in")), tmp_path, 0.0)
     encode = tokenizer().encode_ordinary
-    assert corpus.train.tolist() == [*encode("first"), END_OF_TEXT, *encode("second")]
+    assert corpus.train[0].tolist() == [*encode("first"), END_OF_TEXT, *encode("second")]
 
 
 def test_end_of_text_written_out_in_a_text_is_only_text(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a <|endoftext|> b")
     corpus = load_quietly([tmp_path / "t.txt"], tmp_path, 0.0)
-    assert END_OF_TEXT not in corpus.train.tolist()
+    assert END_OF_TEXT not in corpus.train[0].tolist()
 
 
 @pytest.mark.parametrize(

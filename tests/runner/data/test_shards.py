@@ -1,0 +1,344 @@
+"""Big texts: documents tokenized into shards, kept, resumed and repaired."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from conf.errors import UsageError
+from conf.schema import DataConf, Order
+from gpt2.tokenizer import END_OF_TEXT, tokenizer
+from runner.data import shards
+from runner.data.corpus import Corpus
+from runner.data.source import find_source, load
+from tests.conftest import CommandLine
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    ",",
+    "then",
+    "sleeps",
+    "until",
+    "the",
+    "morning\n",
+]
+DOCUMENTS = [
+    " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 20 + i % 7)) for i in range(300)
+]
+SHARD = 1000
+
+
+def expected(documents: list[str] = DOCUMENTS) -> list[int]:
+    """Tokenized one by one, by tiktoken's own list of integers."""
+    encode = tokenizer().encode_ordinary
+    return [token for text in documents for token in [*encode(text), END_OF_TEXT]]
+
+
+def write(path: Path, documents: list[str] = DOCUMENTS, column: str = "text") -> Path:
+    rows = [{"id": i, column: text} for i, text in enumerate(documents)]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=70)
+    elif path.suffix == ".zst":  # two frames, as parallel compressors write
+        half = len(lines) // 2
+        compress = zstandard.ZstdCompressor().compress
+        path.write_bytes(compress(lines[:half]) + compress(lines[half:]))
+    else:
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    return path
+
+
+def conf(path: Path | None, **keys: object) -> DataConf:
+    values = {
+        **{"name": "text", "path": path and str(path), "url": None, "sha256": None},
+        **{"dataset": None, "subset": None, "split": "train", "column": "text", "tokens": None},
+        **{"order": Order.shuffled, "held_out_fraction": 0.1},
+    }
+    return DataConf(**{**values, **keys})  # type: ignore[arg-type]
+
+
+def prepare(
+    path: Path | None, cache: Path, say: Callable[[str], None] = print, **keys: object
+) -> Corpus:
+    return load(find_source(conf(path, **keys), cache, say), cache, 0.1, say, lambda *_: None)
+
+
+def tokens(corpus: Corpus) -> list[int]:
+    first, *rest = corpus.train
+    return [int(t) for part in (first, corpus.held_out, *rest) for t in part]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_TOKENS", SHARD)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.zst", "a.jsonl.gz"])
+def test_documents_are_tokenized_one_by_one_into_equal_shards(tmp_path: Path, name: str) -> None:
+    corpus = prepare(write(tmp_path / name), tmp_path / "cache")
+    assert tokens(corpus) == expected()
+    assert corpus.bytes == sum(len(text.encode()) for text in DOCUMENTS)
+    sizes = [len(corpus.train[0]) + len(corpus.held_out), *map(len, corpus.train[1:])]
+    assert sizes == [SHARD] * (len(expected()) // SHARD) + [len(expected()) % SHARD]
+    assert len(corpus.held_out) == SHARD // 10
+
+
+def test_a_folder_and_a_glob_of_files_are_read_in_order_and_others_left_out(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "b.parquet", DOCUMENTS[100:], "body")
+    write(folder / "a.parquet", DOCUMENTS[:100], "body")
+    (folder / "README.md").write_text("About these files.")
+    said: list[str] = []
+    assert tokens(prepare(folder, tmp_path, said.append, column="body")) == expected()
+    assert len(said) == 1
+    assert "README.md" in said[0]
+    assert tokens(prepare(folder / "*.parquet", tmp_path, column="body")) == expected()
+
+
+def test_blank_documents_and_half_characters_do_no_harm(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ["one", "", " \n", "two <|endoftext|>", "\ud800 three"])
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('\n{"text": null}\n')
+    wanted = expected(["one", "two <|endoftext|>", "? three"])
+    assert tokens(prepare(tmp_path / "a.jsonl", tmp_path)) == wanted
+
+
+def test_fewer_tokens_are_the_first_ones_and_more_are_prepared_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.parquet")
+    some = prepare(path, tmp_path, tokens=2500)
+    assert tokens(some) == expected()[:2500]
+    assert sorted(p.stat().st_size for p in tmp_path.rglob("*.uint16")) == [1000, 2000, 2000]
+    more = prepare(path, tmp_path, tokens=3100)
+    assert tokens(more) == expected()[:3100]
+    whole = prepare(path, tmp_path)
+    assert tokens(whole) == expected()
+    again = prepare(path, tmp_path, tokens=2500)
+    assert tokens(again) == expected()[:2500]
+    assert again.sha256 == some.sha256 != more.sha256 != whole.sha256
+    assert some.held_out.tolist() == whole.held_out.tolist()
+    assert some.bytes == pytest.approx(again.bytes, rel=0.5)
+    assert some.bytes < whole.bytes
+    fresh = prepare(path, tmp_path / "other")
+    assert fresh.index_sha256 == whole.index_sha256
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
+def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, name: str, damage: str) -> None:
+    path = write(tmp_path / name)
+    first = prepare(path, tmp_path)
+    victim = sorted(tmp_path.rglob("*.uint16"))[2]
+    content = bytearray(victim.read_bytes())
+    content[10] ^= 1
+    if damage == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[:-2] if damage == "truncated" else content)
+    said: list[str] = []
+    assert tokens(prepare(path, tmp_path, said.append)) == expected()
+    assert len(said) == 1
+    assert str(victim) in said[0]
+    assert prepare(path, tmp_path, pytest.fail).index_sha256 == first.index_sha256
+
+
+def test_a_damaged_index_is_named_and_made_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl")
+    prepare(path, tmp_path)
+    (index,) = tmp_path.rglob("index.json")
+    index.write_bytes(index.read_bytes()[:-20])
+    said: list[str] = []
+    assert tokens(prepare(path, tmp_path, said.append)) == expected()
+    assert len(said) == 1
+    assert str(index) in said[0]
+
+
+def _prepare_slowly(path: Path, cache: Path) -> None:
+    """In another process, whose reading stops for a moment after each shard."""
+    shards.SHARD_TOKENS = SHARD
+    write_index = shards.write_atomically
+
+    def slowly(target: Path, content: bytes) -> None:
+        write_index(target, content)
+        time.sleep(0.2)
+
+    shards.write_atomically = slowly
+    prepare(path, cache)
+
+
+@pytest.fixture
+def spawned() -> Iterator[Callable[[Path, Path], multiprocessing.process.BaseProcess]]:
+    started = []
+
+    def start(path: Path, cache: Path) -> multiprocessing.process.BaseProcess:
+        context = multiprocessing.get_context("spawn")
+        started.append(context.Process(target=_prepare_slowly, args=(path, cache)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
+def test_preparation_that_is_killed_goes_on_where_it_was(
+    tmp_path: Path, name: str, spawned: Callable[..., multiprocessing.process.BaseProcess]
+) -> None:
+    path, cache = write(tmp_path / name), tmp_path / "cache"
+    process = spawned(path, cache)
+    while len(made := sorted(cache.rglob("*.uint16"))) < 3:
+        time.sleep(0.02)
+        assert process.is_alive()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    kept = {file: file.stat().st_mtime_ns for file in made[:2]}
+    assert tokens(prepare(path, cache)) == expected()
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}
+    assert not list(cache.rglob("*.part"))
+
+
+def test_several_processes_prepare_once(
+    tmp_path: Path, spawned: Callable[..., multiprocessing.process.BaseProcess]
+) -> None:
+    path, cache = write(tmp_path / "a.parquet"), tmp_path / "cache"
+    processes = [spawned(path, cache) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    (index,) = cache.rglob("index.json")
+    before = index.stat().st_mtime_ns
+    assert tokens(prepare(path, cache, pytest.fail)) == expected()
+    assert index.stat().st_mtime_ns == before
+
+
+def test_progress_is_in_bytes_of_text_and_estimates_the_whole(tmp_path: Path) -> None:
+    source = find_source(conf(write(tmp_path / "a.parquet")), tmp_path)
+    calls: list[tuple[int, int | None]] = []
+    corpus = load(source, tmp_path, 0.1, print, lambda *call: calls.append(call))
+    assert calls[-1] == (corpus.bytes, corpus.bytes)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert all(total == pytest.approx(corpus.bytes, rel=0.3) for _, total in calls)
+
+
+def test_a_cache_that_is_there_opens_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl")
+    prepare(path, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "in_threads", pytest.fail)
+        corpus = prepare(path, tmp_path)
+    assert all(isinstance(part, np.memmap) for part in corpus.train)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "tw', r"a.jsonl: line 2 is damaged"),
+        ("a.jsonl", b'{"text": "one"}\n[]\n', r"line 2 is damaged"),
+        ("a.jsonl", b'{"Text": 1, "id": 2}\n', "line 1: .*'text', but Text, id;.* mean Text?"),
+        ("a.jsonl", b'{"text": 5}\n', "line 1: the column 'text' holds int and no text"),
+        ("a.jsonl", b'{"text": ""}\n', "no text: all its documents are empty"),
+        ("a.jsonl", b"", "no text"),
+        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: it cannot be read after line 1"),
+        ("a.jsonl.zst", b"no zst", r"a.jsonl.zst: it cannot be read after line 1"),
+        ("a.parquet", b"PAR1 no parquet PAR1", r"a.parquet: it cannot be read as parquet"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=reason):
+        prepare(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst", "a.jsonl.gz"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=rf"{name}: (it cannot be read|line \d+ is damaged)"):
+        prepare(path, tmp_path)
+
+
+def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", column="body")
+    with pytest.raises(UsageError, match="no column 'text', but id, body; give one"):
+        prepare(path, tmp_path)
+    with pytest.raises(UsageError, match="the column 'id' holds int"):
+        prepare(path, tmp_path, column="id")
+
+
+@pytest.mark.parametrize(("missing", "name"), [("pyarrow", "a.parquet"), ("pyarrow", "a.zst")])
+def test_a_missing_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, name: str
+) -> None:
+    path = write(tmp_path / name)
+    monkeypatch.setattr(
+        "runner.data.documents.find_spec", lambda package: None if package == missing else True
+    )
+    with pytest.raises(UsageError, match=r"not installed: pip install 'gpt2-ladder\[big\]'"):
+        prepare(path, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_on_parquet_records_its_data_and_one_on_a_wrong_column_leaves_nothing(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.parquet")
+    arguments = "+stage=step07", f"data.path={path}", "train.steps=2", "train.compile=false"
+    wrong = command_line(*arguments, "data.column=body")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
+    assert f"{path}: there is no column 'body', but id, text" in wrong.stderr
+    done = command_line(*arguments)
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "outputs").glob("*/*/*/run.json")
+    data = json.loads(record.read_text())["data"]
+    assert (data["tokens"], data["bytes"]) == (len(expected()), sum(map(len, DOCUMENTS)))
+    assert len(data["index_sha256"]) == 64
+    again = command_line(*arguments)
+    assert "already finished" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_a_sentence_and_preparation_goes_on_with_room(
+    tmp_path: Path,
+) -> None:
+    path, disk = write(tmp_path / "a.parquet"), tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk])
+    if mounted.returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 40_000)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(path, disk / "cache")
+        ballast.unlink()
+        assert tokens(prepare(path, disk / "cache")) == expected()
+        assert not list(disk.rglob("*.part"))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
-from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
+from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -361,6 +361,11 @@ def register() -> None:
     store.store(name="exporter_schema", node=ExporterConfig)
     store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
+    custom = OmegaConf.structured(CustomConfig)
+    for name in ("arguments", "knobs"):  # any key may be given without a +
+        custom[name] = {}
+        OmegaConf.set_struct(custom[name], False)
+    store.store(group="model/type", name="custom", node=custom)
     for resolver in (device_scale, runs_at_once, visible_gpus):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

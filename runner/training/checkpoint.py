@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conf.errors import UsageError
 from conf.schema import Checkpoint, Config
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
@@ -55,7 +55,7 @@ class Checkpoints:
 
     config: Config
     folder: RunFolder
-    model: GPT
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
     parallel: Parallel
     console: Console

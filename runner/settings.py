@@ -101,7 +101,8 @@ def _check_custom(model: CustomConfig) -> None:
         given = getattr(model, key)
         if not isinstance(given, dict) or not all(isinstance(entry, str) for entry in given):
             raise UsageError(
-                f"model.{key}={given}: write names with their values, 'model.{key}={{name: value}}'."
+                f"model.{key}={given}: write names with their values, as in "
+                f"'model.{key}={{name: value}}'."
             )
     given = (*KNOBS, "vocab_size", "context_length")
     for knob, argument in model.knobs.items():

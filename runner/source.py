@@ -20,13 +20,13 @@ def source_files(target: str) -> list[Path]:
     module = target.partition(":")[0]
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)
-    places = spec and (spec.submodule_search_locations or [spec.origin])
-    if not places or places[0] is None:
+    place = spec and next(iter(spec.submodule_search_locations or ()), spec.origin)
+    if place is None:
         raise UsageError(
             f"model.target={target}: there is no module {top} in {Path.cwd()} or among the "
             f"installed packages.{did_you_mean(top, (f.stem for f in Path.cwd().glob('*.py')))}"
         )
-    root = Path(places[0]).parent
+    root = Path(place).parent
     installed = "site-packages" in root.parts or root == Path(os.__file__).parent
     found: dict[Path, None] = {}
     left = [module]
@@ -44,7 +44,7 @@ def source_files(target: str) -> list[Path]:
 
 
 def find_here() -> None:
-    """Have modules of the current folder found, as `python -m` does and an installed command not."""
+    """Have modules of the current folder found, as `python -m` does, by any command."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 

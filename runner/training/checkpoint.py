@@ -176,7 +176,7 @@ class Checkpoints:
         if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
             weights = whole_weights(self.model)
             if self.parallel.is_first:
-                save_weights(self.model.config, weights, self.folder.path / WEIGHTS)
+                save_weights(self.config.model, weights, self.folder.path / WEIGHTS)
             self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
             self.folder.save()
 

@@ -3,7 +3,7 @@
 import torch
 
 from conf.schema import Autocast, Config, MatmulPrecision, Schedule
-from gpt2.config import Attention, CustomConfig, GPTConfig, Init, Norm, inert
+from gpt2.config import Attention, CustomConfig, GPTConfig, Init, Norm
 from runner.products import BF16, TF32, Products
 from runner.training.device import why_not_compile, why_not_flash
 
@@ -55,8 +55,12 @@ class Techniques:
                 "init": initialisation, "norm": norm, "residual": "residual stream",
                 "pad_vocab": padding, "attention": "flash attention",
             }  # fmt: skip
-            for knob in of_knobs.keys() & set(inert(model.knobs)):
-                why_not[of_knobs[knob]] = f"{model.target} has no knob {knob}"
+            lacks = {
+                name: f"{model.target} has no knob {knob}"
+                for knob, name in of_knobs.items()
+                if knob not in model.knobs
+            }
+            why_not |= lacks
         self.not_applied = {name: why for name, why in why_not.items() if why and asked_for[name]}
         self.applied = [name for name in asked_for if asked_for[name] and not why_not.get(name)]
 

@@ -16,7 +16,7 @@ from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile, replacing
 from runner.training.custom import build_model
 
-MODEL_CONFIG: TypeAdapter[CustomConfig | GPTConfig] = TypeAdapter(CustomConfig | GPTConfig)
+MODEL_CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(CustomConfig | GPTConfig)
 
 
 def save_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:

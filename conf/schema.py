@@ -337,9 +337,10 @@ def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
     types = get_type_hints(kind)
     for entry in fields(kind):
         yield f"{prefix}{entry.name}"
-        below = GPTConfig if types[entry.name] is ModelConfig else types[entry.name]
-        if is_dataclass(below):
-            yield from known_keys(below, f"{prefix}{entry.name}.")
+        section = types[entry.name]
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else (section,):
+            if is_dataclass(below):
+                yield from known_keys(below, f"{prefix}{entry.name}.")
 
 
 def scale_model(scale: str | None) -> str:

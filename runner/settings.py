@@ -91,6 +91,11 @@ def read_settings(cfg: DictConfig) -> Config:
 
 def _check_custom(model: CustomConfig) -> None:
     """Raises UsageError for what is no model of someone's own, before its code is looked for."""
+    if not model.target:
+        raise UsageError(
+            f"model={model.name} needs a target: model.target=package.module:name, a class or a "
+            "function that returns a model."
+        )
     module, _, name = model.target.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise UsageError(

@@ -20,7 +20,9 @@ def source_files(target: str) -> list[Path]:
     module = target.partition(":")[0]
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)
-    place = spec and next(iter(spec.submodule_search_locations or ()), spec.origin)
+    place = None
+    if spec is not None:
+        place = next(iter(spec.submodule_search_locations or ()), spec.origin)
     if place is None:
         raise UsageError(
             f"model.target={target}: there is no module {top} in {Path.cwd()} or among the "

@@ -57,20 +57,22 @@ def try_out(model: LanguageModel, target: str, context: int) -> None:
     shape, training = tuple(idx_BT.shape), model.training
     model.eval()
     given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
-    with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
+    fails = f"fails for {given}"
+    with torch.no_grad(), _in_a_sentence(target, fails):
         logits = model(idx_BT)[0]
-        loss = model(idx_BT, idx_BT.clone())[1]
-    model.train(training)
     if tuple(logits.shape) != (*shape, model.vocab_size):
         raise UsageError(
             f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
             f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
         )
+    with torch.no_grad(), _in_a_sentence(target, f"{fails}, with targets"):
+        loss = model(idx_BT, idx_BT.clone())[1]
     if loss.dim() != 0:
         raise UsageError(
             f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a scalar: "
             "the mean cross entropy of all tokens."
         )
+    model.train(training)
 
 
 class Adapted(LanguageModel):
@@ -162,7 +164,7 @@ def _in_a_sentence(target: str, what: str) -> Iterator[None]:
         own = source_files(target)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({f.filename}, line {f.lineno})" for f in frames if Path(f.filename) in own]
-        message = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300].rstrip(".")
         raise UsageError(
             f"model.target={target} {what}: {type(error).__name__}: {message}"
             f"{lines[-1] if lines else ''}."

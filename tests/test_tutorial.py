@@ -1,4 +1,4 @@
-"""The commands of docs/your_own_model.md, one after the other in an empty folder: three steps each."""
+"""The commands of docs/your_own_model.md, run one after the other with three steps each."""
 
 import os
 import re

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
-from gpt2.config import GPTConfig, ModelConfig, PositiveFloat, PositiveInt
+from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -355,9 +355,10 @@ def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
     types = get_type_hints(kind)
     for entry in fields(kind):
         yield f"{prefix}{entry.name}"
-        below = GPTConfig if types[entry.name] is ModelConfig else types[entry.name]
-        if is_dataclass(below):
-            yield from known_keys(below, f"{prefix}{entry.name}.")
+        section = types[entry.name]
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else (section,):
+            if is_dataclass(below):
+                yield from known_keys(below, f"{prefix}{entry.name}.")
 
 
 def scale_model(scale: str | None) -> str:
@@ -379,6 +380,11 @@ def register() -> None:
     store.store(name="exporter_schema", node=ExporterConfig)
     store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
+    custom = OmegaConf.structured(CustomConfig)
+    for name in ("arguments", "knobs"):  # any key may be given without a +
+        custom[name] = {}
+        OmegaConf.set_struct(custom[name], False)
+    store.store(group="model/type", name="custom", node=custom)
     for resolver in (device_scale, runs_at_once, visible_gpus):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)

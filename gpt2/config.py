@@ -1,9 +1,10 @@
 """The configuration of a GPT-2: its sizes, and the choices that the stages switch."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
@@ -68,3 +69,21 @@ class GPTConfig(ModelConfig):
     n_layer: PositiveInt
     n_head: PositiveInt
     n_embd: PositiveInt
+
+
+@dataclass
+class CustomConfig(ModelConfig):
+    """A model of someone's own: what `target`, package.module:name, returns for its arguments."""
+
+    target: str
+    arguments: Any  # by name
+    knobs: Any  # keys of ModelConfig -> the arguments that are given their values
+
+
+# What stages switch in a model. A model of someone's own has those that its `knobs` name.
+KNOBS = ("init", "gain", "norm", "residual", "pad_vocab", "attention", "loss_chunk_tokens")
+
+
+def inert(knobs: Collection[str]) -> list[str]:
+    """The knobs that a model with these ones lacks: their values have no effect on it."""
+    return [knob for knob in KNOBS if knob not in knobs]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gpt2.config import Attention, GPTConfig, Norm
 from gpt2.initialisation import initialise
+from gpt2.language_model import LanguageModel
 
 
 def attention_weights(q_BHTD: Tensor, k_BHTD: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Block(nn.Module):
         return x_BTC + self.mlp(self.ln_2(x_BTC))
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """A decoder-only transformer whose head shares its weights with the token embedding.
 
     Parameters are drawn by `initialise` from `seed` and their own names, on the CPU.
@@ -108,6 +109,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int) -> None:
         super().__init__()
         self.config = config
+        self.vocab_size, self.context_length = config.vocab_size, config.context_length
         with torch.device("meta"):
             self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
             self.wpe = nn.Embedding(config.context_length, config.n_embd)
@@ -153,15 +155,6 @@ class GPT(nn.Module):
         rows_VC = self.wte.weight
         return rows_VC if self.training else rows_VC[: self.config.vocab_size]
 
-    def layers(self) -> dict[str, nn.Module]:
-        """What the signal passes through, in order; the last one's output is the head's input."""
-        blocks = {f"h.{i}": block for i, block in enumerate(self.h)}
-        return {**blocks, "ln_f": self.ln_f}
-
-    def num_parameters(self) -> int:
-        """Trainable parameters, the tied head counted once."""
-        return sum(p.numel() for p in self.parameters())
-
     def flops_per_token(self, context: int) -> float:
         """Floating-point operations of forward and backward for one token.
 
@@ -170,3 +163,26 @@ class GPT(nn.Module):
         """
         matrix_parameters = self.num_parameters() - self.wpe.weight.numel()
         return 6 * matrix_parameters + 12 * self.config.n_layer * self.config.n_embd * context
+
+    def token_embedding(self) -> nn.Module:
+        return self.wte
+
+    def layers(self) -> dict[str, nn.Module]:
+        return {**{f"h.{i}": block for i, block in enumerate(self.h)}, "ln_f": self.ln_f}
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.h)
+
+    def compile_parts(self, with_head: bool, mode: str) -> None:
+        for block in self.h:
+            block.compile(dynamic=False, mode=mode)
+        if with_head:
+            self.loss = torch.compile(self.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
+
+    def call_parts(self, idx_BT: Tensor, with_head: bool) -> Tensor:
+        x_BTC = torch.zeros(*idx_BT.shape, self.config.n_embd, device=idx_BT.device)
+        x_BTC.requires_grad_()
+        # Two blocks, since under autocast the input of the second may have another dtype.
+        for block in self.h[:2]:
+            x_BTC = block(x_BTC)
+        return self.loss(x_BTC, idx_BT) if with_head else x_BTC.sum()

@@ -2,12 +2,14 @@
 
 import torch
 
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from gpt2.tokenizer import tokenizer
 
 
 @torch.inference_mode()
-def sample(model: GPT, prompt: str, tokens: int, temperature: float, top_k: int, seed: int) -> str:
+def sample(
+    model: LanguageModel, prompt: str, tokens: int, temperature: float, top_k: int, seed: int
+) -> str:
     """`prompt` followed by `tokens` tokens, each drawn from the `top_k` most likely.
 
     The draws depend only on the seed. Padding of the vocabulary is never drawn.
@@ -18,7 +20,7 @@ def sample(model: GPT, prompt: str, tokens: int, temperature: float, top_k: int,
     model.eval()
     ids = tokenizer().encode_ordinary(prompt)
     for _ in range(tokens):
-        idx_BT = torch.tensor([ids[-model.config.context_length :]], device=device)
+        idx_BT = torch.tensor([ids[-model.context_length :]], device=device)
         logits_V = model(idx_BT)[0][0, -1].float().cpu()
         top = (logits_V / temperature).topk(min(top_k, len(logits_V)))
         drawn = torch.multinomial(top.values.softmax(-1), 1, generator=generator)

@@ -101,6 +101,7 @@ def _decided(
 ) -> list[str]:
     """The stages by what was decided of them."""
     judged = [s for s in group.ladder if s.aim in FAMILY and s.vs_previous.loss]
+    judged = [s for s in judged if not s.newest.stage.same_as]
     lower, higher, equivalent, inconclusive = (
         [s for s in judged if verdicts[s.name].outcome is outcome] for outcome in Outcome
     )

@@ -60,6 +60,7 @@ def judge(group: Group, rules: ReportConf) -> dict[str, Verdict]:
         stage.name: stage.vs_previous.loss
         for stage in group.ladder
         if stage.finished and stage.aim in FAMILY and not stage.vs_previous.skipped
+        if not stage.newest.stage.same_as
     }
     tested = correct_family({name: e for name, e in found.items() if e and several_seeds(e)})
     return {stage.name: _verdict(stage, tested, rules) for stage in group.stages}
@@ -86,6 +87,8 @@ def _verdict(stage: StageRuns, tested: Mapping[str, Tested], rules: ReportConf) 
         return _flow(stage.newest)
     if stage.aim is Aim.baseline:
         return Verdict("none", f"what the others are measured against{_lost(stage.lost)}")
+    if same := stage.newest.stage.same_as:
+        return Verdict("none", f"not applicable to this model: trains exactly as {same}")
     versus = stage.vs_previous
     if versus.loss is None:
         none = "no earlier stage to compare with"

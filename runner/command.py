@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
+from gpt2.config import inert
 from runner.identity import ARITHMETIC, conditions, override_key, resolved
 from runner.record import StageInfo
 from stages.arithmetic import Ablation, Entry, Ladder
@@ -77,6 +78,8 @@ def read_command(
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
+    without_effect = _inert_keys(plain)
+    changes = changes_between(before, cfg)
     about = StageInfo(
         name=name,
         number=stage.number,
@@ -84,7 +87,8 @@ def read_command(
         title=stage.about.title,
         aim=stage.about.aim,
         guide=stage.about.guide,
-        changes=changes_between(before, cfg),
+        changes={key: both for key, both in changes.items() if key not in without_effect},
+        same_as=ladder.same_but_for(Ablation(name) if same else asked, without_effect),
     )
     settings = {_override(key, value) for key, value in of_recipe.items()}
     typed = [override for override in overrides if override not in settings]
@@ -152,8 +156,16 @@ def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A copy of a configuration with these values, typed as it is."""
     changed = cfg.copy()
     for key, value in values.items():
-        OmegaConf.update(changed, key, value, merge=False)
+        # A model of someone's own may be given arguments that the configuration does not know.
+        OmegaConf.update(changed, key, value, merge=False, force_add=True)
     return changed
+
+
+def _inert_keys(plain: DictConfig) -> list[str]:
+    """The settings that have no effect on a model of someone's own, as it lacks these knobs."""
+    if "target" not in plain.model:
+        return []
+    return [f"model.{knob}" for knob in inert(plain.model.knobs)]
 
 
 def _ladder(plain: DictConfig, others: Sequence[str], stages: Sequence[Stage]) -> Ladder:

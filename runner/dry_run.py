@@ -211,7 +211,8 @@ def _evaluations(steps: int, every: int | None) -> int:
 
 def _costly(config: Mapping[str, Any]) -> tuple[Any, ...]:
     flat = flatten(config)
-    return tuple(flat.get(key) for key in COSTLY)
+    own = [(k, v) for k, v in flat.items() if k.startswith(("model.target", "model.arguments."))]
+    return (*(flat.get(key) for key in COSTLY), repr(own))
 
 
 def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:

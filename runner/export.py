@@ -34,17 +34,19 @@ def export(weights: Path, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    from gpt2.config import GPTConfig
     from gpt2.huggingface import to_huggingface
+    from gpt2.model import GPT
     from runner.training.weights import load_weights
 
     model = load_weights(weights)
+    if not isinstance(model, GPT):
+        raise UsageError(f"{weights}: a model of your own, and GPT2LMHeadModel holds GPT-2 alone.")
     try:
         state = to_huggingface(model)
     except ValueError as error:
         raise UsageError(f"{weights}: {error} Take those of step05 or a later stage.") from None
     del state["lm_head.weight"]  # the embedding's, which transformers ties again
-    sizes: GPTConfig = model.config
+    sizes = model.config
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Config
+from runner.source import source_files
 from stages.ladder import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,8 @@ def settings_sha256(plain: dict[str, Any]) -> str:
 
 def fingerprint(plain: dict[str, Any], data_sha256: str, hellaswag_sha256: str | None) -> str:
     """One hash of what a run's outcome depends on: configuration, files and code."""
-    return _sha256([measured(plain), data_sha256, hellaswag_sha256, code_hash()])
+    code = hash_with_source(plain["model"].get("target"))
+    return _sha256([measured(plain), data_sha256, hellaswag_sha256, code])
 
 
 def label(config: Config, identity: str) -> str:
@@ -108,6 +110,17 @@ def code_hash() -> str:
         for source in sorted((ROOT / room).rglob("*.py")):
             digest.update(source.relative_to(ROOT).as_posix().encode() + source.read_bytes())
     return digest.hexdigest()
+
+
+def hash_with_source(target: str | None) -> str:
+    """`code_hash`, with the source of a model of someone's own, if there is one.
+
+    Raises UsageError where it has none.
+    """
+    if target is None:
+        return code_hash()
+    files = source_files(target)
+    return _sha256([code_hash(), *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)])
 
 
 @cache

@@ -140,6 +140,8 @@ def _beginning(mistake: Exception) -> str | None:
 def no_such_key(key: str) -> str:
     """What to say of a key that the configuration does not have."""
     known = list(known_keys())
+    if key in known:
+        return f"This model has no setting {key}, which another kind of model has."
     if "." not in key:
         known += [name.rpartition(".")[2] for name in known]
     return f"There is no setting {key}.{did_you_mean(key, known)} --cfg job shows them all."
@@ -167,6 +169,10 @@ def sentence(mistake: Exception) -> str:
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
     if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
         return no_such_key(key[1])
+    if "Cannot merge DictConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
+        return (
+            f"{merged[1]}={merged[2]}: write names with their values, {merged[1]}={{name: value}}."
+        )
     if "is not a ListConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
         return f"{merged[1]}={merged[2]}: write a list, {merged[1]}=[{merged[2]}]."
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:

@@ -122,6 +122,9 @@ class StageInfo:
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")
     changes: dict[str, tuple[Any, Any]] = described("dotted key -> values before and after")
+    same_as: str | None = optional(
+        "the stage that it trains exactly as, where the model lacks all knobs that it changes"
+    )
 
 
 @dataclass

@@ -25,9 +25,9 @@ from runner.files import write_atomically
 from runner.folder import RunFolder, UnwrittenFolder, now
 from runner.identity import (
     as_plain,
-    code_hash,
     commit,
     fingerprint,
+    hash_with_source,
     label,
     override_key,
     settings_sha256,
@@ -141,7 +141,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         experiment=config.experiment,
         label=label(config, identity),
         fingerprint=identity,
-        code=code_hash(),
+        code=hash_with_source(command.conditions.get("model.target")),
         command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
         settings_sha256=settings_sha256(plain),
@@ -372,6 +372,8 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         style = None if finding.severity is Severity.note else "yellow"
         said = f"{finding.name}: {finding.sentence} {finding.advice}"
         say(console, f"  {finding.severity.value}: {said}", style)
+    if run.stage.same_as:
+        say(console, f"  not applicable: it trains exactly as {run.stage.same_as}")
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             say(console, f"  against the baseline: {_compared(run, baseline)}")

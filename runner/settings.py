@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
 from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
-from gpt2.config import Norm
+from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm
 from runner import world
 from runner.messages import no_such_key
 
@@ -35,12 +35,13 @@ def read_settings(cfg: DictConfig) -> Config:
     config = typed(cfg, Config)
     _check_ranges(type(config.model), cfg.model, "model.")
     model, train = config.model, config.train
-    n_embd, n_head = getattr(model, "n_embd", 0), getattr(model, "n_head", 1)
-    if n_embd % n_head:
+    if isinstance(model, GPTConfig) and model.n_embd % model.n_head:
         raise UsageError(
-            f"model.n_embd={n_embd} cannot be split among model.n_head={n_head} heads; "
+            f"model.n_embd={model.n_embd} cannot be split among model.n_head={model.n_head} heads; "
             "make it a multiple."
         )
+    if isinstance(model, CustomConfig):
+        _check_custom(model)
     if train.context > model.context_length:
         raise UsageError(
             f"train.context={train.context} is longer than the model's "
@@ -63,7 +64,7 @@ def read_settings(cfg: DictConfig) -> Config:
             "processes; start a number of processes that divides it, or change "
             "train.micro_batch_size or train.total_batch_tokens."
         )
-    if getattr(model, "norm", None) is Norm.batch and processes > 1:
+    if isinstance(model, GPTConfig) and model.norm is Norm.batch and processes > 1:
         raise UsageError(
             f"model.norm=batch takes its statistics from a whole batch, of which each of the "
             f"{processes} processes has a part; train on one process, or take another norm."
@@ -86,6 +87,44 @@ def read_settings(cfg: DictConfig) -> Config:
             "pip install 'gpt2-ladder[tensorboard]'."
         )
     return config
+
+
+def _check_custom(model: CustomConfig) -> None:
+    """Raises UsageError for what is no model of someone's own, before its code is looked for."""
+    if not model.target:
+        raise UsageError(
+            f"model={model.name} needs a target: model.target=package.module:name, a class or a "
+            "function that returns a model."
+        )
+    module, _, name = model.target.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UsageError(
+            f"model.target={model.target}: write a module and what is in it, as in "
+            "model.target=package.module:name."
+        )
+    for key in ("arguments", "knobs"):
+        given = getattr(model, key)
+        if not isinstance(given, dict) or not all(isinstance(entry, str) for entry in given):
+            raise UsageError(
+                f"model.{key}={given}: write names with their values, as in "
+                f"'model.{key}={{name: value}}'."
+            )
+    given = (*KNOBS, "vocab_size", "context_length")
+    for knob, argument in model.knobs.items():
+        if knob not in given:
+            raise UsageError(
+                f"model.knobs: there is no model.{knob} to give to a model; there are "
+                f"{', '.join(given)}."
+            )
+        if not isinstance(argument, str):
+            raise UsageError(
+                f"model.knobs: {knob} is given to {argument!r}; name an argument of {model.target}."
+            )
+        if argument in model.arguments:
+            raise UsageError(
+                f"model.knobs gives {argument} the value of model.{knob}, and model.arguments "
+                "another one; leave out one of the two."
+            )
 
 
 def remarks(config: Config) -> list[str]:

@@ -123,6 +123,20 @@ class Ladder:
             None,
         )
 
+    def same_but_for(self, asked: Ablation, inert: Collection[str]) -> str | None:
+        """The lowest stage in the chain that differs in nothing but settings without effect."""
+        chain = self.chain(asked.stage)
+        if not inert or any(stage.choices for stage in chain):
+            return None
+
+        def acting(ablation: Ablation) -> dict[str, Any]:
+            return {k: v for k, v in self.settings(ablation).items() if k not in inert}
+
+        names = [stage.name for stage in chain]
+        others = (Ablation(name) for name in (names[:-1] if asked.is_plain else names))
+        whole = acting(asked)
+        return next((other.stage for other in others if acting(other) == whole), None)
+
     def set_again(self, asked: Ablation, entry: Entry) -> dict[str, str]:
         """The keys of an entry that a later step, which is not taken back, sets again: key, step.
 

@@ -51,6 +51,7 @@ def test_every_command_of_the_readme_works(
     parquet.write_table(pyarrow.table(rows), tmp_path / "web" / "a.parquet")
     files = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`.*?```yaml\n(.*?)```", README, re.DOTALL))
     assert [*files] == ["mine/plan/norms.yaml", "mine/stage/step07b.yaml", "mine/recipe/week.yaml"]
+    files |= dict(re.findall(r"`(my_model\.py)`.*?```python\n(.*?)```", README, re.DOTALL))
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conf.errors import UsageError
 from conf.schema import Checkpoint, Config
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
@@ -55,7 +55,7 @@ class Checkpoints:
 
     config: Config
     folder: RunFolder
-    model: GPT
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
     parallel: Parallel
     console: Console
@@ -176,7 +176,7 @@ class Checkpoints:
         if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
             weights = whole_weights(self.model)
             if self.parallel.is_first:
-                save_weights(self.model.config, weights, self.folder.path / WEIGHTS)
+                save_weights(self.config.model, weights, self.folder.path / WEIGHTS)
             self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
             self.folder.save()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from runner.data.stream import HeldOut
 from runner.record import Window
 from runner.training.device import upload
@@ -15,7 +15,7 @@ from runner.training.device import upload
 
 @torch.no_grad()
 def evaluate(
-    model: GPT, held_out: HeldOut, batch_size: int, autocast: torch.autocast, step: int
+    model: LanguageModel, held_out: HeldOut, batch_size: int, autocast: torch.autocast, step: int
 ) -> list[Window]:
     """The mean cross entropy of each of this process's held-out windows, padded rows left out.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from conf.schema import EvaluationConf
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
@@ -59,7 +59,7 @@ def encode(items: Sequence[Item], context_length: int) -> list[Question]:
 
 
 def score(
-    model: GPT,
+    model: LanguageModel,
     questions: Sequence[Question],
     batch_tokens: int,
     autocast: torch.autocast,
@@ -91,7 +91,9 @@ def score(
 
 
 @torch.no_grad()
-def _right(model: GPT, questions: Sequence[Question], autocast: torch.autocast) -> tuple[int, int]:
+def _right(
+    model: LanguageModel, questions: Sequence[Question], autocast: torch.autocast
+) -> tuple[int, int]:
     """How often the right ending has the lowest sum of losses, and how often the lowest mean."""
     rows = [row for question in questions for row in question.rows]
     padded_BT = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)

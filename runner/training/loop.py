@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from conf.schema import Checkpoint, Config, Logger
-from gpt2.config import GPTConfig, Norm
-from gpt2.model import GPT
+from gpt2.config import CustomConfig
+from gpt2.language_model import LanguageModel
 from gpt2.sampling import sample
 from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
@@ -26,6 +26,7 @@ from runner.record import Look, ModelInfo, Sample, Status, Step, summarise
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
+from runner.training.custom import build_model, try_out
 from runner.training.diagnosis import Diagnosis
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
@@ -42,7 +43,7 @@ class Training:
 
     parallel: Parallel
     device: torch.device
-    model: GPT
+    model: LanguageModel
     trained: nn.Module  # the model as the steps call it, which averages gradients over processes
     optimizer: torch.optim.Optimizer
     autocast: torch.autocast
@@ -76,7 +77,6 @@ def set_up(
     """Everything that a run needs before its first step; the model is checked and compiled."""
     started = time.perf_counter()
     train, run = config.train, folder.run
-    assert isinstance(config.model, GPTConfig)
     device = parallel.device
     machine.prepare(device)
     cache_dir = Path(config.cache_dir).expanduser()
@@ -98,17 +98,19 @@ def set_up(
     held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens, *part)
     run.data.windows_sha256 = held_out.sha256
     hellaswag = read_questions(config.evaluation, config.model.context_length)
-    model = GPT(config.model, config.seed)
+    model = build_model(config.model, config.seed)
+    if isinstance(config.model, CustomConfig):
+        try_out(model, config.model.target, train.context)
+    run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     trained = parallel.spread(model, train.sharding)
     optimizer = build_optimizer(model, train)
-    if config.model.norm is Norm.batch:
+    if model.mixes_positions():
         warn(console, "Batch norm leaks later tokens in training; compare only the held-out loss.")
     run.environment.device = device.type
     run.environment.device_name = machine.device_name(device)
     run.environment.threads = torch.get_num_threads()
     run.environment.processes = parallel.size
     run.environment.sharding = train.sharding.name if isinstance(model, FSDPModule) else None
-    run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
     peak_dtype = torch.bfloat16 if products.bf16_is_faster else torch.float32
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
     peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
@@ -119,7 +121,9 @@ def set_up(
 
     if train.flow_checks and not resumed:
         # A sharded model cannot be copied, as the checks do; a new one has the same weights.
-        checked = GPT(config.model, config.seed).to(device) if run.environment.sharding else model
+        checked = model
+        if run.environment.sharding:
+            checked = build_model(config.model, config.seed).to(device)
         run_flow_checks(checked, machine.upload(stream.micro_batch(0), device), folder, console)
     if techniques.compile:
         if not config.quiet:

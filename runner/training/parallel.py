@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from conf.errors import LostProcess, UsageError
 from conf.schema import Sharding
-from gpt2.model import GPT
+from gpt2.language_model import LanguageModel
 from runner import world
 from runner.interruption import Interrupted
 from runner.training.device import prepare
@@ -95,14 +95,14 @@ class Parallel:
         signum, any_due = flags.tolist()
         return Interrupted(signum) if signum else None, bool(any_due)
 
-    def spread(self, model: GPT, sharding: Sharding) -> nn.Module:
+    def spread(self, model: LanguageModel, sharding: Sharding) -> nn.Module:
         """Put the model on the device, for all processes; returns the module that is trained.
 
         FSDP shards it in place, a block at a time, so that no device ever holds all of it.
         """
         if self.size > 1 and sharding is Sharding.fsdp:
             mesh = init_device_mesh(self.device.type, (self.size,))
-            for block in model.h:
+            for block in model.blocks():
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
             return model

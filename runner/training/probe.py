@@ -18,6 +18,9 @@ from runner.identity import code_hash
 from runner.products import Products
 from runner.training.device import device_name, measure_products
 
+# The width of the products that are measured for a model of someone's own: GPT-2's.
+CUSTOM_WIDTH = 768
+
 
 def find_products(
     device: torch.device, conditions: dict[str, Any], cache_dir: Path, warn: Callable[[str], None]
@@ -29,7 +32,7 @@ def find_products(
     for a sure answer. Raises OSError.
     """
     tokens = conditions["train.micro_batch_size"] * conditions["train.context"]
-    shapes = (tokens, conditions["model.n_embd"])
+    shapes = (tokens, conditions.get("model.n_embd", CUSTOM_WIDTH))
     # Two processors may have one name and different units.
     units = dict(torch.cpu.get_capabilities()) if device.type == "cpu" else {}
     machine = (device.type, device_name(device), units, torch.get_num_threads(), torch.version.cuda)

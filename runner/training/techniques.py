@@ -3,7 +3,7 @@
 import torch
 
 from conf.schema import Autocast, Config, MatmulPrecision, Schedule
-from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.config import Attention, CustomConfig, GPTConfig, Init, Norm
 from runner.products import BF16, TF32, Products
 from runner.training.device import why_not_compile, why_not_flash
 
@@ -14,15 +14,17 @@ class Techniques:
     def __init__(self, config: Config, device: torch.device, products: Products) -> None:
         model, train = config.model, config.train
         accumulation = f"accumulation over {train.grad_accum_steps} micro batches"
+        padding = f"vocabulary padded to {model.padded_vocab_size:,}"
+        initialisation, norm = f"{model.init.name} initialisation", f"{model.norm.name} norm"
         asked_for = {
-            f"{model.init.name} initialisation": model.init is not Init.torch,
-            f"{model.norm.name} norm": model.norm is not Norm.none,
+            initialisation: model.init is not Init.torch,
+            norm: model.norm is not Norm.none,
             "residual stream": model.residual,
             TF32: train.matmul_precision is MatmulPrecision.high,
             BF16: train.autocast is not Autocast.none,
             "torch.compile": train.compile,
-            f"vocabulary padded to {model.padded_vocab_size:,}": model.pad_vocab,
-            "flash attention": model.attention is Attention.flash and isinstance(model, GPTConfig),
+            padding: model.pad_vocab,
+            "flash attention": model.attention is Attention.flash,
             f"clipping at {train.clip_grad_norm}": train.clip_grad_norm is not None,
             "decay on matrices only": train.decay_matrices_only,
             "fused AdamW": train.fused,
@@ -48,6 +50,17 @@ class Techniques:
             why_not["flash attention"] = why_not_flash(device, dtype, *heads)
         if train.grad_accum_steps == 1:
             why_not[accumulation] = "one micro batch is already the whole batch"
+        if isinstance(model, CustomConfig):
+            of_knobs = {
+                "init": initialisation, "norm": norm, "residual": "residual stream",
+                "pad_vocab": padding, "attention": "flash attention",
+            }  # fmt: skip
+            lacks = {
+                name: f"{model.target} has no knob {knob}"
+                for knob, name in of_knobs.items()
+                if knob not in model.knobs
+            }
+            why_not |= lacks
         self.not_applied = {name: why for name, why in why_not.items() if why and asked_for[name]}
         self.applied = [name for name in asked_for if asked_for[name] and not why_not.get(name)]
 

@@ -11,23 +11,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conf.errors import UsageError
-from gpt2.config import GPTConfig
-from gpt2.model import GPT
+from gpt2.config import CustomConfig, GPTConfig, ModelConfig
+from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile, replacing
+from runner.training.custom import build_model
 
-MODEL_CONFIG = TypeAdapter(GPTConfig)
+MODEL_CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(CustomConfig | GPTConfig)
 
 
-def save_weights(config: GPTConfig, weights: dict[str, Tensor], path: Path) -> None:
+def save_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:
     """Write a model's weights and its configuration to one safetensors file. Raises OSError."""
     save_tensors(path, weights, {"config": MODEL_CONFIG.dump_json(config).decode()})
 
 
-def load_weights(path: Path) -> GPT:
+def load_weights(path: Path) -> LanguageModel:
     """The model that `save_weights` wrote, on the CPU. Raises UsageError for any other file."""
     try:
         tensors, metadata = load_tensors(path)
-        model = GPT(MODEL_CONFIG.validate_json(metadata["config"]), seed=0)
+        model = build_model(MODEL_CONFIG.validate_json(metadata["config"]), seed=0)
         model.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; train with checkpoint=last to keep it.") from error
@@ -41,6 +42,10 @@ def load_weights(path: Path) -> GPT:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors to a safetensors file with their checksum. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    written: set[int] = set()
+    for name, tensor in tensors.items():  # tied ones would be refused
+        tensors[name] = tensor.clone() if tensor.data_ptr() in written else tensor
+        written.add(tensor.data_ptr())
     sealed = {**metadata, "sha256": _sha256(tensors, metadata)}
     with replacing(path) as temporary:
         try:

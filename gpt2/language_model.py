@@ -1,0 +1,88 @@
+"""What training, evaluation, sampling and the flow checks ask of a model, with defaults.
+
+GPT answers everything itself. A model of someone's own is wrapped in
+`runner.training.custom.Adapted`; one that subclasses LanguageModel may answer more than it must.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class LanguageModel(nn.Module):
+    """A model of the next token. A subclass sets the two numbers and defines `forward`."""
+
+    vocab_size: int  # token ids are below it
+    context_length: int  # the longest input, in tokens
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits (B, T, V) and None, or with targets the mean cross entropy in nats per token.
+
+        `idx_BT` and `targets_BT` are int64. V is `vocab_size`, or in training more, where rows
+        that pad the vocabulary are no token. With targets the logits may be None.
+        """
+        raise NotImplementedError
+
+    def num_parameters(self) -> int:
+        """The numbers in all parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, context: int) -> float:
+        """Floating-point operations of forward and backward for one token.
+
+        Counted in the matrix products of one pass over one sequence of `context` tokens.
+        """
+        idx_BT = torch.zeros(1, context, dtype=torch.int64, device=next(self.parameters()).device)
+        training = self.training
+        self.eval()  # which draws no random numbers and keeps the statistics of a batch norm
+        # A fused kernel of attention would not be counted on every device.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            loss = self(idx_BT, idx_BT)[1]
+            loss.backward()
+        self.zero_grad(set_to_none=True)
+        self.train(training)
+        return counter.get_total_flops() / context
+
+    def token_embedding(self) -> nn.Module | None:
+        """The module whose output depends on a token alone; None where none is found."""
+        found = (module for module in self.modules() if isinstance(module, nn.Embedding))
+        return next((m for m in found if m.num_embeddings >= self.vocab_size), None)
+
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules whose outputs are the signal at each depth, in order, by name."""
+        return in_depth(self)
+
+    def blocks(self) -> list[nn.Module]:
+        """Modules that are called one after the other, and that FSDP shards one by one."""
+        return []
+
+    def compile_parts(self, with_head: bool, mode: str) -> None:
+        """Have torch compile the blocks, and `with_head` also norm, head and loss."""
+        self.compile(dynamic=False, mode=mode)
+
+    def call_parts(self, idx_BT: Tensor, with_head: bool) -> Tensor:
+        """A scalar computed by what `compile_parts` compiles, and by as little else as possible."""
+        # Two tensors, since what is compiled for one and the same is not used for two.
+        return self(idx_BT, idx_BT.clone())[1]
+
+    def mixes_positions(self) -> bool:
+        """Whether a batch norm takes its statistics over positions too, so that tokens leak."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+
+
+def in_depth(model: nn.Module) -> dict[str, nn.Module]:
+    """The members of a model's longest list of modules, or where it has none its children.
+
+    A list inside another one, as an MLP's in a list of blocks, does not count.
+    """
+    stacks: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}." if outer else "") for outer in stacks)
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not inside:
+            stacks[name] = module
+    name = max(stacks, key=lambda each: len(list(stacks[each].children())), default="")
+    members = stacks.get(name, model).named_children()
+    return {f"{name}.{child}" if name else child: module for child, module in members}

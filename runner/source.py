@@ -1,0 +1,76 @@
+"""The source of a model of someone's own: found and read without importing it."""
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.errors import UsageError, did_you_mean
+
+
+def source_files(target: str) -> list[Path]:
+    """The file of a target package.module:name, and what it imports of the same folder or package.
+
+    Of an installed package the files of that package alone. Raises UsageError where the module is
+    not found, or cannot be read as Python.
+    """
+    find_here()
+    module = target.partition(":")[0]
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    place = None
+    if spec is not None:
+        place = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    if place is None:
+        raise UsageError(
+            f"model.target={target}: there is no module {top} in {Path.cwd()} or among the "
+            f"installed packages.{did_you_mean(top, (f.stem for f in Path.cwd().glob('*.py')))}"
+        )
+    root = Path(place).parent
+    installed = "site-packages" in root.parts or root == Path(os.__file__).parent
+    found: dict[Path, None] = {}
+    left = [module]
+    while left:
+        name = left.pop()
+        if installed and name.partition(".")[0] != top:
+            continue
+        file = _file(root, name)
+        if file is not None and file not in found:
+            found[file] = None
+            left += _imported(file, name, target)
+    if _file(root, module) is None:
+        raise UsageError(f"model.target={target}: there is no module {module} in {root}.")
+    return sorted(found)
+
+
+def find_here() -> None:
+    """Have modules of the current folder found, as `python -m` does, by any command."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def _file(root: Path, name: str) -> Path | None:
+    place = root.joinpath(*name.split("."))
+    return next((f for f in (place / "__init__.py", place.with_suffix(".py")) if f.is_file()), None)
+
+
+def _imported(file: Path, name: str, target: str) -> Iterator[str]:
+    """The dotted names that may be modules, of all import statements, and the packages above."""
+    parts = name.split(".")
+    yield from (".".join(parts[:i]) for i in range(1, len(parts)))
+    package = parts if file.name == "__init__.py" else parts[:-1]
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"model.target={target}: {file} is no valid Python: {error}.") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+            if base:
+                yield base

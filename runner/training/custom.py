@@ -1,0 +1,176 @@
+"""A model of someone's own: made, tried out, and wrapped in what the loop asks of a model."""
+
+import contextlib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conf.errors import UsageError
+from gpt2.config import CustomConfig, GPTConfig, ModelConfig
+from gpt2.language_model import LanguageModel, in_depth
+from gpt2.model import GPT
+from runner.source import source_files
+from runner.training.device import is_out_of_memory
+
+
+def build_model(config: ModelConfig, seed: int) -> LanguageModel:
+    """The configured model on the CPU, its parameters drawn from the seed.
+
+    Takes no random numbers from anything else. Raises UsageError for a model of someone's own that
+    cannot be made.
+    """
+    if isinstance(config, GPTConfig):
+        return GPT(config, seed)
+    assert isinstance(config, CustomConfig)
+    values = {knob: getattr(config, knob) for knob in config.knobs}
+    plain = {k: value.name if isinstance(value, Enum) else value for k, value in values.items()}
+    arguments = {**config.arguments, **{config.knobs[k]: value for k, value in plain.items()}}
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    with torch.random.fork_rng(devices=[]), _in_a_sentence(config.target, f"fails for ({shown})"):
+        torch.manual_seed(seed)
+        net = _load(config.target)(**arguments)
+    if not isinstance(net, nn.Module):
+        raise UsageError(
+            f"model.target={config.target} returns {_kind(net)}, and not an nn.Module."
+        )
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UsageError(f"model.target={config.target} has no parameters to train.")
+    return net if isinstance(net, LanguageModel) else Adapted(net, config)
+
+
+def try_out(model: LanguageModel, target: str, context: int) -> None:
+    """Compute logits and loss of two sequences that hold the lowest and the highest token.
+
+    Raises UsageError for a model that does not return them as it should. Changes nothing in it.
+    """
+    idx_BT = torch.zeros(2, context, dtype=torch.int64)
+    idx_BT[:, -1] = model.vocab_size - 1
+    shape, training = tuple(idx_BT.shape), model.training
+    model.eval()
+    given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
+    fails = f"fails for {given}"
+    with torch.no_grad(), _in_a_sentence(target, fails):
+        logits = model(idx_BT)[0]
+    if tuple(logits.shape) != (*shape, model.vocab_size):
+        raise UsageError(
+            f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
+            f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
+        )
+    with torch.no_grad(), _in_a_sentence(target, f"{fails}, with targets"):
+        loss = model(idx_BT, idx_BT.clone())[1]
+    if loss.dim() != 0:
+        raise UsageError(
+            f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a scalar: "
+            "the mean cross entropy of all tokens."
+        )
+    model.train(training)
+
+
+class Adapted(LanguageModel):
+    """An nn.Module of token ids (B, T) to logits (B, T, V) as a LanguageModel.
+
+    It may return logits, (logits, loss), or an object with `logits` and `loss`. It is given targets
+    where its forward has a parameter of this name; where it returns no loss for them, the loss is
+    made from the logits.
+    """
+
+    def __init__(self, net: nn.Module, config: CustomConfig) -> None:
+        super().__init__()
+        self.net = net
+        self.target = config.target
+        self.vocab_size, self.context_length = config.vocab_size, config.context_length
+        self.takes_targets = "targets" in inspect.signature(net.forward).parameters
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if targets_BT is None:
+            logits_BTV = self._logits(idx_BT)
+            return logits_BTV if self.training else logits_BTV[..., : self.vocab_size], None
+        targets = {"targets": targets_BT} if self.takes_targets else {}
+        logits, loss = self._outputs(self.net(idx_BT, **targets))
+        if loss is None:
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())
+        return None, loss
+
+    def _logits(self, idx_BT: Tensor) -> Tensor:
+        logits, _ = self._outputs(self.net(idx_BT))
+        # Some models compute only the last position's without targets.
+        if self.takes_targets and logits.shape[1:2] != idx_BT.shape[1:]:
+            logits, _ = self._outputs(self.net(idx_BT, targets=idx_BT))
+        return logits
+
+    def _outputs(self, found: Any) -> tuple[Any, Tensor | None]:
+        """Logits, and the loss of a model that takes targets."""
+        loss = None
+        if isinstance(found, tuple | list):
+            logits, loss = found[0], found[1] if len(found) > 1 else None
+        elif isinstance(found, Tensor):
+            logits = found
+        else:
+            logits, loss = getattr(found, "logits", None), getattr(found, "loss", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 3:
+            shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
+            raise UsageError(
+                f"model.target={self.target} returns {_kind(found)}{shape}; return logits of shape "
+                "(batch, time, vocabulary), (logits, loss), or an object with logits."
+            )
+        return logits, loss if self.takes_targets else None
+
+    def layers(self) -> dict[str, nn.Module]:
+        return in_depth(self.net)
+
+
+# The source of each target that this process has imported.
+_imported: dict[str, list[bytes]] = {}
+
+
+def _load(target: str) -> Any:
+    """What package.module:name is, imported again where its source has changed since."""
+    module, _, name = target.partition(":")
+    files = source_files(target)
+    source = [file.read_bytes() for file in files]
+    if _imported.setdefault(target, source) != source:
+        for known, loaded in list(sys.modules.items()):
+            if Path(getattr(loaded, "__file__", None) or "") in files:
+                del sys.modules[known]
+        importlib.invalidate_caches()
+        _imported[target] = source
+    found = importlib.import_module(module)
+    if not hasattr(found, name):
+        raise UsageError(f"model.target={target}: there is no {name} in {found.__file__}.")
+    return getattr(found, name)
+
+
+@contextlib.contextmanager
+def _in_a_sentence(target: str, what: str) -> Iterator[None]:
+    """Raise the errors of a model's own code as a UsageError that says where they come from."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        own = source_files(target)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f" ({f.filename}, line {f.lineno})" for f in frames if Path(f.filename) in own]
+        message = " ".join(str(error).split())[:300].rstrip(".")
+        raise UsageError(
+            f"model.target={target} {what}: {type(error).__name__}: {message}"
+            f"{lines[-1] if lines else ''}."
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -1,0 +1,254 @@
+"""Models of one's own through the ladder, by the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from runner.record import Run, read_runs
+from tests.conftest import ROOT, CommandLine, Settings, load_quietly
+
+GRU = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width=16, kind="none", skip=False):
+        super().__init__()
+        self.embedding = nn.Embedding(50257, width)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.norm = nn.LayerNorm(width) if kind == "layer" else nn.Identity()
+        self.head = nn.Linear(width, 50257)
+        self.skip = skip
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        y = self.gru(x)[0]
+        return self.head(self.norm(x + y if self.skip else y))
+"""
+
+HUGGING_FACE = """
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+def build(**sizes):
+    dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout))
+"""
+
+BROKEN = """
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+
+class Net(nn.Module):
+    def __init__(self, mode="", vocabulary=50257):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, 8)
+        self.head = nn.Linear(8, vocabulary)
+        self.mode = mode
+
+    def forward(self, tokens, targets=None):
+        logits = self.head(self.embedding(tokens))
+        if self.mode == "flat":
+            return logits.flatten(0, 1)
+        if self.mode == "narrow":
+            return logits[..., :100]
+        if self.mode == "each" and targets is not None:
+            losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            return logits, losses
+        return logits
+
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder with modules of one's own."""
+    for name, source in (("gru", GRU), ("hf", HUGGING_FACE), ("broken", BROKEN)):
+        (tmp_path / f"own_{name}.py").write_text(source)
+    return tmp_path
+
+
+@pytest.fixture
+def custom(command_line: CommandLine, own: Path) -> CommandLine:
+    def run(*arguments: str, target: str = "own_gru:Net", **more: str) -> object:
+        words = ["model=custom", f"model.target={target}", *arguments]
+        return command_line(*words, PYTHONPATH=str(own), **more)
+
+    return run  # type: ignore[return-value]
+
+
+def records(folder: Path) -> dict[str, Run]:
+    """The newest record of each stage."""
+    found = sorted(read_runs(folder / "outputs" / "ladder").values(), key=lambda run: run.started)
+    return {run.stage.name: run for run in found}
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "said"),
+    [
+        ("own_nothing:Net", [], "there is no module own_nothing in"),
+        ("own_gru", [], "write a module and what is in it"),
+        ("own_gru:Nets", [], "there is no Nets in"),
+        ("own_broken:number", [], "returns an int, and not an nn.Module"),
+        ("own_gru:Net", ["model.arguments={widht: 3}"], "unexpected keyword argument 'widht'"),
+        ("own_broken:Net", ["model.arguments={vocabulary: 99}"], "index out of range in self"),
+        ("own_broken:Net", ["model.arguments={mode: flat}"], "returns a Tensor of shape (64,"),
+        ("own_broken:Net", ["model.arguments.mode=narrow"], "logits of shape (2, 32, 100)"),
+        ("own_broken:Net", ["model.arguments.mode=each"], "a loss of shape (64,), and not a"),
+        ("own_gru:Net", ["model.knobs={nrom: kind}"], "there is no model.nrom"),
+        ("own_gru:Net", ["model.knobs={norm: kind}", "model.arguments.kind=a"], "leave out one"),
+        ('""', [], "needs a target"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    custom: CommandLine, own: Path, target: str, arguments: list[str], said: str
+) -> None:
+    done = custom("+stage=step02", *arguments, target=target)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr
+    assert not list(own.glob("outputs/*/*/*/run.json"))
+
+
+def test_what_the_model_lacks_is_said_and_recorded_as_not_applicable(
+    custom: CommandLine, own: Path
+) -> None:
+    few = ("train.steps=2", "model.knobs={norm: kind}")
+    done = custom("+stage=step03", *few)
+    assert done.returncode == 0, done.stderr
+    assert "not applied: gpt2 initialisation: own_gru:Net has no knob init" in done.stdout
+    assert "not applicable: it trains exactly as step02" in done.stdout
+    record = records(own)["step03"]
+    assert record.stage.same_as == "step02"
+    assert record.stage.changes == {}
+    # The norm of step 4 is a knob that the model has.
+    done = custom("+stage=step04", *few, "model.arguments={width: 8}")
+    assert "not applicable" not in done.stdout
+    record = records(own)["step04"]
+    assert record.stage.same_as is None
+    assert record.stage.changes == {"model.norm": ("none", "layer")}
+    assert "layer norm" in record.applied
+    vocabulary, width = 50257, 8
+    gru = 6 * width * (width + 1)
+    assert record.model.parameters == vocabulary * (2 * width + 1) + gru + 2 * width
+
+
+def test_changed_source_trains_again_and_the_same_does_not(custom: CommandLine, own: Path) -> None:
+    (own / "own_parts.py").write_text("width = 8\n")
+    (own / "own_net.py").write_text(
+        "from own_gru import Net\nimport own_parts\n\n"
+        "def build():\n    return Net(own_parts.width)\n"
+    )
+    command = ("+stage=step02", "train.steps=2")
+    assert custom(*command, target="own_net:build").returncode == 0
+    assert "already finished" in custom(*command, target="own_net:build").stdout
+    (own / "own_parts.py").write_text("width = 12\n")  # what the target's module imports
+    again = custom(*command, target="own_net:build")
+    assert "already finished" not in again.stdout
+    sizes = {run.model.parameters for run in read_runs(own / "outputs" / "ladder").values()}
+    assert len(sizes) == 2
+
+
+def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
+    custom: CommandLine, own: Path, settings: Settings
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    steps, context = 8, 32
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": 50257}
+    given = ", ".join(f"{key}: {value}" for key, value in sizes.items())
+    done = custom(
+        "+stage=step08", f"train.steps={steps}", f"model.arguments={{{given}}}",
+        "train.compile=false", "train.autocast=none", "checkpoint=last", target="own_hf:build",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = next((own / "outputs" / "ladder" / "step08").iterdir())
+    ours = pd.read_csv(folder / "steps.csv")
+
+    config = settings()
+    corpus = load_quietly(
+        [Path(str(config.data.path))], Path(config.cache_dir), config.data.held_out_fraction
+    )
+    from runner.data.stream import TokenStream
+
+    stream = TokenStream(corpus.train, 2, context, config.seed, 0, 1)
+    torch.manual_seed(config.seed)
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, **dropout))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01)
+    losses, norms = [], []
+    for step in range(steps):
+        idx, targets = (
+            torch.as_tensor(np.asarray(part)).long() for part in stream.micro_batch(step)
+        )
+        logits = model(input_ids=idx).logits
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, 50257), targets.view(-1))
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    np.testing.assert_allclose(ours.loss, losses, rtol=1e-6)
+    np.testing.assert_allclose(ours.grad_norm, norms, rtol=1e-5)
+
+    weights = str(folder / "weights.safetensors")
+    drawn = custom_command(own, "runner.sample", f"weights={weights}", "sample.tokens=3")
+    assert drawn.returncode == 0, drawn.stderr
+    exported = custom_command(own, "runner.export", f"weights={weights}", f"folder={own}/x")
+    assert exported.returncode == 2
+    assert "GPT2LMHeadModel holds GPT-2 alone" in exported.stderr
+
+
+def custom_command(own: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    variables = {**os.environ, "PYTHONPATH": str(own)}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.mark.slow
+def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
+    custom: CommandLine, own: Path
+) -> None:
+    (own / "mine" / "stage").mkdir(parents=True)
+    (own / "mine" / "stage" / "step10b.yaml").write_text(
+        "# @package _global_\ndefaults: [step10, _self_]\n"
+        "stage: {title: Skip connection}\nmodel: {arguments: {skip: true}}\n"
+    )
+    done = custom(
+        "-m", f"--config-dir={own}/mine", "+stage=glob(step*)", "train.steps=4",
+        "model.arguments={width: 16}", report=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = records(own)
+    assert len(found) == 11
+    assert {name: run.stage.same_as for name, run in found.items() if run.stage.same_as} == {
+        "step03": "step02", "step04": "step02", "step05": "step02", "step07": "step06",
+    }  # fmt: skip
+    # A stage that is not applicable trains with exactly the same numbers.
+    losses = {
+        name: pd.read_csv(next((own / "outputs/ladder" / name).iterdir()) / "steps.csv").loss
+        for name in ("step02", "step05")
+    }
+    assert list(losses["step02"]) == list(losses["step05"])
+    assert all(check.passed for check in found["step01"].checks)
+    assert found["step10b"].stage.changes == {"model.arguments.skip": (None, True)}
+    assert "torch.compile" in found["step06"].applied
+    page = (own / "outputs" / "ladder" / "report" / "report.md").read_text()
+    assert "not applicable to this model: trains exactly as step02" in page
+    assert "Skip connection" in page
+    assert "Skip connection" in custom_command(own, "runner", f"--config-dir={own}/mine").stdout
+    again = json.loads((own / "outputs" / "ladder" / "report" / "report.json").read_text())
+    assert again

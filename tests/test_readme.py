@@ -23,7 +23,7 @@ COMMANDS = [
     for language, block in BLOCKS
     if language == "sh"
     for line in block.splitlines()
-    # Several machines are in tests/runner/test_torchrun.py, the hub in tests/runner/data/test_hub.py.
+    # Several machines are in tests/runner/test_torchrun.py, and the hub in data/test_hub.py there.
     if line.startswith(("python -m ", "torchrun "))
     and not re.search("--nnodes|fineweb|huggingface", line)
 ]

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gpt2.model import GPT, CausalSelfAttention, attention_weights
+from gpt2.language_model import LanguageModel
+from gpt2.model import CausalSelfAttention, attention_weights
 from runner.record import Layer, Look
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
@@ -69,7 +70,7 @@ class Seen:
 class Diagnosis:
     """The looks into one model: `look` before a step, and `finish` after it."""
 
-    def __init__(self, model: GPT, trained: nn.Module, autocast: torch.autocast) -> None:
+    def __init__(self, model: LanguageModel, trained: nn.Module, autocast: torch.autocast) -> None:
         self.model = model
         self.trained = trained  # what a step calls
         self.autocast = autocast
@@ -163,7 +164,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(model: GPT, seen: Seen) -> Iterator[None]:
+def _hooked(model: LanguageModel, seen: Seen) -> Iterator[None]:
     """Give what the model's modules compute to `seen`."""
     hooks = [layer.register_forward_hook(seen.layer(n)) for n, layer in model.layers().items()]
     for module in model.modules():

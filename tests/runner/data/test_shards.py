@@ -222,6 +222,7 @@ def test_preparation_that_is_killed_goes_on_where_it_was(
     assert not list(cache.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_several_processes_prepare_once(
     tmp_path: Path, spawned: Callable[..., multiprocessing.process.BaseProcess]
 ) -> None:

@@ -229,7 +229,7 @@ def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
     )
     done = custom(
         "-m", f"--config-dir={own}/mine", "+stage=glob(step*)", "train.steps=4",
-        "model.arguments={width: 16}", report=True,
+        "model.arguments={width: 64}", report=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = records(own)

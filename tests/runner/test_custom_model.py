@@ -121,6 +121,7 @@ def test_a_mistake_is_one_sentence(
     assert not list(own.glob("outputs/*/*/*/run.json"))
 
 
+@pytest.mark.slow
 def test_what_the_model_lacks_is_said_and_recorded_as_not_applicable(
     custom: CommandLine, own: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_what_the_model_lacks_is_said_and_recorded_as_not_applicable(
     assert record.model.parameters == vocabulary * (2 * width + 1) + gru + 2 * width
 
 
+@pytest.mark.slow
 def test_changed_source_trains_again_and_the_same_does_not(custom: CommandLine, own: Path) -> None:
     (own / "own_parts.py").write_text("width = 8\n")
     (own / "own_net.py").write_text(
@@ -160,6 +162,7 @@ def test_changed_source_trains_again_and_the_same_does_not(custom: CommandLine, 
     assert len(sizes) == 2
 
 
+@pytest.mark.slow
 def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
     custom: CommandLine, own: Path, settings: Settings
 ) -> None:
@@ -229,7 +232,7 @@ def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
     )
     done = custom(
         "-m", f"--config-dir={own}/mine", "+stage=glob(step*)", "train.steps=4",
-        "model.arguments={width: 16}", report=True,
+        "model.arguments={width: 64}", report=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = records(own)

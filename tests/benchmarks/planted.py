@@ -78,8 +78,9 @@ FAULTS = (
         ("frozen_parameters",),
         edit=Edit(
             LOOP,
-            "    model = GPT(config.model, config.seed)\n",
-            "    model = GPT(config.model, config.seed)\n    model.wte.requires_grad_(False)\n",
+            "    model = build_model(config.model, config.seed)\n",
+            "    model = build_model(config.model, config.seed)\n"
+            "    model.token_embedding().requires_grad_(False)\n",
         ),
     ),
     Fault(

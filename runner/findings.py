@@ -269,7 +269,7 @@ def _gradients(e: Evidence) -> tuple[float, Look] | None:
     """The first layer's gradient over the largest of the others, where that is smallest."""
     found = []
     for look in e.trained:
-        first, *others = [_or(layer.gradient, 0.0) for layer in look.layers] or [0.0]
+        first, *others = [g for layer in look.layers if (g := layer.gradient) is not None] or [0.0]
         if others and max(others) > 0:
             found.append((first / max(others), look))
     return min(found, key=lambda pair: pair[0], default=None)

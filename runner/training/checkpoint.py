@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,6 +26,7 @@ from runner.record import (
     Window,
     parse_run,
 )
+from runner.training.device import generators
 from runner.training.parallel import Parallel, load_whole, whole_moments, whole_weights
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
@@ -93,7 +93,7 @@ class Checkpoints:
             return False
         weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
         load_whole(self.model, self.optimizer, weights, moments)
-        for name, generator in _generators().items():
+        for name, generator in generators().items():
             if name in tensors:
                 generator.set_rng_state(tensors[name])
         for field in CARRIED:
@@ -149,7 +149,7 @@ class Checkpoints:
         run, steps = self.folder.run, self.folder.steps
         tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        tensors |= {name: generator.get_rng_state() for name, generator in _generators().items()}
+        tensors |= {name: generator.get_rng_state() for name, generator in generators().items()}
         tables = {
             "steps": [astuple(step) for step in steps],
             "held_out": [astuple(window) for window in self.folder.windows],
@@ -183,11 +183,3 @@ class Checkpoints:
 
 def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
-def _generators() -> dict[str, Any]:
-    """The modules that hold the state of random numbers: of the CPU and of the accelerator."""
-    found: dict[str, Any] = {"random.cpu": torch}
-    if accelerator := torch.accelerator.current_accelerator(check_available=True):
-        found[f"random.{accelerator.type}"] = torch.get_device_module(accelerator)
-    return found

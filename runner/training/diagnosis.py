@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from gpt2.language_model import LanguageModel
 from gpt2.model import CausalSelfAttention, attention_weights
 from runner.record import Layer, Look
+from runner.training.device import generators
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
 COMPARED_ENTRIES = 4096
@@ -48,11 +49,16 @@ class Seen:
         """The hook of one of the model's layers."""
 
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.outputs[name] = output if isinstance(output, Tensor) else output[0]
+            while isinstance(output, tuple | list) and output:
+                output = output[0]
+            if isinstance(output, Tensor) and output.requires_grad and output.dim() == 3:
+                self.outputs[name] = output
 
         return keep
 
     def linear(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not args:  # called by keyword
+            return
         units_NC = args[0].detach().float().flatten(0, -2)
         constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
         self.dead.append(constant_C.float().mean().item())
@@ -154,11 +160,12 @@ class Diagnosis:
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """A block in which the model runs uncompiled, and which changes no buffer and no draw."""
-    device = next(model.parameters()).device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    draws = torch.random.fork_rng([] if device.type == "cpu" else [device])
-    with draws, torch.compiler.set_stance("force_eager"):
+    draws = [(module, module.get_rng_state()) for module in generators().values()]
+    with torch.compiler.set_stance("force_eager"):
         yield
+    for module, state in draws:
+        module.set_rng_state(state)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
 

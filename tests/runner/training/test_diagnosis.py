@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2.config import Norm
+from gpt2.language_model import LanguageModel
 from gpt2.model import GPT
 from runner.record import Look
 from runner.training.diagnosis import Diagnosis, noise_tokens
@@ -149,3 +150,32 @@ def test_losses_are_equal_bit_by_bit_without_the_looks(stage: str, runs: Runs) -
     )
     assert looked.loss.tolist() == plain.loss.tolist()
     assert looked.grad_norm.tolist() == plain.grad_norm.tolist()
+
+
+class Odd(LanguageModel):
+    """Layers that give tuples, indices and nothing; a linear layer called by keyword."""
+
+    vocab_size, context_length = 50257, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50257, 8)
+        self.rnn = nn.LSTM(8, 8, batch_first=True)
+        self.unused = nn.Linear(8, 8)
+        self.indices = nn.Flatten()
+        self.head = nn.Linear(8, 50257)
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        x_BTC = self.rnn(self.embedding(self.indices(idx_BT)))[0]
+        return self.head(input=F.dropout(x_BTC, 0.5)), None
+
+
+def test_a_model_of_another_kind_is_looked_into_as_far_as_it_can_be() -> None:
+    model = Odd()
+    draws = torch.get_rng_state()
+    found = Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+    assert torch.equal(draws, torch.get_rng_state())
+    assert [layer.name for layer in found.layers] == ["embedding", "rnn", "head"]
+    assert (found.later, found.attention_entropy, found.dead_units) == (0.0, None, None)

@@ -87,7 +87,14 @@ def write(found: Measured) -> None:
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.get_template("findings.md.j2")
-    PAGE.write_text(template.render(found=found, faults=FAULTS, scales=SCALES, named=is_named))
+    every = sum(_in_every_run(fault, found) for fault in FAULTS)
+    PAGE.write_text(template.render(found=found, faults=FAULTS, scales=SCALES, every=every))
+
+
+def _in_every_run(fault: Fault, found: Measured) -> bool:
+    """Whether a fault was named in every run of all scales."""
+    by_scale = found.faults.get(fault.what, {})
+    return all(scale in by_scale and is_named(fault, by_scale[scale]) for scale in SCALES)
 
 
 def is_named(fault: Fault, found: Named) -> bool:

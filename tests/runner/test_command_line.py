@@ -200,6 +200,7 @@ def test_a_run_finds_the_kernels_that_a_sweep_compiled(
     assert "torch.compile" in records(tmp_path)["step07"]["applied"]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_configuration_that_is_shown_is_the_one_that_trains(
     assert "step09: already finished" in again.stdout, again.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_trains_once_what_was_asked_for_in_other_words(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_plan_trains_once_what_was_asked_for_in_other_words(
     assert trained(tmp_path).keys() == records.keys()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_is_finished_and_trains_nothing(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

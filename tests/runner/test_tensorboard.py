@@ -86,6 +86,7 @@ def lab(tmp_path: Path, text_file: Path, cache_dir: Path) -> Lab:
     return Lab(tmp_path, text_file, cache_dir, random.Random(1), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_point_once(lab: Lab) -> None:
     experiment, items = lab.new_experiment(), lab.folder / "items.jsonl"
     items.write_text('{"ctx": "A", "endings": ["man", "b", "c d", "is"], "label": 2}\n')
@@ -130,6 +131,7 @@ def test_a_run_that_starts_over_leaves_no_old_point(lab: Lab, logger: str) -> No
             check_points(reader(checkpoint.parent), checkpoint.parent)
 
 
+@pytest.mark.slow
 def test_events_that_cannot_be_written_are_said_once_and_the_run_ends_as_ever(lab: Lab) -> None:
     experiment = lab.new_experiment()
     process = lab.start(experiment, *WATCHED, "train.steps=100")

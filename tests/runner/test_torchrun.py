@@ -107,6 +107,7 @@ def same(losses: list[float], expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize("sharding", ["none", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(processes: Processes, sharding: str) -> None:
     status, printed = processes.run("experiment=one", "train.steps=20", count=1)
     assert status == 0, printed

@@ -158,14 +158,18 @@ def _repeated_batch(e: Evidence) -> Finding | None:
 
 
 def _frozen_parameters(e: Evidence) -> Finding | None:
-    if not e.trained or not (frozen := e.trained[-1].frozen):
+    rates = {step.step: step.lr for step in e.steps}  # a cosine may end at a rate of 0
+    moved = [look for look in e.trained if rates.get(look.step)]
+    if not moved or not (
+        frozen := [n for n in moved[-1].frozen if all(n in m.frozen for m in moved)]
+    ):
         return None
     more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
     return Finding(
         "frozen_parameters",
         Severity.error,
-        {"parameters": len(frozen), "step": e.trained[-1].step},
-        f"Step {e.trained[-1].step} did not change {', '.join(frozen[:3])}{more}.",
+        {"parameters": len(frozen), "step": moved[-1].step},
+        f"Step {moved[-1].step} did not change {', '.join(frozen[:3])}{more}.",
         "Check that they are in the optimizer, need a gradient and get one (steps 1 and 9).",
     )
 
@@ -337,7 +341,10 @@ def _learning_rate_high(e: Evidence) -> Finding | None:
 
 
 def _learning_rate_low(e: Evidence) -> Finding | None:
-    largest = max((_or(look.update, math.inf) for look in e.trained), default=math.inf)
+    peak = e.run.settings.learning_rate  # neither in warmup nor at the schedule's floor
+    full = {step.step for step in e.steps if step.lr >= peak / 2}
+    looks = [look for look in e.trained if look.step in full]
+    largest = max((_or(look.update, math.inf) for look in looks), default=math.inf)
     if largest >= SMALL_UPDATE:
         return None
     return Finding(

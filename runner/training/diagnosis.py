@@ -109,11 +109,11 @@ class Diagnosis:
             gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
         embedded = [next(gradients) for _ in seen.embedded]
         later = [_largest(gradient[:, half:]) for gradient in embedded if gradient is not None]
-        found.later = max(later, default=None)
+        found.later = _finite(max(later, default=math.nan))
         for name, output in seen.outputs.items():
             found.layers.append(Layer(name, _signal(output), _rms(next(gradients))))
         found.dead_units = max(seen.dead, default=None)
-        found.attention_entropy = min(seen.entropies, default=None)
+        found.attention_entropy = _finite(min(seen.entropies, default=math.nan))
         own = dict(zip(parameters, gradients, strict=True))
         known = [gradient for gradient in own.values() if gradient is not None]
         found.grad_norm = _finite(torch.nn.utils.get_total_norm(known))

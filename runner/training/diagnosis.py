@@ -162,12 +162,14 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """A block in which the model runs uncompiled, and which changes no buffer and no draw."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     draws = [(module, module.get_rng_state()) for module in generators().values()]
-    with torch.compiler.set_stance("force_eager"):
-        yield
-    for module, state in draws:
-        module.set_rng_state(state)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, state in draws:
+            module.set_rng_state(state)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
     shown = step_progress(console, title, train.steps, begin, config.quiet)
     with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
-            look = look_into(training, config, folder)
+            look = look_into(training, config, folder, console)
             started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
@@ -208,7 +208,9 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
                 raise interruption
 
 
-def look_into(training: Training, config: Config, folder: RunFolder) -> Look | None:
+def look_into(
+    training: Training, config: Config, folder: RunFolder, console: Console
+) -> Look | None:
     """A look before the next step if one is due: first, last, and where the model is evaluated."""
     step, last = len(folder.steps), config.train.steps - 1
     due = step in (0, last) or config.evaluation.is_due(step) or not folder.steps[-1].is_finite
@@ -217,7 +219,12 @@ def look_into(training: Training, config: Config, folder: RunFolder) -> Look | N
     started = time.perf_counter()
     _, accumulation = config.train.share(training.parallel.size)
     batch = machine.upload(training.stream.micro_batch(step * accumulation), training.device)
-    look = training.diagnosis.look(step, *batch)
+    try:
+        look = training.diagnosis.look(step, *batch)
+    except Exception as error:  # a model of someone's own may refuse in any way; training goes on
+        training.diagnosis = None
+        warn(console, f"The model cannot be looked into ({type(error).__name__}); diagnose=false.")
+        return None
     folder.run.looks.append(look)
     folder.add_time("diagnosis_s", time.perf_counter() - started)
     return look
@@ -273,7 +280,7 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
     if not last.is_finite:
         run.diverged_at = last.step
         what = "gradient norm" if math.isfinite(last.loss) else "loss"
-        look_into(training, config, folder)
+        look_into(training, config, folder, console)
         run.findings = find(run, folder.steps, folder.windows)
         folder.end(Status.diverged, f"The {what} is not finite at step {last.step}.")
         return

@@ -16,7 +16,7 @@ from reports.curves import At, Plateau, Stop, at_equal, earlier_stop, plateau, s
 from reports.read import Floats, ReadRun
 from reports.speed import SpeedUp, speed_up
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from runner.record import Conditions, Finding, Results, Run, Severity, Timings
+from runner.record import Conditions, Finding, Results, Run, Timings
 from stages.ladder import read_ladder
 
 Pairs = list[tuple[ReadRun, ReadRun]]
@@ -111,8 +111,7 @@ class StageRuns:
         found: dict[str, list[Finding]] = defaultdict(list)
         for finding in (finding for run in self.runs for finding in run.record.findings):
             found[finding.name].append(finding)
-        severities = list(Severity)
-        worst = sorted(found, key=lambda n: severities.index(found[n][-1].severity), reverse=True)
+        worst = sorted(found, key=lambda name: found[name][-1].severity.rank, reverse=True)
         return {name: (len(found[name]), found[name][-1]) for name in worst}
 
     @property

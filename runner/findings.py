@@ -83,7 +83,7 @@ def find(run: Run, steps: Sequence[Step], windows: Sequence[Window]) -> list[Fin
     """What went wrong in a run that took at least one step, the worst first."""
     evidence = Evidence(run, steps, windows)
     found = [finding for rule in RULES if (finding := rule(evidence))]
-    return sorted(found, key=lambda finding: list(Severity).index(finding.severity), reverse=True)
+    return sorted(found, key=lambda finding: finding.severity.rank, reverse=True)
 
 
 def _diverged(e: Evidence) -> Finding | None:

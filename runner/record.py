@@ -291,6 +291,11 @@ class Severity(str, Enum):
     warning = "warning"
     error = "error"
 
+    @property
+    def rank(self) -> int:
+        """0 for a note, and more for what matters more."""
+        return list(Severity).index(self)
+
 
 @dataclass
 class Finding:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import jinja2
 import torch
 from rich.console import Console
 
+from conf.schema import validator
 from runner.record import Run, Severity, read_runs
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
@@ -105,15 +106,10 @@ def is_named(fault: Fault, found: Named) -> bool:
 def _read() -> Measured:
     machine = device_name(torch.device("cpu"))
     try:
-        saved = json.loads(PAGE.with_suffix(".json").read_text())
+        saved: Measured = validator(Measured).validate_json(PAGE.with_suffix(".json").read_text())
     except FileNotFoundError:
         return Measured(machine)
-    faults = {
-        what: {scale: Named(**named) for scale, named in scales.items()}
-        for what, scales in saved["faults"].items()
-    }
-    healthy = {scale: Healthy(**entry) for scale, entry in saved["healthy"].items()}
-    return Measured(machine, faults, healthy)
+    return replace(saved, machine=machine)
 
 
 def _plant_and_train(fault: Fault, scale: str) -> Named:
@@ -121,7 +117,7 @@ def _plant_and_train(fault: Fault, scale: str) -> Named:
         folder = Path(name)
         words = plant(fault, folder)
         seeds = ",".join(map(str, range(1, SEEDS + 1)))
-        runs = _sweep(folder / "project", folder, *words, f"scale={scale}", f"seed={seeds}")
+        runs = _sweep(folder / "project", folder, scale, *words, f"seed={seeds}")
         return Named(len(runs), dict(Counter(f.name for run in runs for f in run.findings)))
 
 
@@ -129,22 +125,29 @@ def _healthy(scale: str, seeds: int) -> Healthy:
     stages = ",".join(HEALTHY_STAGES)
     words = (
         f"+stage={stages}",
-        f"scale={scale}",
         f"seed=range(1,{seeds + 1})",
         *HASTE.get(scale, ()),
     )
-    runs = _sweep(ROOT, ROOT / "outputs", *words)
+    runs = _sweep(ROOT, ROOT / "outputs", scale, *words)
     found = [finding for run in runs for finding in run.findings]
     alarms = Counter(f.name for f in found if f.severity is not Severity.note)
     notes = Counter(f.name for f in found if f.severity is Severity.note)
     return Healthy(len(runs), dict(alarms), dict(notes))
 
 
-def _sweep(project: Path, outputs: Path, *words: str) -> list[Run]:
+def _sweep(project: Path, outputs: Path, scale: str, *words: str) -> list[Run]:
     """Train a sweep by the command line of a project; a run that diverges is a run too."""
-    scale = next(word for word in words if word.startswith("scale=")).partition("=")[2]
     experiment = f"findings-{scale}"
-    command = [sys.executable, "-m", "runner", "-m", *words, NO_REPORT, "quiet=true"]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "-m",
+        *words,
+        f"scale={scale}",
+        NO_REPORT,
+        "quiet=true",
+    ]
     command += [f"output_dir={outputs}", f"experiment={experiment}"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     runs = list(read_runs(outputs / experiment).values())

@@ -55,9 +55,6 @@ from runner.worker import shares_the_machine
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
 
-# Tokens of a text that are enough to know how often each occurs.
-COUNTED_TOKENS = 10_000_000
-
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
     """Train a stage unless its record is already finished; returns its record.
@@ -236,7 +233,6 @@ def _train_in(
 ) -> None:
     """Train in a folder whose record is open, and close it, however that ends."""
     try:
-        from runner.data.corpus import unigram_entropy
         from runner.training.loop import train
 
         cache_dir = Path(config.cache_dir).expanduser()
@@ -247,7 +243,7 @@ def _train_in(
         data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256
         data.train_tokens, data.held_out_tokens = corpus.train_tokens, len(corpus.held_out)
         data.tokens = data.train_tokens + data.held_out_tokens
-        data.unigram_entropy = unigram_entropy(corpus.train[0][:COUNTED_TOKENS])
+        data.unigram_entropy = corpus.unigram_entropy()
         if config.evaluation.tokens > data.held_out_tokens > 0:
             folder.run.notes.append(
                 f"evaluation.tokens={config.evaluation.tokens} is more than the text's "

@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 PIECE_BYTES = 1 << 20
 PIECE_TAIL = 1 << 16
 WORD_END = re.compile(r"\S(?=[ \n])")
+# Tokens that are enough to know how often each occurs.
+COUNTED_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Corpus:
     def train_tokens(self) -> int:
         return sum(map(len, self.train))
 
+    def unigram_entropy(self) -> float:
+        """The entropy of a single token in nats: the loss of a model that knows only counts."""
+        counts = np.bincount(self.train[0][:COUNTED_TOKENS])
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
 
 def load_corpus(
     files: list[Path],
@@ -97,13 +105,6 @@ def load_corpus(
                 note_sha256(cached)
     tokens = np.memmap(cached, dtype=np.uint16, mode="r")
     return Corpus.of(sha256, size, [tokens], held_out_fraction)
-
-
-def unigram_entropy(tokens: Tokens) -> float:
-    """The entropy of a single token in nats: the loss of a model that knows nothing but counts."""
-    counts = np.bincount(tokens)
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

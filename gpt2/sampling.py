@@ -6,7 +6,7 @@ from gpt2.language_model import LanguageModel
 from gpt2.tokenizer import tokenizer
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a model may keep what it computes, and train on with it
 def sample(
     model: LanguageModel, prompt: str, tokens: int, temperature: float, top_k: int, seed: int
 ) -> str:

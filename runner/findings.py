@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from conf.schema import Order
 from runner.record import Finding, Look, Run, Severity, Step, Window
 
 # A model that knows nothing has a loss of ln(vocabulary); init adds what its first logits vary by.
@@ -38,6 +39,9 @@ OVERFITTED = 0.3
 # A step's loss above the median of the ten before it: in nats, and in their standard deviations.
 SPIKE_NATS = 1.5
 SPIKE_DEVIATIONS = 6.0
+# A gradient at later tokens over that at the tokens before: 0, but for the rounding of fp32 where a
+# model computes all positions together, as a convolution by FFT does.
+LEAK = 1e-5
 # The weights of the micro batches' losses in a mean sum to 1.
 WEIGHT_ERROR = 0.1
 # Of the steps.
@@ -68,6 +72,11 @@ class Evidence:
         """The held-out loss after so many steps."""
         rounds = groupby(self.windows, key=lambda window: window.step)
         return {step: statistics.fmean(w.loss for w in windows) for step, windows in rounds}
+
+    @property
+    def frozen_on_purpose(self) -> list[str]:
+        """The parameters that a model of someone's own leaves as they are; GPT-2 has none."""
+        return self.run.model.frozen if self.run.config["model"]["name"] == "custom" else []
 
     @property
     def vocabulary(self) -> int:
@@ -105,14 +114,14 @@ def _diverged(e: Evidence) -> Finding | None:
 
 def _future_leak(e: Evidence) -> Finding | None:
     leak = max((look.later or 0.0 for look in e.run.looks), default=0.0)
-    if not leak:
+    if leak <= LEAK:
         return None
     return Finding(
         "future_leak",
         Severity.error,
         {"gradient": leak},
-        "Later tokens change the prediction of earlier ones: a gradient with respect to them is "
-        f"{leak:.2g}, and must be 0.",
+        "Later tokens change the prediction of earlier ones: the gradient with respect to them is "
+        f"{leak:.2g} of that with respect to earlier tokens, and must be 0.",
         "The training loss is too low to be compared; mask later positions, and take a norm that "
         "does not mix positions (step 4).",
     )
@@ -146,7 +155,8 @@ def _labels_unrelated(e: Evidence) -> Finding | None:
 
 def _repeated_batch(e: Evidence) -> Finding | None:
     batches = [look.batch for look in e.run.looks]
-    if len(batches) < 2 or len(set(batches)) > 1:
+    again = e.passes > 1 and e.run.config["data"]["order"] == Order.in_order.name
+    if len(batches) < 2 or len(set(batches)) > 1 or again:
         return None
     return Finding(
         "repeated_batch",
@@ -160,10 +170,19 @@ def _repeated_batch(e: Evidence) -> Finding | None:
 def _frozen_parameters(e: Evidence) -> Finding | None:
     rates = {step.step: step.lr for step in e.steps}  # a cosine may end at a rate of 0
     moved = [look for look in e.trained if rates.get(look.step)]
-    if not moved or not (
-        frozen := [n for n in moved[-1].frozen if all(n in m.frozen for m in moved)]
-    ):
+    still = [n for n in moved[-1].frozen if all(n in m.frozen for m in moved)] if moved else []
+    frozen = [name for name in still if name not in e.frozen_on_purpose]
+    if not still:
         return None
+    if not frozen:
+        return Finding(
+            "frozen_parameters",
+            Severity.note,
+            {"parameters": len(still), "step": moved[-1].step},
+            f"{len(still)} parameters stay as they were drawn: the model needs no gradient for "
+            "them.",
+            "Nothing is wrong where that is meant.",
+        )
     more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
     return Finding(
         "frozen_parameters",
@@ -211,7 +230,7 @@ def _init_loss_low(e: Evidence) -> Finding | None:
         {"loss": first, "uniform": uniform},
         f"The first loss is {first:.4g}, and ln({e.vocabulary:,}) = {uniform:.2f}: an untrained "
         "model cannot know so much.",
-        "Look for targets in the input; step 1, the flow check, is for that.",
+        "Look for targets in the input (step 1, the flow check), unless it was trained before.",
     )
 
 
@@ -395,7 +414,9 @@ def _loss_spike(e: Evidence) -> Finding | None:
     for i in range(RECENT, len(e.steps)):
         before = [step.loss for step in e.steps[i - RECENT : i]]
         above = e.steps[i].loss - statistics.median(before)
-        if above > max(SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before)):
+        if e.steps[i].is_finite and above > max(
+            SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before)
+        ):
             spikes.append((above, e.steps[i].step))
     if not spikes:
         return None

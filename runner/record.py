@@ -172,6 +172,7 @@ class ModelInfo:
 
     parameters: float = measured("parameters of the model")
     flops_per_token: float = measured("floating point operations a trained token costs")
+    frozen: list[str] = field(default_factory=list)  # parameters that it needs no gradient for
 
 
 @dataclass
@@ -273,7 +274,7 @@ class Look:
     dead_units: float | None = None  # largest share of a linear layer's inputs that are constant
     attention_entropy: float | None = None  # lowest of the layers', over that of uniform weights
     grad_norm: float | None = None  # L2 norm of the sequence's gradient
-    later: float | None = None  # largest gradient with respect to a token after the last target
+    later: float | None = None  # gradient at tokens after the last target over that before it
     batch: str = ""  # checksum of the tokens
     shifted: float = 0.0  # share of the targets that are the next token
     copied: float = 0.0  # share of the targets that are the token itself

@@ -47,14 +47,15 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     return net if isinstance(net, LanguageModel) else Adapted(net, config)
 
 
-def try_out(model: LanguageModel, target: str, context: int) -> None:
-    """Compute logits and loss of two sequences that hold the lowest and the highest token.
+def try_out(model: LanguageModel, target: str, context: int, processes: int = 1) -> None:
+    """Compute logits, loss and gradients of two sequences that hold the lowest and highest token.
 
-    Raises UsageError for a model that does not return them as it should. Changes nothing in it.
+    Raises UsageError for a model that does not return them as it should, or that several
+    processes cannot train.
     """
     idx_BT = torch.zeros(2, context, dtype=torch.int64)
     idx_BT[:, -1] = model.vocab_size - 1
-    shape, training = tuple(idx_BT.shape), model.training
+    shape = tuple(idx_BT.shape)
     model.eval()
     given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
     fails = f"fails for {given}"
@@ -65,14 +66,33 @@ def try_out(model: LanguageModel, target: str, context: int) -> None:
             f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
             f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
         )
-    with torch.no_grad(), _in_a_sentence(target, f"{fails}, with targets"):
+    with _in_a_sentence(target, f"{fails}, with targets"):
         loss = model(idx_BT, idx_BT.clone())[1]
     if loss.dim() != 0:
         raise UsageError(
             f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a scalar: "
             "the mean cross entropy of all tokens."
         )
-    model.train(training)
+    if not loss.requires_grad:
+        raise UsageError(
+            f"model.target={target} returns a loss that depends on no parameter: do not detach it, "
+            "and do not compute it under no_grad."
+        )
+    with _in_a_sentence(target, f"has no gradient for {given}"):
+        loss.backward()
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if processes > 1 and unused:
+        raise UsageError(
+            f"model.target={target} has parameters that get no gradient ({', '.join(unused[:3])}), "
+            f"and {processes} processes wait for one of each: remove them, or train on one process."
+        )
+    if processes > 1 and model.mixes_positions():
+        raise UsageError(
+            f"model.target={target} has a batch norm, which takes its statistics from a whole "
+            f"batch, of which each of the {processes} processes has a part; train on one process."
+        )
+    model.zero_grad(set_to_none=True)
+    model.train()
 
 
 class Adapted(LanguageModel):

@@ -43,7 +43,7 @@ class Seen:
         if not output.requires_grad:  # a frozen embedding
             output.requires_grad_()
         self.embedded.append(output)
-        return output
+        return output.clone()  # which the model may change in place
 
     def layer(self, name: str) -> Any:
         """The hook of one of the model's layers."""
@@ -51,15 +51,25 @@ class Seen:
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             while isinstance(output, tuple | list) and output:
                 output = output[0]
-            if isinstance(output, Tensor) and output.requires_grad and output.dim() == 3:
-                self.outputs[name] = output
+            self._keep(name, output)
 
         return keep
 
-    def linear(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not args:  # called by keyword
+    def head(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """The hook of a linear layer that makes logits: what it is given is the last signal."""
+        signal = args[0] if args else named["input"]
+        if not any(signal is output for output in self.outputs.values()):
+            self._keep("input of the head", signal)
+
+    def _keep(self, name: str, signal: Any) -> None:
+        if isinstance(signal, Tensor) and signal.requires_grad and signal.dim() == 3:
+            self.outputs[name] = signal
+
+    def linear(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        units = args[0] if args else named["input"]
+        if units.dim() < 2:  # without positions
             return
-        units_NC = args[0].detach().float().flatten(0, -2)
+        units_NC = units.detach().float().flatten(0, -2)
         constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
         self.dead.append(constant_C.float().mean().item())
 
@@ -94,7 +104,8 @@ class Diagnosis:
         (B, T), on the model's device.
         """
         self._stop_weighing()
-        shifted = (targets_BT[:, :-1] == idx_BT[:, 1:]).float().mean().item()
+        next_tokens = targets_BT[:, :-1] == idx_BT[:, 1:]
+        shifted = next_tokens.float().mean().item() if next_tokens.numel() else 1.0
         copied = (targets_BT == idx_BT).float().mean().item()
         batch = f"{zlib.crc32(idx_BT.cpu().numpy().tobytes()):08x}"
         found = Look(step, batch=batch, shifted=shifted, copied=copied)
@@ -107,17 +118,18 @@ class Diagnosis:
             loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
             wanted = *seen.embedded, *seen.outputs.values(), *parameters.values()
             gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-        embedded = [next(gradients) for _ in seen.embedded]
-        later = [_largest(gradient[:, half:]) for gradient in embedded if gradient is not None]
-        found.later = _finite(max(later, default=math.nan))
+        embedded = [g for _ in seen.embedded if (g := next(gradients)) is not None]
+        later = max((_largest(gradient[:, half:]) for gradient in embedded), default=math.nan)
+        own = max((_largest(gradient[:, :half]) for gradient in embedded), default=math.nan)
+        found.later = _finite(later / own if own else later)
         for name, output in seen.outputs.items():
             found.layers.append(Layer(name, _signal(output), _rms(next(gradients))))
         found.dead_units = max(seen.dead, default=None)
         found.attention_entropy = _finite(min(seen.entropies, default=math.nan))
-        own = dict(zip(parameters, gradients, strict=True))
-        known = [gradient for gradient in own.values() if gradient is not None]
+        named = dict(zip(parameters, gradients, strict=True))
+        known = [gradient for gradient in named.values() if gradient is not None]
         found.grad_norm = _finite(torch.nn.utils.get_total_norm(known))
-        self._places = {n: _places(p, own.get(n)) for n, p in self.model.named_parameters()}
+        self._places = {n: _places(p, named.get(n)) for n, p in self.model.named_parameters()}
         self._before = self._entries()
         self._tokens = half
         self._hook = self.trained.register_forward_hook(self._weigh)
@@ -175,12 +187,20 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _hooked(model: LanguageModel, seen: Seen) -> Iterator[None]:
     """Give what the model's modules compute to `seen`."""
-    hooks = [layer.register_forward_hook(seen.layer(n)) for n, layer in model.layers().items()]
+    heads = {
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.out_features >= model.vocab_size
+    }
+    layers = {name: layer for name, layer in model.layers().items() if layer not in heads}
+    hooks = [layer.register_forward_hook(seen.layer(name)) for name, layer in layers.items()]
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             hooks.append(module.register_forward_hook(seen.embedding))
         elif isinstance(module, nn.Linear):
-            hooks.append(module.register_forward_pre_hook(seen.linear))
+            hooks.append(module.register_forward_pre_hook(seen.linear, with_kwargs=True))
+            if module in heads:
+                hooks.append(module.register_forward_pre_hook(seen.head, with_kwargs=True))
         elif isinstance(module, CausalSelfAttention):
             hooks.append(module.register_forward_hook(seen.attention))
     try:

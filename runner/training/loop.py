@@ -99,9 +99,15 @@ def set_up(
     run.data.windows_sha256 = held_out.sha256
     hellaswag = read_questions(config.evaluation, config.model.context_length)
     model = build_model(config.model, config.seed)
+    tried = model
     if isinstance(config.model, CustomConfig):
-        try_out(model, config.model.target, train.context)
-    run.model = ModelInfo(model.num_parameters(), model.flops_per_token(train.context))
+        # One like it, since a model may keep what it computes on the CPU.
+        tried = build_model(config.model, config.seed)
+        try_out(tried, config.model.target, train.context, parallel.size)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    flops = tried.flops_per_token(train.context)
+    run.model = ModelInfo(model.num_parameters(), flops, frozen)
+    del tried
     trained = parallel.spread(model, train.sharding)
     optimizer = build_optimizer(model, train)
     if model.mixes_positions():

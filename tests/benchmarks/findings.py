@@ -124,8 +124,9 @@ def _plant_and_train(fault: Fault, scale: str) -> Named:
 def _healthy(scale: str, seeds: int) -> Healthy:
     stages = ",".join(HEALTHY_STAGES)
     words = (
-        f"+stage={stages}",
         f"seed=range(1,{seeds + 1})",
+        f"+stage={stages}",
+        "hydra/launcher=cores",
         *HASTE.get(scale, ()),
     )
     runs = _sweep(ROOT, ROOT / "outputs", scale, *words)

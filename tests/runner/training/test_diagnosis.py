@@ -177,5 +177,5 @@ def test_a_model_of_another_kind_is_looked_into_as_far_as_it_can_be() -> None:
     draws = torch.get_rng_state()
     found = Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
     assert torch.equal(draws, torch.get_rng_state())
-    assert [layer.name for layer in found.layers] == ["embedding", "rnn", "head"]
-    assert (found.later, found.attention_entropy, found.dead_units) == (0.0, None, None)
+    assert [layer.name for layer in found.layers] == ["embedding", "rnn", "input of the head"]
+    assert (found.later, found.attention_entropy, found.dead_units) == (0.0, None, 0.0)

@@ -53,9 +53,13 @@ class Net(nn.Module):
         self.embedding = nn.Embedding(vocabulary, 8)
         self.head = nn.Linear(8, vocabulary)
         self.mode = mode
+        self.unused = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(2) if mode == "batch norm" else None
 
     def forward(self, tokens, targets=None):
         logits = self.head(self.embedding(tokens))
+        if self.mode == "detached":
+            return logits.detach()
         if self.mode == "flat":
             return logits.flatten(0, 1)
         if self.mode == "narrow":
@@ -106,6 +110,11 @@ def records(folder: Path) -> dict[str, Run]:
         ("own_broken:Net", ["model.arguments={mode: flat}"], "returns a Tensor of shape (64,"),
         ("own_broken:Net", ["model.arguments.mode=narrow"], "logits of shape (2, 32, 100)"),
         ("own_broken:Net", ["model.arguments.mode=each"], "a loss of shape (64,), and not a"),
+        (
+            "own_broken:Net",
+            ["model.arguments.mode=detached"],
+            "a loss that depends on no parameter",
+        ),
         ("own_gru:Net", ["model.knobs={nrom: kind}"], "there is no model.nrom"),
         ("own_gru:Net", ["model.knobs={norm: kind}", "model.arguments.kind=a"], "leave out one"),
         ('""', [], "needs a target"),

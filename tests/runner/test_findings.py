@@ -9,7 +9,17 @@ import pytest
 
 from runner.files import seal, unseal
 from runner.findings import find
-from runner.record import DataInfo, Layer, Look, Run, Severity, Step, Window, parse_run
+from runner.record import (
+    DataInfo,
+    Layer,
+    Look,
+    ModelInfo,
+    Run,
+    Severity,
+    Step,
+    Window,
+    parse_run,
+)
 from tests.records import CONFIG, synthetic_run
 from tests.runner.conftest import Runs
 
@@ -31,17 +41,20 @@ def found(
     clip: float | None = None,
     norm: float = 2.0,
     train_tokens: int = 100_000,
+    model: str = "synthetic",
+    frozen: tuple[str, ...] = (),
 ) -> dict[str, Severity]:
     """The findings of a run of 50 steps of 256 tokens."""
     config = {
         **CONFIG,
-        "model": {"name": "synthetic", "vocab_size": 50257},
+        "model": {"name": model, "vocab_size": 50257},
         "data": {"order": "shuffled"},
         "train": {**CONFIG["train"], "clip_grad_norm": clip},
         "recipe": None,
     }
     data = DataInfo("text", "test", train_tokens=train_tokens, unigram_entropy=6.3)
-    run = synthetic_run(config=config, data=data, looks=looks)
+    sizes = ModelInfo(1000, 6000, list(frozen))
+    run = synthetic_run(config=config, data=data, looks=looks, model=sizes)
     steps = [Step(step, loss(step), norm, 3e-4, 10.0, 256) for step in range(50)]
     windows = [Window(25 * (i + 1), 0, 64, value) for i, value in enumerate(held_out)]
     return {finding.name: finding.severity for finding in find(run, steps, windows)}
@@ -54,6 +67,18 @@ def layers(activations: tuple[float, ...], gradients: tuple[float, ...]) -> list
 
 def test_a_healthy_run_has_none() -> None:
     assert found(looks()) == {}
+
+
+def test_only_a_model_of_ones_own_leaves_parameters_frozen_on_purpose() -> None:
+    still = looks(frozen=["wte.weight", "wpe.weight"])
+    given = ("wte.weight", "wpe.weight")
+    assert found(still, frozen=given) == {"frozen_parameters": Severity.error}
+    assert found(still, model="custom", frozen=given) == {"frozen_parameters": Severity.note}
+    assert found(still, model="custom", frozen=given[:1]) == {"frozen_parameters": Severity.error}
+
+
+def test_the_rounding_of_a_model_that_computes_positions_together_is_no_leak() -> None:
+    assert found(looks(later=1e-7)) == {}
 
 
 def test_a_run_without_looks_has_none_that_needs_them() -> None:

@@ -152,6 +152,49 @@ def test_losses_are_equal_bit_by_bit_without_the_looks(stage: str, runs: Runs) -
     assert looked.grad_norm.tolist() == plain.grad_norm.tolist()
 
 
+class InPlace(LanguageModel):
+    """A norm behind the blocks, as in many models, and an embedding that is changed in place."""
+
+    vocab_size, context_length = 50257, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50257, 8)
+        self.places = nn.Parameter(torch.randn(16, 8))
+        self.blocks_of_it = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 50257)
+        self.embedding.requires_grad_(False)
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        x_BTC = self.embedding(idx_BT)
+        x_BTC += self.places[: idx_BT.shape[1]]
+        for block in self.blocks_of_it:
+            x_BTC = x_BTC + block(x_BTC)
+        return self.head(self.norm(x_BTC)), None
+
+
+def test_the_last_signal_is_what_the_head_is_given() -> None:
+    model = InPlace()
+    found = Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+    names = ["blocks_of_it.0", "blocks_of_it.1", "input of the head"]
+    assert [layer.name for layer in found.layers] == names
+    x_TC = model.embedding(batch()[0][0]) + model.places
+    for block in model.blocks_of_it:
+        x_TC = x_TC + block(x_TC)
+    signal = model.norm(x_TC).std(dim=0).square().mean().sqrt().item()
+    assert found.layers[-1].activation == pytest.approx(signal, rel=1e-4)
+    assert found.later == 0.0
+
+
+def test_a_context_of_one_token_has_no_next_token_to_compare() -> None:
+    idx, targets = batch()
+    model = GPT(HEALTHY, seed=1)
+    assert Diagnosis(model, model, NO_AUTOCAST).look(0, idx[:, :1], targets[:, :1]).shifted == 1.0
+
+
 class Odd(LanguageModel):
     """Layers that give tuples, indices and nothing; a linear layer called by keyword."""
 

@@ -94,7 +94,7 @@ FAULTS = (
         edit=Edit(
             STREAM,
             "batch[:, 1:].contiguous()",
-            "batch[:, 1:][:, torch.randperm(context)].contiguous()",
+            "batch[:, 1:][:, torch.randperm(batch.shape[1] - 1)].contiguous()",
         ),
     ),
     Fault(

@@ -15,7 +15,7 @@ from tests.faults.lab import Lab
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
         pytest.param(faults.out_of_memory, 1, marks=pytest.mark.slow),
         (faults.disk_full, 1),
-        (faults.folder_gone, 3),
+        pytest.param(faults.folder_gone, 3, marks=pytest.mark.slow),
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),
         pytest.param(faults.two_sweeps, 1, marks=pytest.mark.slow),
         pytest.param(faults.odd_surroundings, 1, marks=pytest.mark.slow),

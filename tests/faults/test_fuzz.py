@@ -22,12 +22,14 @@ def box(tmp_path: Path, text_file: Path) -> Iterator[Sandbox]:
         yield made
 
 
+@pytest.mark.slow
 @FEW
 @given(arguments=OVERRIDES)
 def test_random_overrides_end_in_a_run_or_a_sentence(box: Sandbox, arguments: list[str]) -> None:
     box.runner(*arguments)
 
 
+@pytest.mark.slow
 @FEW
 @given(text=TEXTS)
 def test_random_bytes_as_text_end_in_a_run_or_a_sentence(box: Sandbox, text: bytes) -> None:
@@ -35,6 +37,7 @@ def test_random_bytes_as_text_end_in_a_run_or_a_sentence(box: Sandbox, text: byt
     box.runner("train.context=4", "train.micro_batch_size=1", "force=true")
 
 
+@pytest.mark.slow
 @FEW
 @given(damage=DAMAGE)
 def test_random_damage_to_records_ends_in_a_report_or_a_sentence(

@@ -39,7 +39,7 @@ class OwnProcess(Launcher):
 """
 
 
-@pytest.fixture(params=["basic", "own_process"])
+@pytest.fixture(params=["basic", pytest.param("own_process", marks=pytest.mark.slow)])
 def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The name of a launcher: Hydra's own, or the one above as a plugin in `tmp_path`."""
     (tmp_path / "hydra_plugins").mkdir()
@@ -118,7 +118,7 @@ def test_a_sweep_with_a_refused_job_is_reported_and_gives_exit_status_2(
     assert (tmp_path / "outputs" / "ladder" / "report" / "index.html").exists()
 
 
-@pytest.mark.parametrize("flags", [(), ("-m",)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("-m",), marks=pytest.mark.slow)])
 def test_a_report_that_fails_is_one_sentence_and_changes_no_exit_status(
     command_line: CommandLine, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:

@@ -155,6 +155,7 @@ def test_compiled_losses_are_the_same_bits_in_another_process(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_force_trains_again_and_changes_nothing_on_a_cpu(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -386,6 +387,7 @@ def test_kept_weights_are_read_by_transformers(command_line: CommandLine, tmp_pa
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
 
 
+@pytest.mark.slow
 def test_weights_that_transformers_cannot_hold_are_refused(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

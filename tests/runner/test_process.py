@@ -84,6 +84,7 @@ def test_the_stub_notices_a_fork_after_initialisation(driver: Path) -> None:
     assert driver.read_text().split() == ["initialised", "forked"]
 
 
+@pytest.mark.slow
 def test_no_stage_of_a_default_sweep_is_forked_after_the_driver_was_asked(
     driver: Path, command_line: CommandLine, tmp_path: Path, text_file: Path
 ) -> None:

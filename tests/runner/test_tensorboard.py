@@ -49,6 +49,7 @@ def text(events: EventAccumulator, name: str) -> tuple[int, str]:
     return event.step, "".join(line[4:] for line in content.splitlines(keepends=True))
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_what_the_record_holds_and_the_record_does_not_change(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

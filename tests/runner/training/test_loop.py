@@ -59,6 +59,7 @@ def test_evaluations_change_no_step(runs: Runs) -> None:
     assert often.loss.tolist() == never.loss.tolist()
 
 
+@pytest.mark.slow
 def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> None:
     exact = ("model.pad_vocab=false", "train.autocast=none", "train.matmul_precision=highest")
     step05, curve05 = runs("+stage=step05", "train.steps=12")

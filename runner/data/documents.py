@@ -222,8 +222,8 @@ def _text(where: str, column: str, row: dict[str, Any]) -> str | None:
 def _check_column(where: str, column: str, names: Sequence[str]) -> None:
     if column not in names:
         raise UsageError(
-            f"{where}: there is no column {column!r}, but {', '.join(names) or 'none at all'}; give"
-            f" one with data.column=NAME.{did_you_mean(column, names)}"
+            f"{where}: there is no column {column!r}; the columns are {', '.join(names) or 'none'}."
+            f" Give one with data.column=NAME.{did_you_mean(column, names)}"
         )
 
 

@@ -287,7 +287,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
 
 def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column="body")
-    with pytest.raises(UsageError, match="no column 'text', but id, body; give one"):
+    with pytest.raises(UsageError, match="no column 'text'; the columns are id, body. Give one"):
         prepare(path, tmp_path)
     with pytest.raises(UsageError, match="the column 'id' holds int"):
         prepare(path, tmp_path, column="id")
@@ -313,7 +313,7 @@ def test_a_run_on_parquet_records_its_data_and_one_on_a_wrong_column_leaves_noth
     arguments = "+stage=step07", f"data.path={path}", "train.steps=2", "train.compile=false"
     wrong = command_line(*arguments, "data.column=body")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
-    assert f"{path}: there is no column 'body', but id, text" in wrong.stderr
+    assert f"{path}: there is no column 'body'; the columns are id, text" in wrong.stderr
     done = command_line(*arguments)
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path / "outputs").glob("*/*/*/run.json")

@@ -99,8 +99,8 @@ def _in_every_run(fault: Fault, found: Measured) -> bool:
 
 
 def is_named(fault: Fault, found: Named) -> bool:
-    """Whether every run of a fault has one of its names."""
-    return any(found.names.get(name) == found.runs for name in fault.names)
+    """Whether every run of a fault has its name."""
+    return found.names.get(fault.name) == found.runs
 
 
 def _read() -> Measured:

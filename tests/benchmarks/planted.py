@@ -25,10 +25,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted into a stage, and the names of which one must be among the findings."""
+    """What is planted into a stage, and the name that must be among the findings."""
 
     what: str
-    names: tuple[str, ...]
+    name: str
     stage: str = "step05"
     settings: tuple[str, ...] = ()
     edit: Edit | None = None
@@ -38,35 +38,35 @@ class Fault:
 FAULTS = (
     Fault(
         "rate a hundred times too high",
-        ("learning_rate_high",),
+        "learning_rate_high",
         settings=("train.learning_rate=3e-2",),
     ),
     Fault(
         "rate a hundred times too low",
-        ("learning_rate_low",),
+        "learning_rate_low",
         settings=("train.learning_rate=3e-6",),
     ),
-    Fault("init a hundred times too large", ("init_loss_high",), settings=("model.gain=100",)),
-    Fault("init of zero", ("activations_collapse",), settings=("model.gain=1e-30",)),
+    Fault("init a hundred times too large", "init_loss_high", settings=("model.gain=100",)),
+    Fault("init of zero", "activations_collapse", settings=("model.gain=1e-30",)),
     Fault(
         "no residual in a stack of 12 layers",
-        ("vanishing_gradients",),
+        "vanishing_gradients",
         settings=("model.residual=false", "model.n_layer=12"),
     ),
-    Fault("no norm", ("activations_collapse",), settings=("model.norm=none",)),
+    Fault("no norm", "activations_collapse", settings=("model.norm=none",)),
     Fault(
         "a mask that shows the next token",
-        ("future_leak",),
+        "future_leak",
         edit=Edit("gpt2/model.py", ".triu(1)", ".triu(2)"),
     ),
     Fault(
         "targets not shifted",
-        ("targets_not_shifted",),
+        "targets_not_shifted",
         edit=Edit(STREAM, "batch[:, 1:].contiguous()", "batch[:, :-1].contiguous()"),
     ),
     Fault(
         "a layer left out of the optimizer",
-        ("frozen_parameters",),
+        "frozen_parameters",
         edit=Edit(
             "runner/training/optimizer.py",
             "list(model.parameters())",
@@ -75,7 +75,7 @@ FAULTS = (
     ),
     Fault(
         "a frozen embedding",
-        ("frozen_parameters",),
+        "frozen_parameters",
         edit=Edit(
             LOOP,
             "    model = build_model(config.model, config.seed)\n",
@@ -85,12 +85,12 @@ FAULTS = (
     ),
     Fault(
         "the same batch at every step",
-        ("repeated_batch",),
+        "repeated_batch",
         edit=Edit(STREAM, "first = (index * ", "first = (0 * "),
     ),
     Fault(
         "labels shuffled",
-        ("labels_unrelated",),
+        "labels_unrelated",
         edit=Edit(
             STREAM,
             "batch[:, 1:].contiguous()",
@@ -99,20 +99,20 @@ FAULTS = (
     ),
     Fault(
         "losses of micro batches summed",
-        ("accumulation_scale",),
+        "accumulation_scale",
         stage="step10",
         edit=Edit(LOOP, "(loss / accumulation).backward()", "loss.backward()"),
     ),
     Fault(
         "a text of 20 kB, repeated",
-        ("overfitting",),
+        "overfitting",
         settings=BY_HEART,
         on_short_text=True,
     ),
-    Fault("batch norm", ("future_leak",), settings=("model.norm=batch",)),
+    Fault("batch norm", "future_leak", settings=("model.norm=batch",)),
     Fault(
         "half of the units dead",
-        ("dead_units",),
+        "dead_units",
         edit=Edit(
             "gpt2/initialisation.py",
             "    linear.bias.zero_()\n",

@@ -155,7 +155,10 @@ def test_a_run_on_a_dataset_records_its_name_and_revision(
         (["data.dataset=someone/nothing"], "hub has no such dataset"),
         ([f"data.dataset={NAME}", "data.subset=big"], "check data.subset and data.split"),
         ([f"data.dataset={NAME}", "data.split=test"], "check data.subset and data.split"),
-        ([f"data.dataset={NAME}", "data.column=body"], "no column 'body'; the columns are id, text. Give"),
+        (
+            [f"data.dataset={NAME}", "data.column=body"],
+            "no column 'body'; the columns are id, text. Give",
+        ),
         ([f"data.dataset={NAME}", "data.column=id"], "column 'id' holds int and no text"),
     ],
 )

@@ -260,7 +260,7 @@ def test_a_cache_that_is_there_opens_at_once(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "one"}\n{"text": "tw', r"a.jsonl: line 2 is damaged"),
         ("a.jsonl", b'{"text": "one"}\n[]\n', r"line 2 is damaged"),
-        ("a.jsonl", b'{"Text": 1, "id": 2}\n', "line 1: .*'text', but Text, id;.* mean Text?"),
+        ("a.jsonl", b'{"Text": 1, "id": 2}\n', "'text'; the columns are Text, id.* mean Text?"),
         ("a.jsonl", b'{"text": 5}\n', "line 1: the column 'text' holds int and no text"),
         ("a.jsonl", b'{"text": ""}\n', "no text: all its documents are empty"),
         ("a.jsonl", b"", "no text"),
@@ -287,7 +287,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
 
 def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", column="body")
-    with pytest.raises(UsageError, match="no column 'text'; the columns are id, body. Give one"):
+    with pytest.raises(UsageError, match="no column 'text'; the columns are id, body"):
         prepare(path, tmp_path)
     with pytest.raises(UsageError, match="the column 'id' holds int"):
         prepare(path, tmp_path, column="id")

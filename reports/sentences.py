@@ -298,10 +298,10 @@ def guide_note(stage: StageRuns, conditions: str) -> str:
 
 
 SIGNAL_NOTE = (
-    "What one sequence of the text does in each run: how much the output of each layer differs "
-    "between its positions, and how long the loss's gradient is there, with the mean over runs. "
-    "A flat line is healthy. Where the solid one falls, later layers cannot tell tokens apart; "
-    "where the dashed one does, early layers learn nothing. docs/findings.md explains the names."
+    "One sequence of the text in each layer: how much the outputs differ between the positions "
+    "(solid), and how large the loss's gradient is (dashed); means over the runs. Flat lines are "
+    "healthy. Where the solid line falls, later layers cannot tell tokens apart; where the dashed "
+    "line is low, early layers learn nothing. docs/findings.md explains the names."
 )
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 import jinja2
 import torch
@@ -44,6 +45,7 @@ class Healthy:
     """Healthy runs of a scale: how many, the findings above a note, and the notes."""
 
     runs: int
+    looks: float  # their time over that of the steps, median
     alarms: dict[str, int]
     notes: dict[str, int]
 
@@ -133,7 +135,8 @@ def _healthy(scale: str, seeds: int) -> Healthy:
     found = [finding for run in runs for finding in run.findings]
     alarms = Counter(f.name for f in found if f.severity is not Severity.note)
     notes = Counter(f.name for f in found if f.severity is Severity.note)
-    return Healthy(len(runs), dict(alarms), dict(notes))
+    looks = median(run.timings.diagnosis_s / run.timings.train_s for run in runs)
+    return Healthy(len(runs), looks, dict(alarms), dict(notes))
 
 
 def _sweep(project: Path, outputs: Path, scale: str, *words: str) -> list[Run]:

@@ -179,16 +179,14 @@ def _frozen_parameters(e: Evidence) -> Finding | None:
             "frozen_parameters",
             Severity.note,
             {"parameters": len(still), "step": moved[-1].step},
-            f"{len(still)} parameters stay as they were drawn: the model needs no gradient for "
-            "them.",
+            f"The model asks for no gradient of {_listed(still)}, so they stay as they were drawn.",
             "Nothing is wrong where that is meant.",
         )
-    more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
     return Finding(
         "frozen_parameters",
         Severity.error,
         {"parameters": len(frozen), "step": moved[-1].step},
-        f"Step {moved[-1].step} did not change {', '.join(frozen[:3])}{more}.",
+        f"Step {moved[-1].step} did not change {_listed(frozen)}.",
         "Check that they are in the optimizer, need a gradient and get one (steps 1 and 9).",
     )
 
@@ -444,6 +442,12 @@ def _always_clipped(e: Evidence) -> Finding | None:
         f"{share:.0%} of the steps were clipped at a norm of {limit:g}.",
         "AdamW divides by the gradient's size, so little is lost; it is no sign of divergence.",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _or(number: float | None, other: float) -> float:

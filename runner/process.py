@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
@@ -25,9 +26,9 @@ from runner.interruption import (
     install_handlers,
     obey_the_sweep_only,
 )
-from runner.messages import error, sentence
+from runner.messages import sentence
 
-# Exit status of a process that could not start its work, and has printed the reason.
+# Exit status of a process that could not start its work.
 NOT_STARTED = 2
 
 # What the server imports, once for all stages.
@@ -38,7 +39,7 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     """Call `work` in a new process; returns its exit status, negative for a signal that ended it.
 
     The first signal that asks this process to end is passed on, the second kills the new process.
-    Raises Interrupted when it has ended.
+    Raises Interrupted when it has ended, and UsageError with what it says is wrong.
     """
     method = "forkserver" if sys.platform == "linux" else "spawn"
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
@@ -46,7 +47,8 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         multiprocessing.set_start_method(method, force=True)
     multiprocessing.set_forkserver_preload(PRELOADED)
     context: Any = multiprocessing.get_context(method)
-    process = context.Process(target=_child, args=(dict(os.environ), work, *arguments))
+    reason, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))
     received: list[int] = []
     passed_on: list[int] = []
 
@@ -75,10 +77,14 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         process.join()
     if received:
         raise Interrupted(received[0], at_once=len(received) > 1)
+    if reason.poll():
+        raise UsageError(reason.recv())
     return int(process.exitcode)
 
 
-def _child(environment: dict[str, str], work: Callable[..., None], *arguments: Any) -> None:
+def _child(
+    environment: dict[str, str], reason: Connection, work: Callable[..., None], *arguments: Any
+) -> None:
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
@@ -91,5 +97,5 @@ def _child(environment: dict[str, str], work: Callable[..., None], *arguments: A
         sys.exit(128 + interrupted.signum)
     except (UsageError, OSError) as mistake:
         if world.is_first():
-            error(sentence(mistake))
+            reason.send(sentence(mistake))
         sys.exit(NOT_STARTED)

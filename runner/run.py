@@ -35,7 +35,7 @@ from runner.identity import (
 )
 from runner.interruption import Interrupted, install_handlers
 from runner.messages import say, sentence, warn
-from runner.process import NOT_STARTED, in_own_process
+from runner.process import in_own_process
 from runner.progress import text_progress
 from runner.record import (
     CHECKPOINT,
@@ -189,8 +189,6 @@ def _train_isolated(
         raise
     if not world.is_first():
         return
-    if status == NOT_STARTED:
-        raise UsageError(f"{planned.stage.name} could not be started; see above.")
     if status != 0:
         with folder.locked(console):  # the stage may have outlived the server that started it
             if folder.status is Status.running:

@@ -152,6 +152,7 @@ def test_a_run_on_a_dataset_records_its_name_and_revision(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        ([], "data.dataset has no value here"),
         (["data.dataset=someone/nothing"], "hub has no such dataset"),
         ([f"data.dataset={NAME}", "data.subset=big"], "check data.subset and data.split"),
         ([f"data.dataset={NAME}", "data.split=test"], "check data.subset and data.split"),

@@ -28,6 +28,7 @@ from runner.interruption import Interrupted, begin_command, install_handlers
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
+CHOSEN_TWICE = re.compile(r"Multiple values for (\S+)\. .*'override \S+: (.+)'")
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 MERGED = re.compile(r"Error merging override ([^=]+)=(.*)")
 # Its words where a launcher is not installed, and the extras that install it.
@@ -180,6 +181,8 @@ def sentence(mistake: Exception) -> str:
         options = ", ".join(mistake.options)
         near = did_you_mean(name, mistake.options)
         return f"There is no {group} {name!r}.{near} There are {options}."
+    if chosen := CHOSEN_TWICE.match(text):
+        return f"{chosen[1]} has a value already; write {chosen[1]}={chosen[2]}, without the +."
     if key := IN_A_FILE.match(text):
         return f"{key[1]}.yaml: {no_such_key(key[2])}"
     if isinstance(mistake.__cause__, OmegaConfBaseException):

@@ -317,6 +317,7 @@ def test_what_has_no_effect_is_said_recorded_and_reported(
         (["+stage=step02", "train.stepz=3"], "Did you mean train.steps?"),
         (["+stage=step02", "+train.stepz=3"], "Did you mean train.steps?"),
         (["+stage=step02", "+trian.steps=3"], "There is no setting trian. Did you mean train?"),
+        (["+stage=step02", "+logger=tensorboard"], "write logger=tensorboard, without the +"),
         (["+stage=step02", "data=pydocs"], "There is no data 'pydocs'. Did you mean pydoc?"),
         (["+stage=step02", "data=text", "data.path=???"], "add data.path=VALUE"),
         (["+stage=step02", "experiment=.."], "experiment=..: give a plain name"),

@@ -412,18 +412,21 @@ def _loss_spike(e: Evidence) -> Finding | None:
     for i in range(RECENT, len(e.steps)):
         before = [step.loss for step in e.steps[i - RECENT : i]]
         above = e.steps[i].loss - statistics.median(before)
-        if e.steps[i].is_finite and above > max(
-            SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before)
-        ):
+        limit = max(SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before))
+        if e.steps[i].is_finite and above > limit:
             spikes.append((above, e.steps[i].step))
     if not spikes:
         return None
     above, step = max(spikes)
+    # One step that the next one is free of may be an odd batch.
+    alone = len(spikes) == 1 and step < e.steps[-1].step
+    recovered = alone and e.steps[step + 1].loss < e.steps[step].loss - above / 2
     return Finding(
         "loss_spike",
-        Severity.warning,
+        Severity.note if recovered else Severity.warning,
         {"above": above, "step": step, "spikes": len(spikes)},
-        f"At step {step} the loss is {above:.2f} nats above that of the {RECENT} steps before.",
+        f"At step {step} the loss is {above:.2f} nats above that of the {RECENT} steps before"
+        f"{', and in the next step it is back' if recovered else ''}.",
         "Step 8, clipping, and step 9, warmup, are for that.",
     )
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -131,7 +132,10 @@ def _healthy(scale: str, seeds: int) -> Healthy:
         "hydra/launcher=cores",
         *HASTE.get(scale, ()),
     )
-    runs = _sweep(ROOT, ROOT / "outputs", scale, *words)
+    return _counted(_sweep(ROOT, ROOT / "outputs", scale, *words))
+
+
+def _counted(runs: Sequence[Run]) -> Healthy:
     found = [finding for run in runs for finding in run.findings]
     alarms = Counter(f.name for f in found if f.severity is not Severity.note)
     notes = Counter(f.name for f in found if f.severity is Severity.note)

@@ -127,6 +127,18 @@ def test_losses_name_what_they_show(name: str, given: dict[str, Any]) -> None:
     assert list(found(looks(), **given)) == [name]
 
 
+@pytest.mark.parametrize(
+    ("high", "severity"),
+    [((30,), Severity.note), ((30, 31), Severity.warning), ((30, 44), Severity.warning),
+     ((49,), Severity.warning)],
+)  # fmt: skip
+def test_one_high_step_is_a_note_where_the_next_one_is_back(
+    high: tuple[int, ...], severity: Severity
+) -> None:
+    steps = found(looks(), lambda step: 14.0 if step in high else UNIFORM - 0.05 * step)
+    assert steps == {"loss_spike": severity}
+
+
 def test_a_loss_that_falls_near_the_entropy_of_single_tokens_is_not_stuck() -> None:
     assert found(looks(), held_out=(6.6, 6.3)) == {}
 

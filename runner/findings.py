@@ -76,7 +76,7 @@ class Evidence:
     @property
     def frozen_on_purpose(self) -> list[str]:
         """The parameters that a model of someone's own leaves as they are; GPT-2 has none."""
-        return self.run.model.frozen if self.run.config["model"]["name"] == "custom" else []
+        return self.run.model.frozen if "target" in self.run.config["model"] else []
 
     @property
     def vocabulary(self) -> int:
@@ -174,20 +174,23 @@ def _frozen_parameters(e: Evidence) -> Finding | None:
     frozen = [name for name in still if name not in e.frozen_on_purpose]
     if not still:
         return None
-    if not frozen:
-        return Finding(
-            "frozen_parameters",
-            Severity.note,
-            {"parameters": len(still), "step": moved[-1].step},
-            f"The model asks for no gradient of {_listed(still)}, so they stay as they were drawn.",
-            "Nothing is wrong where that is meant.",
+    step = moved[-1].step
+    if frozen:
+        sentence = f"Step {step} did not change {_listed(frozen)}."
+        advice = (
+            "Check that they are in the optimizer, need a gradient and get one (steps 1 and 9)."
         )
+    else:
+        sentence = (
+            f"The model asks for no gradient of {_listed(still)}, so they stay as they were drawn."
+        )
+        advice = "Nothing is wrong where that is meant."
     return Finding(
         "frozen_parameters",
-        Severity.error,
-        {"parameters": len(frozen), "step": moved[-1].step},
-        f"Step {moved[-1].step} did not change {_listed(frozen)}.",
-        "Check that they are in the optimizer, need a gradient and get one (steps 1 and 9).",
+        Severity.error if frozen else Severity.note,
+        {"parameters": len(frozen or still), "step": step},
+        sentence,
+        advice,
     )
 
 
@@ -414,13 +417,14 @@ def _loss_spike(e: Evidence) -> Finding | None:
         above = e.steps[i].loss - statistics.median(before)
         limit = max(SPIKE_NATS, SPIKE_DEVIATIONS * statistics.stdev(before))
         if e.steps[i].is_finite and above > limit:
-            spikes.append((above, e.steps[i].step))
+            spikes.append((above, i))
     if not spikes:
         return None
-    above, step = max(spikes)
+    above, i = max(spikes)
+    step = e.steps[i].step
     # One step that the next one is free of may be an odd batch.
-    alone = len(spikes) == 1 and step < e.steps[-1].step
-    recovered = alone and e.steps[step + 1].loss < e.steps[step].loss - above / 2
+    after = [following.loss for following in e.steps[i + 1 : i + 2]]
+    recovered = len(spikes) == 1 and any(loss < e.steps[i].loss - above / 2 for loss in after)
     return Finding(
         "loss_spike",
         Severity.note if recovered else Severity.warning,

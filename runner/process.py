@@ -28,9 +28,6 @@ from runner.interruption import (
 )
 from runner.messages import sentence
 
-# Exit status of a process that could not start its work.
-NOT_STARTED = 2
-
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop", "torch._inductor.compile_fx"]
 
@@ -98,4 +95,4 @@ def _child(
     except (UsageError, OSError) as mistake:
         if world.is_first():
             reason.send(sentence(mistake))
-        sys.exit(NOT_STARTED)
+        sys.exit(2)  # as for every mistake in a command

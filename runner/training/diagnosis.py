@@ -57,7 +57,7 @@ class Seen:
 
     def head(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         """The hook of a linear layer that makes logits: what it is given is the last signal."""
-        signal = args[0] if args else named["input"]
+        signal = _input(args, named)
         if not any(signal is output for output in self.outputs.values()):
             self._keep("input of the head", signal)
 
@@ -66,7 +66,7 @@ class Seen:
             self.outputs[name] = signal
 
     def linear(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        units = args[0] if args else named["input"]
+        units = _input(args, named)
         if units.dim() < 2:  # without positions
             return
         units_NC = units.detach().float().flatten(0, -2)
@@ -223,6 +223,12 @@ def noise_tokens(
     gradient = (large * large_norm**2 - small * small_norm**2) / (large - small)
     noise = (small_norm**2 - large_norm**2) / (1 / small - 1 / large)
     return noise / gradient if gradient > 0 and noise > 0 else None
+
+
+def _input(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """What a linear layer is called with."""
+    tensor: Tensor = args[0] if args else named["input"]
+    return tensor
 
 
 def _places(parameter: Tensor, gradient: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ from tests.runner.conftest import Runs
 
 UNIFORM = math.log(50257)
 LAYERS = [Layer("h.0", 0.03, 1e-2), Layer("h.1", 0.04, 1e-2), Layer("ln_f", 0.9, 1e-3)]
+OWN = {"target": "net:Net"}
 LOOK = Look(
     0, LAYERS, 0.0, 1.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0, 50.0,
 )  # fmt: skip
@@ -41,13 +42,13 @@ def found(
     clip: float | None = None,
     norm: float = 2.0,
     train_tokens: int = 100_000,
-    model: str = "synthetic",
+    model: dict[str, str] | None = None,
     frozen: tuple[str, ...] = (),
 ) -> dict[str, Severity]:
     """The findings of a run of 50 steps of 256 tokens."""
     config = {
         **CONFIG,
-        "model": {"name": model, "vocab_size": 50257},
+        "model": {"name": "synthetic", "vocab_size": 50257, **(model or {})},
         "data": {"order": "shuffled"},
         "train": {**CONFIG["train"], "clip_grad_norm": clip},
         "recipe": None,
@@ -73,8 +74,8 @@ def test_only_a_model_of_ones_own_leaves_parameters_frozen_on_purpose() -> None:
     still = looks(frozen=["wte.weight", "wpe.weight"])
     given = ("wte.weight", "wpe.weight")
     assert found(still, frozen=given) == {"frozen_parameters": Severity.error}
-    assert found(still, model="custom", frozen=given) == {"frozen_parameters": Severity.note}
-    assert found(still, model="custom", frozen=given[:1]) == {"frozen_parameters": Severity.error}
+    assert found(still, model=OWN, frozen=given) == {"frozen_parameters": Severity.note}
+    assert found(still, model=OWN, frozen=given[:1]) == {"frozen_parameters": Severity.error}
 
 
 def test_the_rounding_of_a_model_that_computes_positions_together_is_no_leak() -> None:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Config
-from runner.source import source_files
+from runner.source import package_versions, source_files
 from stages.ladder import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -88,8 +88,8 @@ def settings_sha256(plain: dict[str, Any]) -> str:
 
 def fingerprint(plain: dict[str, Any], data_sha256: str, hellaswag_sha256: str | None) -> str:
     """One hash of what a run's outcome depends on: configuration, files and code."""
-    code = hash_with_source(plain["model"].get("target"))
-    return _sha256([measured(plain), data_sha256, hellaswag_sha256, code])
+    settings = measured(plain)
+    return _sha256([settings, data_sha256, hellaswag_sha256, hash_with_source(settings)])
 
 
 def label(config: Config, identity: str) -> str:
@@ -112,15 +112,19 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def hash_with_source(target: str | None) -> str:
-    """`code_hash`, with the source of a model of someone's own, if there is one.
+def hash_with_source(settings: Mapping[str, Any]) -> str:
+    """`code_hash`, with what a model of someone's own is made of, if the settings name one.
 
-    Raises UsageError where it has none.
+    That is its source, the files that its arguments name, and the versions of the packages that it
+    imports. Raises UsageError where it has no source.
     """
+    target = settings.get("model.target")
     if target is None:
         return code_hash()
-    files = source_files(target)
-    return _sha256([code_hash(), *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)])
+    given = [v for k, v in settings.items() if k.startswith("model.arguments.")]
+    named = [Path(value) for value in given if isinstance(value, str) and Path(value).is_file()]
+    hashes = [hashlib.sha256(f.read_bytes()).hexdigest() for f in [*source_files(target), *named]]
+    return _sha256([code_hash(), package_versions(target), *hashes])
 
 
 @cache

@@ -138,7 +138,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         experiment=config.experiment,
         label=label(config, identity),
         fingerprint=identity,
-        code=hash_with_source(command.conditions.get("model.target")),
+        code=hash_with_source(command.conditions),
         command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
         settings_sha256=settings_sha256(plain),

@@ -1,6 +1,8 @@
 """The source of a model of someone's own: found and read without importing it."""
 
 import ast
+import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -16,6 +18,23 @@ def source_files(target: str) -> list[Path]:
     Of an installed package the files of that package alone. Raises UsageError where the module is
     not found, or cannot be read as Python.
     """
+    return _read(target)[0]
+
+
+def package_versions(target: str) -> dict[str, str]:
+    """The versions of the installed packages that the files of a target import by their own name.
+
+    Raises UsageError as `source_files`.
+    """
+    versions = {}
+    for name in sorted({module.partition(".")[0] for module in _read(target)[1]}):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _read(target: str) -> tuple[list[Path], set[str]]:
+    """The files of a target, and all dotted names that may be modules in them."""
     find_here()
     module = target.partition(":")[0]
     top = module.partition(".")[0]
@@ -30,19 +49,21 @@ def source_files(target: str) -> list[Path]:
         )
     root = Path(place).parent
     installed = "site-packages" in root.parts or root == Path(os.__file__).parent
-    found: dict[Path, None] = {}
+    found: set[Path] = set()
+    names: set[str] = set()
     left = [module]
     while left:
         name = left.pop()
+        names.add(name)
         if installed and name.partition(".")[0] != top:
             continue
         file = _file(root, name)
         if file is not None and file not in found:
-            found[file] = None
+            found.add(file)
             left += _imported(file, name, target)
     if _file(root, module) is None:
         raise UsageError(f"model.target={target}: there is no module {module} in {root}.")
-    return sorted(found)
+    return sorted(found), names
 
 
 def find_here() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from runner.identity import hash_with_source
 from runner.record import Run, read_runs
+from runner.source import package_versions
 from tests.conftest import ROOT, CommandLine, Settings, load_quietly
 
 GRU = """
@@ -152,6 +155,25 @@ def test_what_the_model_lacks_is_said_and_recorded_as_not_applicable(
     vocabulary, width = 50257, 8
     gru = 6 * width * (width + 1)
     assert record.model.parameters == vocabulary * (2 * width + 1) + gru + 2 * width
+
+
+def test_what_a_model_is_made_of_is_part_of_its_identity(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    (own / "words.txt").write_text("a b")
+    settings = {"model.target": "own_hf:build", "model.arguments.words": "words.txt"}
+    assert package_versions("own_hf:build") == {"transformers": version("transformers")}
+    hashes = [hash_with_source(settings)]
+    (own / "words.txt").write_text("a b c")
+    hashes.append(hash_with_source(settings))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1")
+    hashes.append(hash_with_source(settings))
+    (own / "own_hf.py").write_text("import transformers\n\n\ndef build(): ...\n")
+    hashes.append(hash_with_source(settings))
+    assert len(set(hashes)) == len(hashes)
+    assert hash_with_source(settings) == hashes[-1]
+    assert hash_with_source({}) not in hashes
 
 
 @pytest.mark.slow

@@ -95,6 +95,8 @@ def main() -> None:
                 fail(f"{line}: to train each of several values in turn, add -m.")
             if override.key_or_group == "hydra/launcher" and not sweeps:
                 fail(f"{line}: it launches the runs of a sweep; add -m.")
+            if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
+                fail(f"{line}: it is chosen with a slash, {line.replace('.', '/', 1)}.")
         if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
             if world.is_first():
                 list_runs(flags.overrides, folders, Console())

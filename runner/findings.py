@@ -341,7 +341,7 @@ def _dead_units(e: Evidence) -> Finding | None:
         "dead_units",
         Severity.warning,
         {"share": share},
-        f"{share:.0%} of the units of a layer have one value at all positions.",
+        f"{share:.0%} of the units of a layer have one value at all positions of a sequence.",
         "They learn nothing; step 3, initialisation, is for that, and a lower learning rate.",
     )
 

@@ -39,18 +39,16 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
     """
     overlays: dict[str, DictConfig] = {}
     abouts: dict[str, StageConf] = {}
-    for folder in (*config_dirs, CONF):
-        for file in sorted((folder / "stage").glob("*.yaml")):
-            try:
-                overlay = _load(file)
-                about = _about(file, overlay)
-            except UsageError as mistake:
-                if problems is None:
-                    raise
-                problems.append(str(mistake))
-                continue
-            overlays.setdefault(file.stem, overlay)
-            abouts.setdefault(file.stem, about)
+    for name, file in group_files("stage", config_dirs).items():
+        try:
+            overlay = _load(file)
+            abouts[name] = _about(file, overlay)
+        except UsageError as mistake:
+            if problems is None:
+                raise
+            problems.append(str(mistake))
+            continue
+        overlays[name] = overlay
     chosen = {
         name: [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
         for name, overlay in overlays.items()
@@ -110,9 +108,14 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 
 def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
-    """The file of every choice of a configuration group by name; `config_dirs` come first."""
+    """The file of every choice of a configuration group by name; `config_dirs` come first.
+
+    Raises UsageError for a folder that is not there.
+    """
     files: dict[str, Path] = {}
     for folder in (*config_dirs, CONF):
+        if not folder.is_dir():
+            raise UsageError(f"--config-dir={folder}: there is no such folder.")
         for file in sorted((folder / group).glob("*.yaml")):
             files.setdefault(file.stem, file)
     return files

@@ -334,6 +334,8 @@ def test_what_has_no_effect_is_said_recorded_and_reported(
         (["+stage=step02", "train.micro_batch_size=5000"], "too short"),
         (["+stage=step02", "output_dir=/proc/here"], "/proc/here"),
         (["+stage='"], "'"),
+        (["-m", "+stage=step02", "hydra.launcher=cores"], "with a slash, hydra/launcher=cores."),
+        (["--config-dir=nowhere", "+recipe=own"], "--config-dir=nowhere: there is no such folder."),
     ],
 )
 def test_a_users_error_is_one_sentence_and_nothing_is_written(

@@ -134,8 +134,10 @@ def _override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str, DictConfig]:
-    """The stage and the configuration that trains, but for the description of the stage.
+def read_quickly(
+    overrides: Sequence[str], stages: Sequence[Stage]
+) -> tuple[str, str | None, DictConfig]:
+    """The stage, `StageInfo.same_as`, and the configuration that trains, without its description.
 
     The changes are added to the configuration without a stage, which is much quicker than to
     compose every run. Raises UsageError.
@@ -146,10 +148,12 @@ def read_quickly(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[str
     ladder = _ladder(plain, others, stages)
     if any(stage.choices for stage in ladder.chain(asked.stage)):
         cfg, command = read_command(composed(*overrides), overrides, stages)
-        return command.stage.name, cfg
+        return command.stage.name, command.stage.same_as, cfg
     values = ladder.settings(asked)
     changed = {key: value for key, value in values.items() if value != ladder.base.get(key)}
-    return ladder.plain_stage(asked) or asked.stage, _with_settings(plain, changed)
+    same = ladder.plain_stage(asked)
+    same_as = ladder.same_but_for(Ablation(same) if same else asked, _inert_keys(plain))
+    return same or asked.stage, same_as, _with_settings(plain, changed)
 
 
 def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:

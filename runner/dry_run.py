@@ -52,6 +52,7 @@ class Row:
     """The runs that differ in seed and repeat alone: their overrides, and the state of each."""
 
     stage: str
+    same_as: str | None
     said: str
     overrides: list[str]
     plain: dict[str, Any]
@@ -133,12 +134,12 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
     for run in runs:
         rest = tuple(o for o in run if override_key(o) not in (*ROUND, "dry_run", "plan"))
         if rest not in rows:
-            stage, composed = read_quickly(rest, stages)
+            stage, same_as, composed = read_quickly(rest, stages)
             read_settings(composed)
             asked = read_ablation(rest)
             shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
             said = " ".join([asked.stage, *asked.overrides, *shown])
-            rows[rest] = Row(stage, said, list(rest), resolved(composed))
+            rows[rest] = Row(stage, same_as, said, list(rest), resolved(composed))
         chosen = {override_key(o): o.partition("=")[2] for o in run}
         rows[rest].states[" ".join(chosen.get(key, "1") for key in ROUND)] = None
     return list(rows.values())
@@ -172,8 +173,10 @@ def _print_rows(rows: Sequence[Row], cfg: DictConfig, console: Console) -> None:
     table.add_column("run", overflow="fold")
     table.add_column("finished", justify="right")
     for row in rows:
-        same = f"  (is {row.stage})" if row.stage != row.said.split()[0] else ""
-        table.add_row(f"{row.said}{same}", f"{len(row.states) - row.left} of {len(row.states)}")
+        remark = f"  (is {row.stage})" if row.stage != row.said.split()[0] else ""
+        if row.same_as:
+            remark = f"  (not applicable: trains exactly as {row.same_as})"
+        table.add_row(f"{row.said}{remark}", f"{len(row.states) - row.left} of {len(row.states)}")
     console.print(table, highlight=False, markup=False)
 
 

@@ -261,11 +261,15 @@ def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
         "# @package _global_\ndefaults: [step10, _self_]\n"
         "stage: {title: Skip connection}\nmodel: {arguments: {skip: true}}\n"
     )
-    done = custom(
+    command = (
         "-m", f"--config-dir={own}/mine", "+stage=glob(step*)", "train.steps=4",
-        "model.arguments={width: 64}", report=True,
+        "model.arguments={width: 64}",
     )  # fmt: skip
+    done = custom(*command, report=True)
     assert done.returncode == 0, done.stderr
+    listed = custom(*command, "dry_run=true").stdout
+    assert listed.count("not applicable: trains exactly as step02") == 3
+    assert "11 runs: 11 finished, 0 to train." in listed
     found = records(own)
     assert len(found) == 11
     assert {name: run.stage.same_as for name, run in found.items() if run.stage.same_as} == {

@@ -113,6 +113,7 @@ def test_a_failing_flow_check_fails_the_run_and_names_the_reason(
     assert "batch norm" in record["message"]
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_with_the_baseline_under_the_same_conditions(
     command_line: CommandLine,
 ) -> None:
@@ -168,6 +169,7 @@ def test_force_trains_again_and_changes_nothing_on_a_cpu(
     assert first["results"]["held_out"] == again["results"]["held_out"]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_run_continues_and_warns_once(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     assert (report / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_continues_after_a_stage_that_fails_or_diverges(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -370,6 +373,7 @@ def test_a_download_that_is_not_https_is_refused(command_line: CommandLine, tmp_
     assert not list((tmp_path / "cache").rglob("*.txt"))
 
 
+@pytest.mark.slow
 def test_kept_weights_are_read_by_transformers(command_line: CommandLine, tmp_path: Path) -> None:
     done = command_line("+stage=step06", *QUICK, "train.compile=false", "checkpoint=last")
     assert done.returncode == 0, done.stderr

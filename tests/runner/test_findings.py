@@ -159,6 +159,7 @@ def test_looks_that_see_no_number_are_no_error() -> None:
     assert found(looks(layers=blind, **nothing)) == {}
 
 
+@pytest.mark.slow
 def test_findings_and_looks_are_kept_in_the_record(runs: Runs) -> None:
     run, _ = runs("+stage=step08", "scale=smoke")
     read: Run = parse_run(unseal(seal(asdict(run))))

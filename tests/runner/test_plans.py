@@ -31,6 +31,7 @@ def trained(tmp_path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
             for file in files}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_configuration_that_is_shown_is_the_one_that_trains(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

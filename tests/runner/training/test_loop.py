@@ -151,6 +151,7 @@ def test_after_a_failed_compilation_the_run_continues_eagerly(
     assert steps.loss.tolist() == eager.loss.tolist()
 
 
+@pytest.mark.slow
 def test_compilation_does_not_change_the_statistics_of_batch_norm(runs: Runs) -> None:
     _, compiled = runs("+stage=step07", "model.norm=batch", "train.steps=3")
     _, eager = runs("+stage=step07", "model.norm=batch", "train.steps=3", "train.compile=false")

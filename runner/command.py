@@ -59,7 +59,7 @@ def read_command(
     if not of_recipe.keys() <= flatten(parse(others)).keys():
         raise UsageError("A recipe is typed as +recipe=NAME; a plan names its settings.")
     ladder = _ladder(plain, others, stages)
-    same = None if asked.is_plain else ladder.plain_stage(asked)
+    same = ladder.plain_stage(asked)
     name = same or asked.stage
     stage = next((stage for stage in stages if stage.name == name), None)
     if stage is None:
@@ -88,7 +88,7 @@ def read_command(
         aim=stage.about.aim,
         guide=stage.about.guide,
         changes={key: both for key, both in changes.items() if key not in without_effect},
-        same_as=ladder.same_but_for(Ablation(name) if same else asked, without_effect),
+        same_as=ladder.same_but_for(asked, without_effect),
     )
     settings = {_override(key, value) for key, value in of_recipe.items()}
     typed = [override for override in overrides if override not in settings]
@@ -151,9 +151,9 @@ def read_quickly(
         return command.stage.name, command.stage.same_as, cfg
     values = ladder.settings(asked)
     changed = {key: value for key, value in values.items() if value != ladder.base.get(key)}
-    same = ladder.plain_stage(asked)
-    same_as = ladder.same_but_for(Ablation(same) if same else asked, _inert_keys(plain))
-    return same or asked.stage, same_as, _with_settings(plain, changed)
+    name = ladder.plain_stage(asked) or asked.stage
+    same_as = ladder.same_but_for(asked, _inert_keys(plain))
+    return name, same_as, _with_settings(plain, changed)
 
 
 def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:

@@ -109,8 +109,11 @@ class Ladder:
         return {key: whole[key] for entry in entries for key in self._changes(entry)}
 
     def plain_stage(self, asked: Ablation) -> str | None:
-        """The stage that trains with exactly the same settings, if there is one."""
-        if any(stage.choices for stage in self.chain(asked.stage)):
+        """The stage that trains with exactly the same settings, if there is one.
+
+        None for a stage from which nothing is taken back and to which nothing is added.
+        """
+        if asked.is_plain or any(stage.choices for stage in self.chain(asked.stage)):
             return None
         whole = self.settings(asked)
         return next(
@@ -125,8 +128,12 @@ class Ladder:
 
     def same_but_for(self, asked: Ablation, inert: Collection[str]) -> str | None:
         """The lowest stage in the chain that differs in nothing but settings without effect."""
+        if not inert:
+            return None
+        if same := self.plain_stage(asked):
+            asked = Ablation(same)
         chain = self.chain(asked.stage)
-        if not inert or any(stage.choices for stage in chain):
+        if any(stage.choices for stage in chain):
             return None
 
         def acting(ablation: Ablation) -> dict[str, Any]:

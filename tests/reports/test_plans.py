@@ -46,7 +46,7 @@ class Bank:
         """One run; `typed` settings are conditions too."""
         base = {**self.base, **typed}
         ladder = Ladder(list(self.stages.values()), base, list(typed))
-        same = None if asked.is_plain else ladder.plain_stage(asked)
+        same = ladder.plain_stage(asked)
         stage = self.stages[same or asked.stage]
         settings = ladder.settings(asked)
         config = {"seed": seed, "repeat": given.get("repeat", 1), **nest(settings)}

@@ -54,6 +54,13 @@ def test_steps_added_in_the_ladders_order_are_the_ladder(ladder: Ladder) -> None
     assert ladder.plain_stage(added) == "step05"
 
 
+def test_a_stage_whose_one_setting_was_typed_is_still_that_stage(ladder: Ladder) -> None:
+    typed = Ladder(ladder.stages, {**ladder.base, "model.init": "gpt2"}, ["model.init"])
+    assert typed.settings(Ablation("step03")) == typed.settings(Ablation("step02"))
+    assert typed.plain_stage(Ablation("step03")) is None
+    assert typed.same_but_for(Ablation("step03"), ["model.init"]) == "step02"
+
+
 def test_an_added_step_has_its_scale(ladder: Ladder) -> None:
     total = "train.total_batch_tokens"
     assert settings(ladder, "step02", plus=["step10"])[total] == composed("+stage=step10")[total]

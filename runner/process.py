@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
+from conf.device import visible_gpus
 from conf.errors import UsageError
 from runner import world
 from runner.interruption import (
@@ -29,7 +30,9 @@ from runner.interruption import (
 from runner.messages import sentence
 
 # What the server imports, once for all stages.
-PRELOADED = ["runner.__main__", "runner.training.loop", "torch._inductor.compile_fx"]
+PRELOADED = ["runner.__main__", "runner.training.loop"]
+# Only where there is no GPU, since importing it may ask CUDA, which then works in no stage.
+COMPILER = "torch._inductor.compile_fx"
 
 
 def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
@@ -42,7 +45,8 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # A launcher's worker, as joblib's, has a method that the new process would not know.
         multiprocessing.set_start_method(method, force=True)
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    preloaded = PRELOADED if visible_gpus() else [*PRELOADED, COMPILER]
+    multiprocessing.set_forkserver_preload(preloaded)
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))

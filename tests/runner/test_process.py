@@ -23,6 +23,7 @@ from runner.process import in_own_process
 from runner.record import Run, Status
 from runner.run import _train_isolated, prepare_libraries
 from tests.conftest import ROOT, CommandLine, Settings
+from tests.environment import environment
 from tests.records import synthetic_run
 from tests.runner.test_command_line import records
 
@@ -139,7 +140,7 @@ def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads(
 def test_hidden_devices_are_not_chosen(driver: Path) -> None:
     command = [sys.executable, "-m", "runner", "+stage=step02", "--cfg", "job", "-p", "scale"]
     for visible, scale in (("0", "cuda_24gb"), ("", "cpu")):
-        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+        variables = environment(CUDA_VISIBLE_DEVICES=visible)
         shown = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
         assert f"name: {scale}\n" in shown.stdout, shown.stderr
 
@@ -171,6 +172,23 @@ def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "quiet\n", done.stderr
+
+
+@pytest.mark.parametrize(("visible", "imported"), [("0", False), ("", True)])
+def test_the_stages_server_imports_the_compiler_only_where_there_is_no_gpu(
+    driver: Path, tmp_path: Path, visible: str, imported: bool
+) -> None:
+    """In PyTorch 2.11 that import asks CUDA, which then works in no stage."""
+    source = (
+        "from pathlib import Path; from runner.process import in_own_process;"
+        "from tests.runner.test_process import _write_modules;"
+        f"in_own_process(_write_modules, Path({str(tmp_path / 'modules')!r}))"
+    )
+    variables = environment(CUDA_VISIBLE_DEVICES=visible)
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=variables, check=True)
+    modules = (tmp_path / "modules").read_text().split()
+    assert "runner.training.loop" in modules
+    assert ("torch._inductor.compile_fx" in modules) is imported
 
 
 def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
@@ -236,3 +254,7 @@ def _end_the_parent() -> None:
 
 def _write_environment(file: Path) -> None:
     file.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('EARLIER')}")
+
+
+def _write_modules(file: Path) -> None:
+    file.write_text("\n".join(sys.modules))

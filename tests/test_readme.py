@@ -3,7 +3,6 @@
 Sweeps of many runs are listed and not trained, but for the one over the whole ladder.
 """
 
-import os
 import re
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.conftest import ROOT
+from tests.environment import environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -55,7 +55,7 @@ def test_every_command_of_the_readme_works(
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    environment = {**os.environ, "GPT2_LADDER_CACHE": str(cache_dir), "PYTHONPATH": str(ROOT)}
+    variables = environment(GPT2_LADDER_CACHE=str(cache_dir), PYTHONPATH=str(ROOT))
 
     def tried(command: str, *more: str) -> subprocess.CompletedProcess[str]:
         program, *words = shlex.split(command)
@@ -70,7 +70,7 @@ def test_every_command_of_the_readme_works(
             if keys & {"stage", "plan", "recipe"} and "data.path" not in keys:
                 words.append("data.path=book.txt")
         done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}: {done.stdout[-500:]}{done.stderr[-500:]}"
         return done

@@ -1,6 +1,5 @@
 """The commands of docs/your_own_model.md, run one after the other with three steps each."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from runner.record import Status, read_runs
 from tests.conftest import ROOT
+from tests.environment import environment
 
 PAGE = (ROOT / "docs" / "your_own_model.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`.*?```\w+\n(.*?)```", PAGE, re.DOTALL))
@@ -29,14 +29,14 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, cache_dir: Path) -> Non
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    environment = {**os.environ, "GPT2_LADDER_CACHE": str(cache_dir), "PYTHONPATH": str(ROOT)}
+    variables = environment(GPT2_LADDER_CACHE=str(cache_dir), PYTHONPATH=str(ROOT))
     printed = {}
     for command in COMMANDS:
         _, *words = shlex.split(command)
         if "runner" in words and any("stage" in word or "plan" in word for word in words):
             words += ["train.steps=3", "device=cpu"]
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, *words], cwd=tmp_path, env=variables, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}: {done.stdout[-500:]}{done.stderr[-500:]}"
         printed[command] = done.stdout

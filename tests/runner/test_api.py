@@ -1,5 +1,6 @@
 """Runs from Python: in this process, and in a notebook."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_notebook_runs(
     import nbformat
 
     monkeypatch.setenv("GPT2_LADDER_CACHE", str(cache_dir))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     notebook = nbformat.read(ROOT / "docs" / "first_hour.ipynb", as_version=4)
     done = nbclient.NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
     shown = [output for cell in done.cells for output in cell.get("outputs", [])]

@@ -1,7 +1,6 @@
 """Models of one's own through the ladder, by the command line."""
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from runner.identity import hash_with_source
 from runner.record import Run, read_runs
 from runner.source import package_versions
 from tests.conftest import ROOT, CommandLine, Settings, load_quietly
+from tests.environment import environment
 
 GRU = """
 from torch import nn
@@ -245,7 +245,7 @@ def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
 
 
 def custom_command(own: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    variables = {**os.environ, "PYTHONPATH": str(own)}
+    variables = environment(PYTHONPATH=str(own))
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280

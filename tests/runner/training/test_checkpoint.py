@@ -108,8 +108,8 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     runs: Runs, settings: Settings, tmp_path: Path
 ) -> None:
     overrides = (
-        "+stage=step05", "train.steps=9", "train.learning_rate=1e-1", "checkpoint=best",
-        "train.checkpoint_every.steps=2",
+        "+stage=step05", "train.steps=9", "checkpoint=best", "train.checkpoint_every.steps=2",
+        "train.learning_rate=1", "train.schedule=cosine", "train.warmup_steps=9",
     )  # fmt: skip
     fields, _ = runs(*overrides)
     weights = fields.weights

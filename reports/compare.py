@@ -82,6 +82,7 @@ class StageRuns:
             tokens_per_second=speeds.tokens_per_second,
             step_ms=speeds.step_ms,
             mfu=speeds.mfu,
+            datasheet_mfu=speeds.datasheet_mfu,
         )
         self.spread: Results = _over_seeds(results, lambda v: np.std(v, ddof=1), least=2)
         timings = [run.record.timings for run in self.measured]

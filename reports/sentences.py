@@ -214,7 +214,9 @@ def speed_note(group: Group, rules: ReportConf) -> str:
         rates = [f"{flops / 1e12:.3g}" for _, flops in found]
         spread = "" if rates[0] == rates[-1] else f" (runs measured {rates[0]} to {rates[-1]})"
         said.append(f"{rates[-1]} TFLOP/s in {dtype}{spread}")
-    return f"{note} The machine's own matrix-product peak was measured as {together(said)}."
+    note += f" The machine's own matrix-product peak was measured as {together(said)}."
+    quoted = max((f for r in results if math.isfinite(f := r.datasheet_flops)), default=None)
+    return f"{note} Its datasheet says {quoted / 1e12:.0f} in bfloat16." if quoted else note
 
 
 def thinning_note(group: Group) -> str:

@@ -29,7 +29,9 @@ def speeds(painter: Painter) -> list[Picture]:
         rates.append((rate, f"{formats.count(rate)}{versus}"))
         compilation.append(_compilation(stage))
         share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
-        use.append((share, formats.number(share, ".0f", "%")))
+        quoted = formats.number(100 * stage.mean.datasheet_mfu, ".0f", "%")
+        beside = "" if quoted == formats.NONE else f"  ({quoted} of the datasheet's)"
+        use.append((share, f"{formats.number(share, '.0f', '%')}{beside}"))
     title, axis = (
         "Tokens per second, and times the baseline's",
         "tokens/s, median of warm steps",

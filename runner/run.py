@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
@@ -349,6 +350,12 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
             f"held-out loss {results.held_out:.3f}, "
             f"{results.tokens_per_second:,.0f} tokens/s",
             "bold",
+        )
+    if math.isfinite(results.datasheet_mfu):
+        say(
+            console,
+            f"  MFU: {results.mfu:.0%} of the fastest matrix product measured, "
+            f"{results.datasheet_mfu:.0%} of the datasheet's bf16",
         )
     for found in run.hellaswag[-1:]:
         say(console, f"  HellaSwag: {found}")

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from conf.schema import Config, register
 from runner.data.corpus import Corpus, load_corpus
 from runner.settings import read_settings
+from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,17 @@ ROOT = Path(__file__).parent.parent
 # so does torch.distributed, in the process that starts this one too.
 ENVIRONMENT = dict(os.environ)
 ENVIRONMENT.pop("TORCHINDUCTOR_CACHE_DIR", None)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With -m gpu only the one file: other tests import what a GPU machine may lack."""
+    other = collection_path.name.startswith("test_") and collection_path.name != "test_gpu.py"
+    return True if other and config.option.markexpr == "gpu" else None
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With -m gpu one card is shared by four processes, however many cores there are."""
+    return 4 if config.option.markexpr == "gpu" else None
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +110,7 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         smoke: bool = True,
         report: bool = False,
         root: Path = ROOT,
-        **environment: str,
+        **changed: str,
     ) -> "subprocess.CompletedProcess[str]":
         smoke_arguments = (
             "scale=smoke",
@@ -114,11 +126,7 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         command += overrides
         if smoke and "-m" not in flags and not report:
             command.append("~hydra.callbacks.report")  # it takes longer than such a run
-        variables = {
-            **os.environ,
-            "GPT2_LADDER_CACHE": str(cache_dir),
-            **environment,
-        }
+        variables = environment(**{"GPT2_LADDER_CACHE": str(cache_dir), **changed})
         return subprocess.run(
             command, cwd=root, env=variables, capture_output=True, text=True, timeout=280
         )

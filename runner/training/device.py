@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.device import CUDA_SCALES
 from conf.errors import UsageError
@@ -35,6 +33,18 @@ from runner.products import Products, Rate
 PROBE_SECONDS = 0.3
 MOST_PROBE_SECONDS = 5.0
 ALIKE = 1.05
+# Of dense bf16 products summed in fp32, by the GPU's own name: NVIDIA's datasheets, and for GeForce
+# its white papers.
+DATASHEET_FLOPS = {
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    **dict.fromkeys(("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), 312e12),
+    **dict.fromkeys(("NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-40GB"), 312e12),
+    "NVIDIA L40S": 362e12,
+    "NVIDIA GeForce RTX 5090": 209.5e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
+}
 
 
 def find_device(requested: str, scale: str | None = None) -> torch.device:
@@ -206,27 +216,23 @@ def why_not_compile(device: torch.device) -> str | None:
     return "torch.compile does not support MPS yet" if device.type == "mps" else None
 
 
-def why_not_flash(
-    device: torch.device, dtype: torch.dtype, n_head: int, context: int, n_embd: int
-) -> str | None:
-    """None where scaled_dot_product_attention has a flash kernel for such heads, else the reason.
+def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    """The kernel of scaled_dot_product_attention: flash, cudnn, efficient or math.
 
-    Tested by one call on the device with all other kernels disabled.
+    It is that of one call on the device with heads of the `shape` (H, T, D), as training makes it.
     """
-    if device.type == "mps":
-        return "MPS has no flash kernel; its own fused attention is used"
-    width = n_embd // n_head
-    q_BHTD = torch.zeros(1, n_head, context, width, device=device, dtype=dtype)
-    try:
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            warnings.simplefilter("ignore")
-            F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        precision = str(dtype).removeprefix("torch.")
-        return f"no flash kernel here for {precision} heads of {width}; another kernel is used"
-    return None
+    q_BHTD = torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
+    last = F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True).grad_fn
+    assert last is not None
+    for node in (last, last.next_functions[0][0]):  # a flash kernel's output may be cut to size
+        if named := re.match(r"ScaledDotProduct(\w+?)Attention", node.name()):
+            return named[1].lower()
+    return "math"
+
+
+def datasheet_flops(device: torch.device) -> float:
+    """FLOP/s of dense bf16 products by the device's datasheet; NaN where it is not known."""
+    return DATASHEET_FLOPS.get(device_name(device), math.nan)
 
 
 def product_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, float]:

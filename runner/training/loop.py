@@ -121,6 +121,7 @@ def set_up(
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
     peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
     run.results.peak_flops, run.results.flops_before = peak
+    run.results.datasheet_flops = machine.datasheet_flops(device)
     checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
@@ -142,6 +143,7 @@ def set_up(
             run.compile_cache = "cold" if run.compile_cache == "cold" else cache_state()
         folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
+    run.attention_kernel = techniques.attention_kernel
     folder.save()
     # Of a sharded model no process has all weights to compare.
     looked_into = config.diagnose and not run.environment.sharding
@@ -275,8 +277,8 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
     """Close the record with the results of the steps, the evaluations, a sample and weights."""
     run, checkpoints = folder.run, training.checkpoints
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
-    peak_flops = results.peak_flops * training.parallel.size
-    results.mfu = run.model.flops_per_token * results.tokens_per_second / peak_flops
+    flops = run.model.flops_per_token * results.tokens_per_second / training.parallel.size
+    results.mfu, results.datasheet_mfu = flops / results.peak_flops, flops / results.datasheet_flops
     memory = training.parallel.gather([machine.peak_memory_bytes(training.device)])
     results.peak_memory_bytes = max(memory)
     dtype = getattr(torch, str(results.peak_flops_dtype))

@@ -5,7 +5,10 @@ import torch
 from conf.schema import Autocast, Config, MatmulPrecision, Schedule
 from gpt2.config import Attention, CustomConfig, GPTConfig, Init, Norm
 from runner.products import BF16, TF32, Products
-from runner.training.device import why_not_compile, why_not_flash
+from runner.training.device import attention_kernel, why_not_compile
+
+# cuDNN's kernel is flash attention too; PyTorch's "efficient" one is another algorithm.
+FLASH_KERNELS = ("flash", "cudnn")
 
 
 class Techniques:
@@ -44,10 +47,15 @@ class Techniques:
         tf32 = asked_for[TF32] and TF32 not in why_not
         self.fp32_setting = "high" if tf32 else products.fp32_setting
         self.compile = asked_for["torch.compile"] and why_not["torch.compile"] is None
+        self.attention_kernel: str | None = None
         if isinstance(model, GPTConfig) and asked_for["flash attention"]:
             dtype = torch.bfloat16 if self.bf16 else torch.float32
-            heads = (model.n_head, train.context, model.n_embd)
-            why_not["flash attention"] = why_not_flash(device, dtype, *heads)
+            width = model.n_embd // model.n_head
+            kernel = attention_kernel(device, dtype, (model.n_head, train.context, width))
+            self.attention_kernel = kernel
+            if kernel not in FLASH_KERNELS:
+                heads = f"{str(dtype).removeprefix('torch.')} heads of {width}"
+                why_not["flash attention"] = f"no flash kernel takes {heads} here: {kernel} is used"
         if train.grad_accum_steps == 1:
             why_not[accumulation] = "one micro batch is already the whole batch"
         if isinstance(model, CustomConfig):

@@ -1,7 +1,6 @@
 """Where faults are injected: the real command line at the smoke scale, and its outcome."""
 
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -15,17 +14,18 @@ from typing import Any
 from filelock import FileLock
 
 from runner.files import process_is_gone, unseal
+from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
 
 # Results that depend on a clock or the machine; the others are the same every time.
 MEASURED = (
-    "tokens_per_second", "step_ms", "mfu", "peak_flops", "flops_before", "flops_after",
-    "peak_memory_bytes",
+    "tokens_per_second", "step_ms", "mfu", "peak_flops", "datasheet_mfu", "flops_before",
+    "flops_after", "peak_memory_bytes",
 )  # fmt: skip
 
 # Labs run in parallel: threads of one would wait for cores that another uses.
-QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
+ALONE = {"OMP_NUM_THREADS": "1"}
 
 Outcome = dict[str, Any]
 Done = subprocess.CompletedProcess[str]
@@ -63,16 +63,14 @@ class Lab:
             "sample.tokens=4", *alone, *rest,
         ]  # fmt: skip
 
-    def start(
-        self, experiment: Path, *arguments: str, **environment: str
-    ) -> "subprocess.Popen[str]":
+    def start(self, experiment: Path, *arguments: str, **changed: str) -> "subprocess.Popen[str]":
         """The command in a process group of its own, its output in the lab's folder."""
         log = self.folder / "log.txt"
         with log.open("w") as file:
             return subprocess.Popen(
                 self.command(experiment, *arguments),
                 cwd=ROOT,
-                env={**QUIET, **environment},
+                env=environment(**{**ALONE, **changed}),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -81,12 +79,12 @@ class Lab:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
-    def run(self, experiment: Path, *arguments: str, **environment: str) -> Done:
+    def run(self, experiment: Path, *arguments: str, **changed: str) -> Done:
         """Run the command to its end. Raises TimeoutExpired if it hangs."""
         return subprocess.run(
             self.command(experiment, *arguments),
             cwd=ROOT,
-            env={**QUIET, **environment},
+            env=environment(**{**ALONE, **changed}),
             capture_output=True,
             text=True,
             timeout=600,

@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from rich.console import Console
 
 from runner.data.source import find_source, load
 from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
 from runner.record import Run
+from runner.training.device import find_device
 from runner.training.loop import train
 from runner.training.parallel import Parallel
 from tests.conftest import Settings
@@ -26,18 +26,21 @@ class Runs:
         self.settings, self.folder, self.count = settings, folder, 0
 
     def __call__(
-        self, *overrides: str, given: dict[str, Any] | None = None
+        self, *overrides: str, given: dict[str, Any] | None = None, again: bool = False
     ) -> tuple[Run, pd.DataFrame]:
-        """`given` are the conditions, where they are not those of the overrides."""
+        """`given` are the conditions, where they are not those of the overrides.
+
+        With `again` the run before goes on from its checkpoint.
+        """
         config = self.settings(*overrides)
-        self.count += 1
+        self.count += not again
         folder = RunFolder(self.folder / str(self.count))
         plain = as_plain(config)
         composed = given or conditions(plain)
-        folder.start(synthetic_run(config=plain, conditions=composed), afresh=True)
+        folder.start(synthetic_run(config=plain, conditions=composed), afresh=not again)
         cache, held_out = Path(config.cache_dir), config.data.held_out_fraction
         corpus = load(find_source(config.data, cache), cache, held_out, print, lambda *_: None)
-        alone = Parallel(torch.device("cpu"))
+        alone = Parallel(find_device(config.device, config.scale.name))
         train(config, corpus, folder, Console(file=io.StringIO()), alone)
         return folder.run, pd.read_csv(folder.path / "steps.csv")
 

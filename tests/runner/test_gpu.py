@@ -1,15 +1,19 @@
 """Tests that need an accelerator: python -m pytest -m gpu."""
 
+import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import CompileMode
+from runner.data.stream import TokenStream
+from runner.interruption import Interrupted
 from runner.products import BF16
 from runner.record import Status
+from runner.training.device import attention_kernel
 from tests.conftest import CommandLine
 from tests.runner.conftest import Runs
 from tests.runner.test_command_line import records
@@ -34,6 +38,7 @@ def test_the_last_stage_applies_every_technique_the_device_supports(runs: Runs) 
     assert fields.status is Status.finished
     if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         assert fields.not_applied.keys() <= {"TF32"}  # under bf16 autocast it has no product
+        assert fields.attention_kernel in ("flash", "cudnn")
 
 
 def test_bf16_is_measured_to_be_faster_at_the_width_of_gpt2(runs: Runs) -> None:
@@ -81,12 +86,45 @@ def test_the_second_accelerator_trains_as_the_first(runs: Runs) -> None:
     assert second.loss.tolist() == pytest.approx(first.loss.tolist(), abs=2e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels are CUDA's")
-def test_the_flash_kernel_accepts_the_shapes_of_attention() -> None:
-    q, k, v = (torch.randn(2, 4, 32, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    with sdpa_kernel(SDPBackend.MATH):
-        torch.testing.assert_close(
-            fused, F.scaled_dot_product_attention(q, k, v, is_causal=True), atol=2e-2, rtol=2e-2
-        )
+@pytest.mark.parametrize(
+    ("overrides", "exact"),
+    [
+        (("+stage=step05", "train.autocast=none"), True),  # fp32, AdamW in foreach
+        (("+stage=step09", "train.compile=false", "model.attention=manual"), True),  # bf16, fused
+        (("+stage=step10",), False),  # a fused attention's backward may sum in any order
+    ],
+)
+def test_a_resumed_run_goes_on_with_the_same_numbers(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], exact: bool
+) -> None:
+    overrides = ("train.autocast=bf16", *overrides, "train.steps=8", "device=auto")
+    _, whole = runs(*overrides)
+    micro_batch = TokenStream.micro_batch
+
+    def interrupt(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if number == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return micro_batch(stream, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenStream, "micro_batch", interrupt)
+        with pytest.raises(Interrupted):
+            runs(*overrides)
+    fields, resumed = runs(*overrides, again=True)
+    assert fields.status is Status.finished
+    assert len(fields.resumed_at) == 1
+    assert 0 < fields.resumed_at[0] < 8
+    print(f"{overrides[1]} resumed: losses differ by {(resumed.loss - whole.loss).abs().max()}")
+    rounding = 0 if exact else 2e-3
+    pd.testing.assert_series_equal(resumed.loss, whole.loss, rtol=0, atol=rounding)
+    pd.testing.assert_series_equal(resumed.grad_norm, whole.grad_norm, rtol=rounding, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="these kernels are CUDA's")
+@pytest.mark.parametrize("name", ["flash", "cudnn", "efficient", "math"])
+def test_the_kernel_of_attention_is_known_by_name(name: str) -> None:
+    asked = torch.device("cuda"), torch.bfloat16, (12, 1024, 64)
+    backend = SDPBackend.MATH if name == "math" else SDPBackend[f"{name.upper()}_ATTENTION"]
+    with sdpa_kernel(backend):
+        assert attention_kernel(*asked) == name
+    print(f"left to itself torch takes {attention_kernel(*asked)}")

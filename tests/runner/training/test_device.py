@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.errors import UsageError
 from runner.training import device as machine
 from runner.training.device import (
+    attention_kernel,
     device_name,
     find_device,
     is_out_of_memory,
     prepare,
     upload,
-    why_not_flash,
 )
 
 CPU = torch.device("cpu")
@@ -35,22 +36,11 @@ def test_no_thread_computes_with_denormal_floats() -> None:
     assert done.stdout.strip() == "0", done.stderr
 
 
-def test_flash_attention_is_applied_only_where_a_kernel_takes_the_heads() -> None:
-    assert why_not_flash(CPU, torch.float32, n_head=12, context=64, n_embd=768) is None
-    reason = why_not_flash(CPU, torch.int32, n_head=12, context=64, n_embd=768)
-    assert reason is not None
-    assert "int32 heads of 64" in reason
-
-
-def test_looking_for_a_flash_kernel_does_not_hide_a_lack_of_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
-
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fail)
-    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
-        why_not_flash(CPU, torch.float32, n_head=12, context=64, n_embd=768)
+def test_the_attention_kernel_is_the_one_that_torch_takes() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert attention_kernel(CPU, dtype, (12, 64, 64)) == "flash"
+    with sdpa_kernel(SDPBackend.MATH):
+        assert attention_kernel(CPU, torch.float32, (12, 64, 64)) == "math"
 
 
 def test_an_uploaded_batch_is_unchanged() -> None:

@@ -61,3 +61,16 @@ def test_every_stage_computes_fp32_in_the_faster_exact_way(settings: Settings) -
     for stage in ("step02", "step05", "step10"):
         found = Techniques(settings(f"+stage={stage}"), CPU, by_another_library)
         assert found.fp32_setting == "medium"
+
+
+@pytest.mark.parametrize(("kernel", "applied"), [("cudnn", True), ("efficient", False)])
+def test_flash_attention_is_applied_where_torch_takes_such_a_kernel(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, kernel: str, applied: bool
+) -> None:
+    monkeypatch.setattr("runner.training.techniques.attention_kernel", lambda *_: kernel)
+    found = Techniques(settings("+stage=step07"), CPU, SLOW)
+    assert found.attention_kernel == kernel
+    assert ("flash attention" in found.applied) is applied
+    assert ("float32 heads of" in found.not_applied.get("flash attention", "")) is not applied
+    without = Techniques(settings("+stage=step06"), CPU, SLOW)
+    assert without.attention_kernel is None

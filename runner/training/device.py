@@ -224,10 +224,10 @@ def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int,
     q_BHTD = torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
     last = F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True).grad_fn
     assert last is not None
-    for node in (last, last.next_functions[0][0]):  # a flash kernel's output may be cut to size
-        if named := re.match(r"ScaledDotProduct(\w+?)Attention", node.name()):
-            return named[1].lower()
-    return "math"
+    # A flash kernel's output may be cut to size, which is a node of its own.
+    nodes = [last, *(node for node, _ in last.next_functions if node)]
+    found = re.search(r"ScaledDotProduct(\w+?)Attention", " ".join(node.name() for node in nodes))
+    return found[1].lower() if found else "math"
 
 
 def datasheet_flops(device: torch.device) -> float:

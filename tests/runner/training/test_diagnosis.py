@@ -152,6 +152,24 @@ def test_losses_are_equal_bit_by_bit_without_the_looks(stage: str, runs: Runs) -
     assert looked.grad_norm.tolist() == plain.grad_norm.tolist()
 
 
+@pytest.mark.slow
+def test_looks_see_a_model_that_is_compiled_as_a_whole(runs: Runs) -> None:
+    """Their hooks are added after it was compiled, and again before a later step."""
+    plain = ("+stage=step07", "train.steps=6", "evaluation.every=4")
+    compiled, _ = runs(*plain, "train.compile_scope=model")
+    eager, _ = runs(*plain, "train.compile=false")
+    assert "torch.compile" in compiled.applied
+    assert [look.step for look in compiled.looks] == [0, 4, 5]
+    for found, expected in zip(compiled.looks, eager.looks, strict=True):
+        assert len(found.layers) == 3
+        for layer, same in zip(found.layers, expected.layers, strict=True):
+            assert layer.activation == pytest.approx(same.activation, rel=1e-4)
+            assert layer.gradient == pytest.approx(same.gradient, rel=1e-3)
+        assert found.attention_entropy == pytest.approx(expected.attention_entropy, rel=1e-4)
+        assert found.update == pytest.approx(expected.update, rel=1e-2)
+        assert found.weight == expected.weight == 1.0
+
+
 class InPlace(LanguageModel):
     """A norm behind the blocks, as in many models, and an embedding that is changed in place."""
 

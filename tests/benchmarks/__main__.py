@@ -14,10 +14,12 @@ where it was interrupted, and starts this machine's part over when the code has 
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
 --render   only the page and the pictures, from the saved measurements
 
-python -m tests.benchmarks gpu
+python -m tests.benchmarks gpu [--minutes 9]
 
-On a borrowed GPU: the tests that need one, the whole ladder and the peers, each saved at once, and
-its part of the page; meant to take less than 40 minutes. `performance` measures there what is left.
+On a borrowed GPU: the tests that need one, the whole ladder and the peers, the most valuable first
+and each saved at once, and its part of the page; about 40 minutes in all. After so many minutes it
+ends, and the same command goes on. It needs the runner's packages, pytest, pytest-xdist and
+transformers, and neither git nor a network. `performance` measures there what is left.
 
 python -m tests.benchmarks reliability [NAME ...]
 
@@ -55,74 +57,67 @@ import sys
 
 from rich.console import Console
 
-from tests.benchmarks import (
-    command_line,
-    documents,
-    error_rates,
-    findings,
-    gpu,
-    memory,
-    performance,
-    reliability,
-    scaling,
-)
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
-BENCHMARKS = {
-    "start": command_line.start,
-    "pair": command_line.pair,
-    "ladder": command_line.ladder,
-}
-
 
 def main() -> None:
-    """Runs the benchmarks named on the command line, or the three that need no name."""
-    names = sys.argv[1:] or list(BENCHMARKS)
+    """Runs the benchmark named on the command line, or the three that need no name."""
     try:
-        if names[0] == "performance":
-            performance.main(names[1:])
-            return
-        if names[0] == "gpu":
-            gpu.main(names[1:])
-            return
-        if names[0] == "reliability":
-            reliability.measure(Console(), names[1:])
-            return
-        if names == ["memory"]:
-            memory.measure(Console())
-            return
-        if names == ["documents"]:
-            documents.measure(Console())
-            return
-        if names == ["scaling"]:
-            scaling.measure(Console())
-            return
-        if names[0] == "findings":
-            findings.measure(Console(), names[1:])
-            return
-        if names == ["statistics"]:
-            error_rates.measure(Console())
-            return
-        if unknown := set(names) - BENCHMARKS.keys():
-            pages = (
-                "performance",
-                "documents",
-                "findings",
-                "gpu",
-                "memory",
-                "reliability",
-                "scaling",
-                "statistics",
-            )
-            there = ", ".join((*BENCHMARKS, *pages))
-            sys.exit(f"No such benchmark: {', '.join(unknown)}; there are {there}.")
-        for name in names:
-            BENCHMARKS[name]()
+        measure(*sys.argv[1:])
     except (CommandFailed, LossesDiffer) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def measure(*names: str) -> None:
+    """Each benchmark imports what it needs: not every machine has the packages of all."""
+    match names:
+        case ["performance", *arguments]:
+            from tests.benchmarks import performance
+
+            performance.main(arguments)
+        case ["gpu", *arguments]:
+            from tests.benchmarks import gpu
+
+            gpu.main(arguments)
+        case ["reliability", *arguments]:
+            from tests.benchmarks import reliability
+
+            reliability.measure(Console(), arguments)
+        case ["memory"]:
+            from tests.benchmarks import memory
+
+            memory.measure(Console())
+        case ["documents"]:
+            from tests.benchmarks import documents
+
+            documents.measure(Console())
+        case ["scaling"]:
+            from tests.benchmarks import scaling
+
+            scaling.measure(Console())
+        case ["findings", *arguments]:
+            from tests.benchmarks import findings
+
+            findings.measure(Console(), arguments)
+        case ["statistics"]:
+            from tests.benchmarks import error_rates
+
+            error_rates.measure(Console())
+        case _:
+            from tests.benchmarks import command_line
+
+            shorts = {
+                "start": command_line.start,
+                "pair": command_line.pair,
+                "ladder": command_line.ladder,
+            }
+            if unknown := set(names) - shorts.keys():
+                sys.exit(f"{__doc__}\nNo such benchmark: {', '.join(unknown)}.")
+            for name in names or shorts:
+                shorts[name]()
 
 
 if __name__ == "__main__":

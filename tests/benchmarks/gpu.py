@@ -4,7 +4,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,25 +17,44 @@ from tests.benchmarks.performance import Bench, Job
 
 
 def main(arguments: list[str]) -> None:
-    """`gpu`: measures, writes the page, and exits with 1 if a measurement failed."""
-    if arguments:
-        sys.exit(f"gpu has no options: {' '.join(arguments)}.")
+    """`gpu [--minutes N]`: measures, writes the page, and exits with 1 if a measurement failed."""
+    parser = ArgumentParser("python -m tests.benchmarks gpu")
+    parser.add_argument("--minutes", type=float, default=24 * 60)
+    minutes = parser.parse_args(arguments).minutes
     if find_device("auto").type == "cpu":
         print("PyTorch finds no accelerator here, and gpu measures one.", file=sys.stderr)
         sys.exit(2)
-    store, bench = performance.here()
-    failures = performance.measure(store, lambda precision: jobs(bench, precision), keep_going=True)
+    failures: list[str] = []
+    try:
+        with ours.within(minutes):
+            store, bench = performance.here()
+            found = performance.measure(store, partial(jobs, bench), keep_going=True)
+            failures.extend(found)
+    except ours.OutOfTime:
+        print(f"The {minutes:g} minutes are over; the same command goes on.")
     performance.render()
     if failures:
         sys.exit("\n".join(("These failed:", *failures)))
 
 
 def jobs(bench: Bench, own_precision: str) -> Iterator[Job]:
-    """The tests, the ladder and the peers; `performance` adds the rest when there is time."""
+    """The most valuable first: the tests, the ladder, the peers and profiles, more rounds.
+
+    `performance` adds the rest when there is time.
+    """
     yield "tests/gpu", gpu_tests
     yield from bench.around(["sweep"])
-    for size in bench.plan.sizes:
-        yield from bench.comparison(size, own_precision)
+    sizes = bench.plan.sizes[::-1]
+    compared = [job for size in sizes for job in bench.comparison(size, own_precision)]
+    yield from (job for job in compared if _round(job) == 1)
+    for size in sizes:
+        yield f"profile/{size.name}", partial(bench.profile, size)
+    yield from sorted((job for job in compared if _round(job) > 1), key=_round)
+
+
+def _round(job: Job) -> int:
+    """Of a comparison, whose name is peers/SIZE/ROUND/..."""
+    return int(job[0].split("/")[2])
 
 
 def gpu_tests() -> dict[str, Any]:

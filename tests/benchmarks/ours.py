@@ -1,14 +1,19 @@
 """The real command line, run in its own process, and the measurements in its record."""
 
+import contextlib
 import csv
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from platformdirs import user_cache_dir
 
@@ -23,8 +28,32 @@ BRIEF_ENDING = ("evaluation.tokens=1", "sample.tokens=1")
 NO_REPORT = "~hydra.callbacks.report"
 
 
+# A run that is asked to end finishes its step and writes a checkpoint first.
+ENDING_SECONDS = 20
+
+
 class CommandFailed(Exception):
     """A command failed; the message has the end of its output."""
+
+
+class OutOfTime(Exception):
+    """The time that was given to the measurements is over."""
+
+
+@contextmanager
+def within(minutes: float) -> Iterator[None]:
+    """Raises OutOfTime in this block, and so ends the command that it runs, after so long."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
@@ -99,12 +128,25 @@ def runner(*arguments: str) -> float:
 
 
 def python(module: str, *arguments: str, **environment: str) -> float:
-    """Run a module in a process of its own and return the seconds. Raises CommandFailed."""
+    """Run a module in a process of its own and return the seconds. Raises CommandFailed.
+
+    A process that is out of time may close its record first.
+    """
     started = time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
     variables = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip()[-2000:]
-        raise CommandFailed(f"{' '.join(command[1:])} ended with {done.returncode}:\n{output}")
+    with subprocess.Popen(
+        command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            printed, complained = process.communicate()
+        except OutOfTime:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=ENDING_SECONDS)
+            process.kill()
+            raise
+    if process.returncode:
+        output = (complained or printed).strip()[-2000:]
+        raise CommandFailed(f"{' '.join(command[1:])} ended with {process.returncode}:\n{output}")
     return time.perf_counter() - started

@@ -334,13 +334,10 @@ class Measured:
         lines = []
         if sweep := found.get("sweep"):
             working = sweep["train_s"] + sweep["evaluation_s"]
-            lines += [
-                Around(
-                    "a whole sweep / its optimizer steps and evaluations",
-                    sweep["seconds"] / working, 1.15, 2, "times",
-                ),
-                Around("the sweep's report", sweep["report_s"], 5, 1, "s"),
-            ]  # fmt: skip
+            if sweep["seconds"]:  # one that was interrupted has none
+                name = "a whole sweep / its optimizer steps and evaluations"
+                lines.append(Around(name, sweep["seconds"] / working, 1.15, 2, "times"))
+            lines.append(Around("the sweep's report", sweep["report_s"], 5, 1, "s"))
         if compilation := found.get("compilation"):
             lines += [
                 Around("compiling, with an empty cache", compilation["cold_s"], 15, 1, "s"),

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -302,7 +303,10 @@ def here(quick: bool = False) -> tuple[Store, Bench]:
     except ValueError:
         sys.exit(f"{file} is damaged; restore it, or delete it to start all machines over.")
     # Relative, as records keep the command that they were made by.
-    return store, Bench(plan, Path("outputs", "benchmarks", "quick" if quick else "full"))
+    runs = Path("outputs", "benchmarks", "quick" if quick else "full")
+    if not store.part["measured"]:
+        shutil.rmtree(ours.ROOT / runs, ignore_errors=True)  # of other code
+    return store, Bench(plan, runs)
 
 
 def folder_of(quick: bool) -> Path:

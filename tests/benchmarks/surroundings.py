@@ -34,15 +34,18 @@ LINES = 10_000
 def sweep(folder: Path, *overrides: str) -> Entry:
     """The whole ladder by the command line, and its report once more: seconds, those of them in
     which a step or an evaluation ran, and by stage tokens a second and the most memory held.
+
+    A sweep that is in the folder goes on; how long all of it takes is then not known.
     """
-    for compiled in ("step06", "step07"):  # the sweep is to find its kernels in the cache
-        ours.train(folder.with_name("compiled"), compiled, "train.steps=1", *overrides)
-    shutil.rmtree(folder, ignore_errors=True)
+    goes_on = folder.exists()
+    if not goes_on:  # it is to find its kernels in the cache
+        for compiled in ("step06", "step07"):
+            ours.train(folder.with_name("compiled"), compiled, "train.steps=1", *overrides)
     seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
     records = [read_run(file.parent) for file in folder.glob("*/*/*/run.json")]
     finished = [record for record in records if record.status is Status.finished]
     return {
-        "seconds": seconds,
+        "seconds": None if goes_on else seconds,
         "report_s": ours.python("reports", *map(str, folder.iterdir())),
         **{
             what: sum(getattr(record.timings, what) for record in finished)

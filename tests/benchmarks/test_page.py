@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import re
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import gpu, machine, page
+from tests.benchmarks import gpu, machine, ours, page
 from tests.benchmarks.ours import GIB, ROOT
 from tests.benchmarks.performance import Bench, Job, LossesDiffer, Store, measure
 from tests.benchmarks.plan import plan_for
@@ -279,10 +281,12 @@ def test_every_step_that_is_compared_is_in_the_warmup(device: str) -> None:
         assert int(given["train.steps"]) == size.steps <= int(given["train.warmup_steps"])
 
 
-def test_every_peer_has_the_precision_of_ours() -> None:
+def test_every_peer_has_the_precision_of_ours_and_the_most_valuable_is_first() -> None:
     def precisions(own: str) -> dict[str, int]:
         names = [name for name, _ in gpu.jobs(Bench(plan_for("cuda"), Path("runs")), own)]
-        assert names[:2] == ["tests/gpu", "around/sweep"]
+        assert names[:3] == ["tests/gpu", "around/sweep", "peers/16x1024/1/step07"]
+        last = max(names.index(f"profile/{size}x1024") for size in (4, 16))
+        assert {name.split("/")[2] for name in names[2:last] if "peers" in name} == {"1"}
         return Counter(name.rsplit("/")[-1] for name in names if name.count("/") == 4)
 
     sizes, rounds, peers = 2, 3, 4
@@ -305,6 +309,39 @@ def test_one_failure_does_not_end_what_is_measured_on_a_borrowed_gpu(tmp_path: P
     assert measure(store, jobs, keep_going=True) == ["first: At step 0"]
     assert "first" not in store
     assert store["second"] == {"precision": "bf16"}
+
+
+def test_gpu_ends_in_time_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = tmp_path / "ended"
+    long_work = (
+        "import pathlib, time\n"
+        "try: time.sleep(60)\n"
+        f"except KeyboardInterrupt: pathlib.Path({str(ended)!r}).touch()\n"
+    )
+    (tmp_path / "long_work.py").write_text(long_work)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    store = Store(tmp_path / "performance.json", H100, IDENTITY)
+    store.add("limits", {"precision": "bf16"})
+    works: list[Job] = [
+        ("quick", dict),
+        ("long", lambda: {"s": ours.python("long_work")}),
+        ("never", dict),
+    ]
+    monkeypatch.setattr(gpu, "find_device", lambda requested: torch.device("cuda"))
+    monkeypatch.setattr(gpu, "jobs", lambda bench, precision: works)
+    monkeypatch.setattr("tests.benchmarks.performance.here", lambda: (store, None))
+    monkeypatch.setattr("tests.benchmarks.performance.render", lambda: None)
+    started = time.monotonic()
+    gpu.main(["--minutes", "0.1"])
+    assert time.monotonic() - started < 50, "the long work was not ended"
+    assert ended.exists(), "it was not asked to end"
+    assert "the same command goes on" in capsys.readouterr().out
+    assert [name in store for name, _ in works] == [True, False, False]
+    works[1] = ("long", dict)
+    gpu.main([])
+    assert all(name in store for name, _ in works)
 
 
 def test_gpu_refuses_a_machine_without_one(

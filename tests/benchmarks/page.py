@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import reports
 from conf.schema import Aim
 from reports.palette import THEME
+from runner.training.device import DATASHEET_FLOPS
 from stages.ladder import Stage, read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
@@ -137,6 +138,11 @@ class Measured:
     def peak(self) -> float:
         """FLOP/s of the large square in the runner's precision."""
         return self.limit(self.precision)
+
+    @property
+    def datasheet(self) -> float | None:
+        """FLOP/s in dense bf16 by the GPU's datasheet, where it is known and bf16 is used."""
+        return DATASHEET_FLOPS.get(self.machine["device_name"]) if self.precision == "bf16" else None
 
     def limit(self, precision: str) -> float:
         """FLOP/s of the large square, by the faster of the ways in which a precision was exact."""

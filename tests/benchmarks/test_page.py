@@ -274,6 +274,18 @@ def test_a_gpus_memory_is_beside_its_estimate_where_both_are_known(
     )
 
 
+def test_the_measured_peak_of_a_known_gpu_is_beside_its_datasheets(
+    write: Write, xeon: Part, h100: Part
+) -> None:
+    limits = h100["measured"]["limits"]
+    limits["precision"] = "bf16"
+    for product in limits["matrix_products"]:
+        product["precision"], product["flops_per_second"] = "bf16", 494.7e12
+    text = write({XEON: xeon, H100: h100})
+    assert "989 TFLOP/s in dense bf16; the large square reached 50% of that." in text
+    assert text.count("datasheet") == 1
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_step_that_is_compared_is_in_the_warmup(device: str) -> None:
     for size in plan_for(device).sizes:

@@ -44,6 +44,19 @@ def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
     assert len(records.held_out) == 10 * WINDOWS
 
 
+def test_the_datasheets_share_is_beside_that_of_the_measured_peak(tmp_path: Path) -> None:
+    given = {"results__datasheet_flops": 989.4e12, "results__datasheet_mfu": 0.31}
+    for stage in ("step02", "step07"):
+        write_run(tmp_path / "gpu", stage, **given)
+    folder = reports.write_report([tmp_path / "gpu"]).parent
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Its datasheet says 989 in bfloat16." in text
+    assert "(31% of the datasheet's)" in text
+    assert reports.load(tmp_path / "gpu").runs.datasheet_mfu.tolist() == [0.31, 0.31]
+    on_a_cpu = write_run(tmp_path / "cpu", "step02").parent.parent
+    assert "datasheet" not in (reports.write_report([on_a_cpu]).parent / "report.md").read_text()
+
+
 def test_importing_reports_brings_in_nothing_heavy() -> None:
     code = "import sys, reports; print({'pandas', 'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

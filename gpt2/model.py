@@ -138,9 +138,9 @@ class GPT(LanguageModel):
         """The mean cross entropy of the last block's output, computed by the norm and the head."""
         x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
         chunk = self.config.loss_chunk_tokens
-        # Older versions of torch have no chunked loss. It is not used under autocast, which does not
-        # apply inside it: it would stay in fp32. Where this function is compiled, its temporaries
-        # are fused away.
+        # Older versions of torch have no chunked loss. Not under autocast, which does not apply
+        # inside it: it would stay in fp32. Where this function is compiled, its temporaries are
+        # fused away.
         chunked = chunk is not None and hasattr(nn, "LinearCrossEntropyOptions")
         if not chunked or torch.is_autocast_enabled(x_NC.device.type):
             return F.cross_entropy(F.linear(x_NC, self._head_weight()).float(), targets_N)

@@ -30,7 +30,7 @@ def speeds(painter: Painter) -> list[Picture]:
         compilation.append(_compilation(stage))
         share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
         quoted = formats.number(100 * stage.mean.datasheet_mfu, ".0f", "%")
-        beside = "" if quoted == formats.NONE else f"  ({quoted} of the datasheet's)"
+        beside = "" if quoted == formats.NONE else f"  ({quoted})"
         use.append((share, f"{formats.number(share, '.0f', '%')}{beside}"))
     title, axis = (
         "Tokens per second, and times the baseline's",
@@ -44,7 +44,9 @@ def speeds(painter: Painter) -> list[Picture]:
     title, axis = "Compilation, once a run", "seconds, in no other figure"
     found.append(_bars(painter, "speed-compile", title, axis, stages, compilation))
     if not math.isnan(peak):
-        title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
+        known = any(math.isfinite(stage.mean.datasheet_mfu) for stage in stages)
+        title = f"Model FLOPs use{' (of the datasheet)' if known else ''}"
+        axis = "% of the highest matrix-product rate measured"
         found.append(_bars(painter, "speed-mfu", title, axis, stages, use))
     return found
 

@@ -142,7 +142,8 @@ class Measured:
     @property
     def datasheet(self) -> float | None:
         """FLOP/s in dense bf16 by the GPU's datasheet, where it is known and bf16 is used."""
-        return DATASHEET_FLOPS.get(self.machine["device_name"]) if self.precision == "bf16" else None
+        known = DATASHEET_FLOPS.get(self.machine["device_name"])
+        return known if self.precision == "bf16" else None
 
     def limit(self, precision: str) -> float:
         """FLOP/s of the large square, by the faster of the ways in which a precision was exact."""

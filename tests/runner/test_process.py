@@ -30,6 +30,8 @@ from tests.runner.test_command_line import records
 # A driver with one GPU of 24 GB, or as many as GPUS says. It writes who initialised it, and whether
 # a process was forked after that, in which CUDA could not be used.
 DRIVER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +59,16 @@ int cuDeviceGetCount(int *count) {
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 25300000000; return 0; }
+/* By these a CUDA build of torch finds the others. */
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuGetProcAddress_v2(const char *name, void **found, int version, long flags, int *status) {
+    *found = dlsym(RTLD_DEFAULT, name);
+    if (status) *status = !*found;
+    return *found ? 0 : 500;
+}
+int cuGetProcAddress(const char *name, void **found, int version, long flags) {
+    return cuGetProcAddress_v2(name, found, version, flags, 0);
+}
 """
 
 
@@ -69,7 +81,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "driver"
     folder.mkdir()
     (folder / "driver.c").write_text(DRIVER)
-    command = [compiler, "-shared", "-fPIC", "driver.c", "-o", "libcuda.so.1", "-lpthread"]
+    command = [compiler, "-shared", "-fPIC", "driver.c", "-o", "libcuda.so.1", "-lpthread", "-ldl"]
     subprocess.run(command, cwd=folder, check=True)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
     monkeypatch.setenv("DRIVER_LOG", str(folder / "log"))
@@ -178,7 +190,10 @@ def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
 def test_the_stages_server_imports_the_compiler_only_where_there_is_no_gpu(
     driver: Path, tmp_path: Path, visible: str, imported: bool
 ) -> None:
-    """In PyTorch 2.11 that import asks CUDA, which then works in no stage."""
+    """In PyTorch 2.11 that import asks CUDA, which then works in no stage.
+
+    A CUDA build asks the stub of the driver, and any build shows what was imported.
+    """
     source = (
         "from pathlib import Path; from runner.process import in_own_process;"
         "from tests.runner.test_process import _write_modules;"
@@ -189,6 +204,8 @@ def test_the_stages_server_imports_the_compiler_only_where_there_is_no_gpu(
     modules = (tmp_path / "modules").read_text().split()
     assert "runner.training.loop" in modules
     assert ("torch._inductor.compile_fx" in modules) is imported
+    if visible:
+        assert "forked" not in driver.read_text().split(), "the server has asked the driver"
 
 
 def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:

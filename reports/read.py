@@ -291,7 +291,9 @@ def _read_table(path: Path, names: list[str], sha256: str | None) -> pd.DataFram
         raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
     whole = text[: text.rfind("\n") + 1]
     try:
-        raw = pd.read_csv(io.StringIO(whole), index_col=False, on_bad_lines="skip")
+        raw = pd.read_csv(
+            io.StringIO(whole), index_col=False, on_bad_lines="skip", float_precision="round_trip"
+        )
         table = raw[names].apply(pd.to_numeric, errors="coerce").astype(float)
     except (ValueError, KeyError):
         raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None

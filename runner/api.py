@@ -47,7 +47,7 @@ class TrainedRun:
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(self.folder / name)
+        return pd.read_csv(self.folder / name, float_precision="round_trip")
 
     def __repr__(self) -> str:
         results = self.record.results

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -128,6 +129,7 @@ def prepare(device: torch.device) -> None:
     # A CPU is slow with denormal floats, and a plain network's activations shrink to them: without
     # this a norm layer would seem to increase the speed. Values so small change no loss.
     torch.set_flush_denormal(True)
+    warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # of an older numpy
     if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         # glibc returns large freed blocks to the kernel, and a step frees gigabytes: keep them
         # (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).

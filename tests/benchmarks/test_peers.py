@@ -66,7 +66,6 @@ def test_the_plain_script_has_the_losses_of_step_9(
     theirs = follow("plain", run.record, cache_dir)
     check_losses(run.losses, theirs.losses, "fp32")
     assert len(theirs.step_seconds) == STEPS
-    assert run.losses[-1] < run.losses[0]
     rounded = follow("plain", run.record, cache_dir, bf16=True)
     check_losses(run.losses, rounded.losses, "bf16")
     assert rounded.losses != theirs.losses

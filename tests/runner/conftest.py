@@ -42,7 +42,7 @@ class Runs:
         corpus = load(find_source(config.data, cache), cache, held_out, print, lambda *_: None)
         alone = Parallel(find_device(config.device, config.scale.name))
         train(config, corpus, folder, Console(file=io.StringIO()), alone)
-        return folder.run, pd.read_csv(folder.path / "steps.csv")
+        return folder.run, pd.read_csv(folder.path / "steps.csv", float_precision="round_trip")
 
 
 @pytest.fixture

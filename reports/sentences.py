@@ -216,7 +216,9 @@ def speed_note(group: Group, rules: ReportConf) -> str:
         said.append(f"{rates[-1]} TFLOP/s in {dtype}{spread}")
     note += f" The machine's own matrix-product peak was measured as {together(said)}."
     quoted = max((f for r in results if math.isfinite(f := r.datasheet_flops)), default=None)
-    return f"{note} Its datasheet says {quoted / 1e12:.0f} in bfloat16." if quoted else note
+    if quoted is None:
+        return note
+    return f"{note} The GPU's datasheet says {quoted / 1e12:.0f} TFLOP/s in bfloat16."
 
 
 def thinning_note(group: Group) -> str:

@@ -44,9 +44,9 @@ def speeds(painter: Painter) -> list[Picture]:
     title, axis = "Compilation, once a run", "seconds, in no other figure"
     found.append(_bars(painter, "speed-compile", title, axis, stages, compilation))
     if not math.isnan(peak):
-        known = any(math.isfinite(stage.mean.datasheet_mfu) for stage in stages)
-        title = f"Model FLOPs use{' (of the datasheet)' if known else ''}"
-        axis = "% of the highest matrix-product rate measured"
+        title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
+        if any(math.isfinite(stage.mean.datasheet_mfu) for stage in stages):
+            title += " (in brackets: of the datasheet's bf16)"
         found.append(_bars(painter, "speed-mfu", title, axis, stages, use))
     return found
 

@@ -1,9 +1,7 @@
 """Everything worth measuring on a borrowed GPU, the most important first."""
 
-import subprocess
 import sys
 import tempfile
-import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from functools import partial
@@ -19,19 +17,16 @@ from tests.benchmarks.performance import Bench, Job
 def main(arguments: list[str]) -> None:
     """`gpu [--minutes N]`: measures, writes the page, and exits with 1 if a measurement failed."""
     parser = ArgumentParser("python -m tests.benchmarks gpu")
-    parser.add_argument("--minutes", type=float, default=24 * 60)
+    parser.add_argument("--minutes", type=float)
     minutes = parser.parse_args(arguments).minutes
+    if minutes is not None and minutes <= 0:
+        parser.error(f"--minutes={minutes:g} is no time; give more than 0.")
     if find_device("auto").type == "cpu":
         print("PyTorch finds no accelerator here, and gpu measures one.", file=sys.stderr)
         sys.exit(2)
-    failures: list[str] = []
-    try:
-        with ours.within(minutes):
-            store, bench = performance.here()
-            found = performance.measure(store, partial(jobs, bench), keep_going=True)
-            failures.extend(found)
-    except ours.OutOfTime:
-        print(f"The {minutes:g} minutes are over; the same command goes on.")
+    store, bench = performance.here()
+    with ours.within(minutes):
+        failures = performance.measure(store, partial(jobs, bench), keep_going=True)
     performance.render()
     if failures:
         sys.exit("\n".join(("These failed:", *failures)))
@@ -61,10 +56,7 @@ def gpu_tests() -> dict[str, Any]:
     """What pytest -m gpu ends with. Raises CommandFailed if it runs no test."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={file}"]
-        started = time.perf_counter()
-        done = subprocess.run(command, cwd=ours.ROOT, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
+        done, seconds = ours.ended("pytest", "-m", "gpu", f"--junitxml={file}")
         if done.returncode not in (0, 1):
             raise ours.CommandFailed(f"pytest -m gpu:\n{(done.stdout + done.stderr)[-2000:]}")
         return {**outcome(file.read_text(encoding="utf-8")), "seconds": seconds}

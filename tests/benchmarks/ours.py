@@ -28,6 +28,8 @@ BRIEF_ENDING = ("evaluation.tokens=1", "sample.tokens=1")
 NO_REPORT = "~hydra.callbacks.report"
 
 
+Done = subprocess.CompletedProcess[str]
+
 # A run that is asked to end finishes its step and writes a checkpoint first.
 ENDING_SECONDS = 20
 
@@ -36,19 +38,19 @@ class CommandFailed(Exception):
     """A command failed; the message has the end of its output."""
 
 
-class OutOfTime(Exception):
+class OutOfTime(BaseException):
     """The time that was given to the measurements is over."""
 
 
 @contextmanager
-def within(minutes: float) -> Iterator[None]:
+def within(minutes: float | None) -> Iterator[None]:
     """Raises OutOfTime in this block, and so ends the command that it runs, after so long."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    signal.setitimer(signal.ITIMER_REAL, 60 * (minutes or 0))  # 0: never
     try:
         yield
     finally:
@@ -99,7 +101,9 @@ def train(folder: Path, stage: str, *overrides: str) -> Run:
 
 def read(folder: Path) -> Run:
     """The one run whose record is in `folder`. Raises CommandFailed if it did not finish."""
-    (file,) = folder.glob("*/*/*/run.json")
+    file = next(folder.glob("*/*/*/run.json"), None)
+    if file is None:
+        raise CommandFailed(f"There is no run in {folder}.")
     found = record.read_run(file.parent)
     if found.status is not record.Status.finished:
         raise CommandFailed(f"{file}: {found.message}")
@@ -128,25 +132,38 @@ def runner(*arguments: str) -> float:
 
 
 def python(module: str, *arguments: str, **environment: str) -> float:
-    """Run a module in a process of its own and return the seconds. Raises CommandFailed.
+    """Run a module in a process of its own and return the seconds. Raises CommandFailed."""
+    done, seconds = ended(module, *arguments, **environment)
+    if done.returncode:
+        output = (done.stderr or done.stdout).strip()[-2000:]
+        command = " ".join(("-m", module, *arguments))
+        raise CommandFailed(f"{command} ended with {done.returncode}:\n{output}")
+    return seconds
 
-    A process that is out of time may close its record first.
+
+def ended(module: str, *arguments: str, **environment: str) -> tuple[Done, float]:
+    """Run a module to its end, however that is, and also give the seconds.
+
+    One that is out of time may close its record first.
     """
     started = time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
-    variables = {**os.environ, **environment}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            printed, complained = process.communicate()
-        except OutOfTime:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=ENDING_SECONDS)
-            process.kill()
-            raise
-    if process.returncode:
-        output = (complained or printed).strip()[-2000:]
-        raise CommandFailed(f"{' '.join(command[1:])} ended with {process.returncode}:\n{output}")
-    return time.perf_counter() - started
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        printed, complained = process.communicate()
+    except OutOfTime:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=ENDING_SECONDS)
+        raise
+    finally:
+        process.kill()
+    seconds = time.perf_counter() - started
+    return Done(command, process.returncode, printed, complained), seconds

@@ -64,7 +64,8 @@ class Store:
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.fields: Entry = {"machines": {}, **found}
         machines = self.fields["machines"]
-        if machines.get(key, {}).get("identity") == identity:
+        self.is_outdated = machines.get(key, {}).get("identity", identity) != identity
+        if key in machines and not self.is_outdated:
             self.part: Entry = machines[key]
         else:
             self.part = {"identity": identity, "measured": {}}
@@ -155,8 +156,10 @@ class Bench:
         """A peer with the weights and the tokens of our run. Raises LossesDiffer."""
         stage = COUNTERPART[peer]
         folder = self._folder(size, 1, stage)
-        # The records may have been cleared away between two halves of an interrupted measurement.
-        reference = ours.read(folder) if folder.exists() else self._train(size, 1, stage)
+        try:
+            reference = ours.read(folder)
+        except ours.CommandFailed:  # it was cleared away or cut off in an earlier half
+            reference = self._train(size, 1, stage)
         found = in_own_process(
             "tests.benchmarks.peers", peer, precision, str(reference.folder), str(ours.CACHE)
         )
@@ -260,7 +263,7 @@ def measure(
     """Make every measurement that is not in the store, and print the progress.
 
     `jobs_in` has them by the precision that the runner trains in here. With `keep_going` one that
-    fails is left out, and what is returned says why.
+    fails is left out, and what is returned says why. Out of time, the rest is left for another day.
     """
     started = time.perf_counter()
     failures = []
@@ -279,16 +282,19 @@ def measure(
         spent = f"{now - began:.0f} s, {(now - started) / 60:.1f} min so far"
         print(f"[{place}] {name}: {rate}{spent}", flush=True)
 
-    take("limits", lambda: in_own_process("tests.benchmarks.limits"), "limits")
-    jobs = list(jobs_in(store["limits"]["precision"]))
-    for number, (name, work) in enumerate(jobs, start=1):
-        try:
-            take(name, work, f"{number}/{len(jobs)}")
-        except (ours.CommandFailed, LossesDiffer) as error:
-            if not keep_going:
-                raise
-            failures.append(f"{name}: {error}")
-            print(f"[{number}/{len(jobs)}] {failures[-1]}", flush=True)
+    try:
+        take("limits", lambda: in_own_process("tests.benchmarks.limits"), "limits")
+        jobs = list(jobs_in(store["limits"]["precision"]))
+        for number, (name, work) in enumerate(jobs, start=1):
+            try:
+                take(name, work, f"{number}/{len(jobs)}")
+            except (ours.CommandFailed, LossesDiffer) as error:
+                if not keep_going:
+                    raise
+                failures.append(f"{name}: {error}")
+                print(f"[{number}/{len(jobs)}] {failures[-1]}", flush=True)
+    except ours.OutOfTime:
+        print("The time is over; the same command goes on.", flush=True)
     return failures
 
 
@@ -304,8 +310,8 @@ def here(quick: bool = False) -> tuple[Store, Bench]:
         sys.exit(f"{file} is damaged; restore it, or delete it to start all machines over.")
     # Relative, as records keep the command that they were made by.
     runs = Path("outputs", "benchmarks", "quick" if quick else "full")
-    if not store.part["measured"]:
-        shutil.rmtree(ours.ROOT / runs, ignore_errors=True)  # of other code
+    if store.is_outdated:
+        shutil.rmtree(ours.ROOT / runs, ignore_errors=True)
     return store, Bench(plan, runs)
 
 

@@ -43,7 +43,9 @@ def sweep(folder: Path, *overrides: str) -> Entry:
             ours.train(folder.with_name("compiled"), compiled, "train.steps=1", *overrides)
     seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
     records = [read_run(file.parent) for file in folder.glob("*/*/*/run.json")]
-    finished = [record for record in records if record.status is Status.finished]
+    records.sort(key=lambda record: record.started)  # of other code the folder may have older ones
+    done = {r.stage.name: r for r in records if r.status is Status.finished}
+    finished = list(done.values())
     return {
         "seconds": None if goes_on else seconds,
         "report_s": ours.python("reports", *map(str, folder.iterdir())),

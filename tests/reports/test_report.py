@@ -51,8 +51,10 @@ def test_the_datasheets_share_is_beside_that_of_the_measured_peak(tmp_path: Path
         write_run(tmp_path / "gpu", stage, **given)
     folder = reports.write_report([tmp_path / "gpu"]).parent
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "Its datasheet says 989 in bfloat16." in text
-    assert re.search(r"Model FLOPs use \(of the datasheet\): step02 \d+% \(31%\)", text)
+    assert "The GPU's datasheet says 989 TFLOP/s in bfloat16." in text
+    assert re.search(
+        r"Model FLOPs use \(in brackets: of the datasheet's bf16\): step02 \d+% \(31%\)", text
+    )
     assert reports.load(tmp_path / "gpu").runs.datasheet_mfu.tolist() == [0.31, 0.31]
     on_a_cpu = write_run(tmp_path / "cpu", "step02").parent.parent
     assert "datasheet" not in (reports.write_report([on_a_cpu]).parent / "report.md").read_text()

@@ -87,15 +87,25 @@ def test_the_second_accelerator_trains_as_the_first(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "exact"),
+    ("overrides", "applied", "exact"),
     [
-        (("+stage=step05", "train.autocast=none"), True),  # fp32, AdamW in foreach
-        (("+stage=step09", "train.compile=false", "model.attention=manual"), True),  # bf16, fused
-        (("+stage=step10",), False),  # a fused attention's backward may sum in any order
+        # AdamW in foreach
+        (("+stage=step05", "train.autocast=none"), {"residual stream"}, True),
+        (
+            ("+stage=step09", "train.compile=false", "model.attention=manual"),
+            {BF16, "fused AdamW"},
+            True,
+        ),
+        # A fused attention's backward may add in any order, and so may compiled code.
+        (("+stage=step10",), {BF16, "torch.compile", "flash attention", "fused AdamW"}, False),
     ],
 )
 def test_a_resumed_run_goes_on_with_the_same_numbers(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], exact: bool
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    applied: set[str],
+    exact: bool,
 ) -> None:
     overrides = ("train.autocast=bf16", *overrides, "train.steps=8", "device=auto")
     _, whole = runs(*overrides)
@@ -112,6 +122,7 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(
             runs(*overrides)
     fields, resumed = runs(*overrides, again=True)
     assert fields.status is Status.finished
+    assert applied <= set(fields.applied)
     assert len(fields.resumed_at) == 1
     assert 0 < fields.resumed_at[0] < 8
     print(f"{overrides[1]} resumed: losses differ by {(resumed.loss - whole.loss).abs().max()}")
@@ -126,5 +137,9 @@ def test_the_kernel_of_attention_is_known_by_name(name: str) -> None:
     asked = torch.device("cuda"), torch.bfloat16, (12, 1024, 64)
     backend = SDPBackend.MATH if name == "math" else SDPBackend[f"{name.upper()}_ATTENTION"]
     with sdpa_kernel(backend):
-        assert attention_kernel(*asked) == name
+        try:
+            found = attention_kernel(*asked)
+        except RuntimeError as error:
+            pytest.skip(f"this GPU has no such kernel: {error}")
+    assert found == name
     print(f"left to itself torch takes {attention_kernel(*asked)}")

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conf.device import CUDA_SCALES
+from conf.device import CUDA_SCALES, visible_gpus
 from conf.errors import UsageError
 from runner import world
 from runner.products import Products, Rate
@@ -66,8 +66,11 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
     numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
     choices = dict.fromkeys(("cpu", kind, *numbered))
     if requested not in choices:
+        lacks = requested in ("cuda", "mps")
+        advice = f"{_what_is_missing(requested)}, or " if lacks else ""
         raise UsageError(
-            f"device={requested}: PyTorch finds no such device; use auto, {', '.join(choices)}."
+            f"device={requested}: PyTorch {torch.__version__} finds no such device; {advice}use "
+            f"auto, {', '.join(choices)}."
         )
     return _of_this_process(torch.device(requested))
 
@@ -93,6 +96,8 @@ def _of_this_process(device: torch.device) -> torch.device:
 def _what_is_missing(kind: str) -> str:
     """What to do about a device that PyTorch does not find."""
     if kind == "cuda" and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        if not visible_gpus():
+            return "NVIDIA's driver shows no GPU: check it and CUDA_VISIBLE_DEVICES"
         try:
             torch.cuda.init()  # type: ignore[no-untyped-call]
         except RuntimeError as error:

@@ -17,9 +17,11 @@ where it was interrupted, and starts this machine's part over when the code has 
 python -m tests.benchmarks gpu [--minutes 9]
 
 On a borrowed GPU: the tests that need one, the whole ladder and the peers, the most valuable first
-and each saved at once, and its part of the page; about 40 minutes in all. After so many minutes it
-ends, and the same command goes on. It needs the runner's packages, pytest, pytest-xdist and
-transformers, and neither git nor a network. `performance` measures there what is left.
+and each saved at once, and its part of the page. After so many minutes it ends, and the same
+command goes on; without them it ends when all is measured. It needs the runner's packages, pytest,
+pytest-xdist and transformers, and neither git nor a network. What is measured is in
+docs/performance.json, and its runs in outputs/benchmarks: bring both home. `performance` measures
+there what is left.
 
 python -m tests.benchmarks reliability [NAME ...]
 

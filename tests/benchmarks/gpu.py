@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser("python -m tests.benchmarks gpu")
     parser.add_argument("--minutes", type=float)
     minutes = parser.parse_args(arguments).minutes
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not minutes > 0:
         parser.error(f"--minutes={minutes:g} is no time; give more than 0.")
     if find_device("auto").type == "cpu":
         print("PyTorch finds no accelerator here, and gpu measures one.", file=sys.stderr)
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> None:
     with ours.within(minutes):
         failures = performance.measure(store, partial(jobs, bench), keep_going=True)
     performance.render()
+    if "tests/gpu" in store and (failed := store["tests/gpu"]["failures"]):
+        failures.append(f"tests/gpu: {', '.join(failed)}")
     if failures:
         sys.exit("\n".join(("These failed:", *failures)))
 

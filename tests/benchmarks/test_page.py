@@ -351,8 +351,9 @@ def test_gpu_ends_in_time_and_the_same_command_goes_on(
     assert ended.exists(), "it was not asked to end"
     assert "the same command goes on" in capsys.readouterr().out
     assert [name in store for name, _ in works] == [True, False, False]
-    works[1] = ("long", dict)
-    gpu.main([])
+    works[1:] = [("tests/gpu", lambda: {"failures": ["test_a"]}), ("never", dict)]
+    with pytest.raises(SystemExit, match="tests/gpu: test_a"):
+        gpu.main([])
     assert all(name in store for name, _ in works)
 
 

@@ -76,7 +76,7 @@ def test_a_default_sweep_trains_every_stage_on_the_accelerator(
     assert "cpu" not in {run["environment"]["device"] for run in found.values()}
 
 
-@pytest.mark.skipif(torch.accelerator.device_count() < 2, reason="there is one accelerator")
+@pytest.mark.skipif(torch.accelerator.device_count() < 2, reason="there are not two accelerators")
 def test_the_second_accelerator_trains_as_the_first(runs: Runs) -> None:
     kind = torch.accelerator.current_accelerator()
     assert kind is not None

@@ -104,13 +104,19 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def fail() -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
 
-    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr("torch.backends.cuda.is_built", lambda: True)
     monkeypatch.setattr("torch.cuda.init", fail)
-    with pytest.raises(UsageError) as refused:
-        find_device("auto", "cuda")
-    assert "too old (found version 11040); update the NVIDIA driver" in str(refused.value)
-    assert "add scale=cpu" in str(refused.value)
+    gpus = ""
+    monkeypatch.setattr("runner.training.device.visible_gpus", lambda: gpus)
+    for asked, way_out in ((("auto", "cuda"), "add scale=cpu"), (("cuda", "cpu"), "use auto, cpu")):
+        gpus = ""
+        with pytest.raises(UsageError, match=f"driver shows no GPU.*{way_out}"):
+            find_device(*asked)
+        gpus = "0"
+        told = r"too old \(found version 11040\); update the NVIDIA driver"
+        with pytest.raises(UsageError, match=f"{told}.*{way_out}"):
+            find_device(*asked)
 
 
 def test_macs_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The real command line, each time in a process of its own."""
 
 import csv
+import io
 import json
 import re
 import sys
@@ -9,9 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from runner.files import seal, unseal
+from runner.folder import RunFolder
+from runner.record import Status
+from runner.run import print_outcome
 from tests.conftest import ROOT, CommandLine
+from tests.records import synthetic_run
 
 QUICK = ("train.steps=4", "train.compile=false")
 
@@ -405,3 +411,14 @@ def test_weights_that_transformers_cannot_hold_are_refused(
     assert done.returncode == 2
     assert "needs layer norm and a residual stream" in done.stderr
     assert not (tmp_path / "exported").exists()
+
+
+def test_the_mfu_is_said_where_the_gpus_datasheet_is_known(tmp_path: Path) -> None:
+    folder, said = RunFolder(tmp_path / "run"), io.StringIO()
+    folder.start(synthetic_run(), afresh=True)
+    folder.run.results.mfu, folder.run.results.datasheet_mfu = 0.43, 0.35
+    folder.end(Status.finished)
+    print_outcome(folder, tmp_path, Console(file=said, width=200))
+    assert (
+        "MFU: 43% of the fastest matrix product measured, 35% of the datasheet's" in said.getvalue()
+    )

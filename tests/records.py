@@ -10,6 +10,7 @@ CONFIG: dict[str, Any] = {
     "repeat": 1,
     "without": [],
     "plus": [],
+    "recipe": None,
     "model": {"name": "synthetic"},
     "scale": {"name": "synthetic"},
     "train": {

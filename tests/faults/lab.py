@@ -149,6 +149,12 @@ def steps_done(experiment: Path) -> int:
     )
 
 
+def runs_that_step(experiment: Path) -> int:
+    """How many runs of an experiment have taken a step."""
+    tables = experiment.glob("*/*/steps.csv")
+    return sum(len(file.read_text().splitlines()) > 1 for file in tables)
+
+
 def training(experiment: Path) -> list[int]:
     """The processes that are training an experiment's runs."""
     records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]

@@ -9,7 +9,7 @@ import pytest
 
 from runner.files import unseal
 from tests.faults.faults import SWEEP
-from tests.faults.lab import Lab, outcome, steps_done, training, wait_until
+from tests.faults.lab import Lab, outcome, runs_that_step, steps_done, training, wait_until
 
 CORES = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
 LOCAL = ("hydra/launcher=cluster_local",)
@@ -38,14 +38,20 @@ SLURM = {
 }
 
 
-def check_completed(lab: Lab, experiment: Path, *launcher: str, **environment: str) -> str:
+def check_completed(
+    lab: Lab,
+    experiment: Path,
+    *launcher: str,
+    sweep: tuple[str, ...] = SWEEP,
+    **environment: str,
+) -> str:
     """Assert that the sweep ends with the records of one without a launcher, bit by bit.
 
     Returns what it printed.
     """
-    done = lab.run(experiment, *SWEEP, *launcher, **environment)
+    done = lab.run(experiment, *sweep, *launcher, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert outcome(experiment) == lab.undisturbed(*SWEEP)
+    assert outcome(experiment) == lab.undisturbed(*sweep)
     return done.stdout
 
 
@@ -66,7 +72,8 @@ def worker(experiment: Path) -> int:
 @pytest.mark.slow
 def test_two_workers_leave_the_records_of_one_run_after_the_other(lab: Lab) -> None:
     experiment = lab.new_experiment()
-    printed = check_completed(lab, experiment, *CORES).splitlines()
+    long = (*SWEEP, "train.steps=150")  # so that neither ends before the other has begun
+    printed = check_completed(lab, experiment, *CORES, sweep=long).splitlines()
     assert {"Run 1 of 2", "Run 2 of 2"} <= {*printed}
     records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
     assert {record["environment"]["threads"] for record in records} == {1}
@@ -137,7 +144,7 @@ def test_a_killed_worker_is_one_sentence_and_the_same_command_trains_what_is_mis
 def test_ctrl_c_ends_every_run_after_its_step(lab: Lab, launcher: tuple[str, ...]) -> None:
     experiment = lab.new_experiment()
     process = lab.start(experiment, *SWEEP, *launcher, "train.steps=2000")
-    assert wait_until(lambda: len(training(experiment)) == 2 <= steps_done(experiment), process)
+    assert wait_until(lambda: runs_that_step(experiment) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130
     until = time.monotonic() + 60

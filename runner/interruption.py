@@ -1,5 +1,6 @@
 """Signals that ask a run to end: the first lets the current step finish, the second does not."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,8 @@ def begin_command() -> None:
     """Have ending signals end this process, which is a command, and no worker of a launcher."""
     _commands.append(os.getpid())
     install_handlers()
+    # Python drops handlers on its way out, and a signal would then give another status.
+    atexit.register(install_handlers, signal.SIG_IGN)
 
 
 def in_command() -> bool:

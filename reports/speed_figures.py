@@ -29,9 +29,10 @@ def speeds(painter: Painter) -> list[Picture]:
         rates.append((rate, f"{formats.count(rate)}{versus}"))
         compilation.append(_compilation(stage))
         share = 100 * stage.mean.mfu * stage.mean.peak_flops / peak
-        quoted = formats.number(100 * stage.mean.datasheet_mfu, ".0f", "%")
-        beside = "" if quoted == formats.NONE else f"  ({quoted})"
-        use.append((share, f"{formats.number(share, '.0f', '%')}{beside}"))
+        label = formats.number(share, ".0f", "%")
+        if math.isfinite(stage.mean.datasheet_mfu):
+            label += f"  ({stage.mean.datasheet_mfu:.0%})"
+        use.append((share, label))
     title, axis = (
         "Tokens per second, and times the baseline's",
         "tokens/s, median of warm steps",

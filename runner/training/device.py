@@ -66,8 +66,7 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
     numbered = [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
     choices = dict.fromkeys(("cpu", kind, *numbered))
     if requested not in choices:
-        lacks = requested in ("cuda", "mps")
-        advice = f"{_what_is_missing(requested)}, or " if lacks else ""
+        advice = f"{_what_is_missing(requested)}, or " if requested in ("cuda", "mps") else ""
         raise UsageError(
             f"device={requested}: PyTorch {torch.__version__} finds no such device; {advice}use "
             f"auto, {', '.join(choices)}."
@@ -235,11 +234,6 @@ def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int,
     nodes = [last, *(node for node, _ in last.next_functions if node)]
     found = re.search(r"ScaledDotProduct(\w+?)Attention", " ".join(node.name() for node in nodes))
     return found[1].lower() if found else "math"
-
-
-def datasheet_flops(device: torch.device) -> float:
-    """FLOP/s of dense bf16 products by the device's datasheet; NaN where it is not known."""
-    return DATASHEET_FLOPS.get(device_name(device), math.nan)
 
 
 def product_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, float]:

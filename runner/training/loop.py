@@ -121,7 +121,8 @@ def set_up(
     run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
     peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
     run.results.peak_flops, run.results.flops_before = peak
-    run.results.datasheet_flops = machine.datasheet_flops(device)
+    datasheet_flops = machine.DATASHEET_FLOPS.get(run.environment.device_name, math.nan)
+    run.results.datasheet_flops = datasheet_flops
     checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)

@@ -144,15 +144,13 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
 
 def steps_done(experiment: Path) -> int:
     """Steps written so far by all runs of an experiment."""
-    return sum(
-        max(0, len(file.read_text().splitlines()) - 1) for file in experiment.glob("*/*/steps.csv")
-    )
+    return sum(steps_by_run(experiment))
 
 
-def runs_that_step(experiment: Path) -> int:
-    """How many runs of an experiment have taken a step."""
+def steps_by_run(experiment: Path) -> list[int]:
+    """Steps written so far by each run of an experiment that has begun to write them."""
     tables = experiment.glob("*/*/steps.csv")
-    return sum(len(file.read_text().splitlines()) > 1 for file in tables)
+    return [max(0, len(file.read_text().splitlines()) - 1) for file in tables]
 
 
 def training(experiment: Path) -> list[int]:

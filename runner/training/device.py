@@ -37,8 +37,8 @@ ALIKE = 1.05
 # Of dense bf16 products summed in fp32, by the GPU's own name: NVIDIA's datasheets, and for GeForce
 # its white papers.
 DATASHEET_FLOPS = {
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H100 PCIe": 756e12,
     **dict.fromkeys(("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"), 312e12),
     **dict.fromkeys(("NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-40GB"), 312e12),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from conf.schema import Autocast, Config, Sharding
 from gpt2.config import GPTConfig
+from runner.training.device import DATASHEET_FLOPS
 
 FP32, BF16 = 4, 2  # bytes
 
@@ -215,8 +216,18 @@ class Cluster:
         return compute + max(0.0, communication - behind), compute + communication
 
 
-H100 = Cluster(flops=989e12, memory_bytes=80e9, nvlink=450e9, network=8 * 50e9)
-A100 = Cluster(flops=312e12, memory_bytes=80e9, nvlink=300e9, network=8 * 25e9)
+H100 = Cluster(
+    flops=DATASHEET_FLOPS["NVIDIA H100 80GB HBM3"],
+    memory_bytes=80e9,
+    nvlink=450e9,
+    network=8 * 50e9,
+)
+A100 = Cluster(
+    flops=DATASHEET_FLOPS["NVIDIA A100-SXM4-80GB"],
+    memory_bytes=80e9,
+    nvlink=300e9,
+    network=8 * 25e9,
+)
 # H100s whose nodes have 100 Gbit/s each.
 ETHERNET = replace(H100, network=12.5e9)
 # Tokens, seconds and the cluster of runs of GPT-2 124M on one node.

@@ -31,6 +31,8 @@ from tests.faults.lab import (
 ASSASSIN = str(Path(__file__).parent / "assassin")
 STAGE = "+stage=step09"
 SWEEP = ("-m", "+stage=step02,step09")
+# Long enough that a moment of a run can be waited for, and still be there for a signal.
+LONG_SWEEP = (*SWEEP, "train.steps=150")
 
 
 @dataclass(frozen=True)
@@ -229,15 +231,15 @@ def stage_ended(lab: Lab, times: int) -> None:
     for i in range(times):
         signum = (signal.SIGKILL, signal.SIGSEGV)[i % 2]
         experiment = lab.new_experiment()
-        process = lab.start(experiment, *SWEEP)
-        assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
+        process = lab.start(experiment, *LONG_SWEEP)
+        assert wait_until(lambda e=experiment: training(e, steps=2), process)
         os.kill(training(experiment)[0], signum)
         assert process.wait() == 1
         assert any(signum.name in message for message in messages(experiment))
         statuses = {stage: found[0] for stage, found in outcome(experiment).items()}
         assert statuses == {"step02": "failed", "step09": "finished"}
         assert signum.name in (experiment / "report" / "index.html").read_text()
-        lab.check_resumed(experiment, *SWEEP)
+        lab.check_resumed(experiment, *LONG_SWEEP)
 
 
 @fault(

@@ -142,22 +142,26 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
     return False
 
 
+def steps_in(folder: Path) -> int:
+    """Steps that a run has written to its table so far."""
+    table = folder / "steps.csv"
+    return max(0, len(table.read_text().splitlines()) - 1) if table.exists() else 0
+
+
 def steps_done(experiment: Path) -> int:
     """Steps written so far by all runs of an experiment."""
-    return sum(steps_by_run(experiment))
+    return sum(steps_in(folder) for folder in experiment.glob("*/*"))
 
 
-def steps_by_run(experiment: Path) -> list[int]:
-    """Steps written so far by each run of an experiment that has begun to write them."""
-    tables = experiment.glob("*/*/steps.csv")
-    return [max(0, len(file.read_text().splitlines()) - 1) for file in tables]
-
-
-def training(experiment: Path) -> list[int]:
-    """The processes that are training an experiment's runs."""
-    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
-    running = [record["process"] for record in records if record["status"] == "running"]
-    return [who["pid"] for who in running if not process_is_gone(who["host"], who["pid"])]
+def training(experiment: Path, steps: int = 0) -> list[int]:
+    """The processes that are training those runs of an experiment that have taken `steps` steps."""
+    found = []
+    for file in experiment.glob("*/*/run.json"):
+        record = unseal(file.read_bytes())
+        who = record["process"]
+        if record["status"] == "running" and not process_is_gone(who["host"], who["pid"]):
+            found += [who["pid"]] if steps_in(file.parent) >= steps else []
+    return found
 
 
 def messages(experiment: Path) -> Iterator[str]:

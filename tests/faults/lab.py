@@ -159,8 +159,12 @@ def training(experiment: Path, steps: int = 0) -> list[int]:
     for file in experiment.glob("*/*/run.json"):
         record = unseal(file.read_bytes())
         who = record["process"]
-        if record["status"] == "running" and not process_is_gone(who["host"], who["pid"]):
-            found += [who["pid"]] if steps_in(file.parent) >= steps else []
+        if (
+            record["status"] == "running"
+            and steps_in(file.parent) >= steps
+            and not process_is_gone(who["host"], who["pid"])
+        ):
+            found.append(who["pid"])
     return found
 
 

@@ -101,9 +101,10 @@ def train(folder: Path, stage: str, *overrides: str) -> Run:
 
 def read(folder: Path) -> Run:
     """The one run whose record is in `folder`. Raises CommandFailed if it did not finish."""
-    file = next(folder.glob("*/*/*/run.json"), None)
-    if file is None:
-        raise CommandFailed(f"There is no run in {folder}.")
+    files = [*folder.glob("*/*/*/run.json")]
+    if len(files) != 1:
+        raise CommandFailed(f"{folder} has {len(files)} runs, and not the one that is read.")
+    (file,) = files
     found = record.read_run(file.parent)
     if found.status is not record.Status.finished:
         raise CommandFailed(f"{file}: {found.message}")

@@ -231,9 +231,8 @@ def stage_ended(lab: Lab, times: int) -> None:
     for i in range(times):
         signum = (signal.SIGKILL, signal.SIGSEGV)[i % 2]
         experiment = lab.new_experiment()
-        process = lab.start(experiment, *LONG_SWEEP)
-        assert wait_until(lambda e=experiment: training(e, steps=2), process)
-        os.kill(training(experiment)[0], signum)
+        process, stage = lab.start_training(experiment, *LONG_SWEEP)
+        os.kill(stage, signum)
         assert process.wait() == 1
         assert any(signum.name in message for message in messages(experiment))
         statuses = {stage: found[0] for stage, found in outcome(experiment).items()}

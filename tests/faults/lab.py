@@ -79,6 +79,15 @@ class Lab:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
+    def start_training(
+        self, experiment: Path, *arguments: str
+    ) -> "tuple[subprocess.Popen[str], int]":
+        """Start the command, and also give the process of the first run with two steps taken."""
+        process = self.start(experiment, *arguments)
+        stages = wait_until(lambda: training(experiment, steps=2), process)
+        assert stages, (self.folder / "log.txt").read_text()
+        return process, stages[0]
+
     def run(self, experiment: Path, *arguments: str, **changed: str) -> Done:
         """Run the command to its end. Raises TimeoutExpired if it hangs."""
         return subprocess.run(
@@ -133,11 +142,11 @@ def finished_records(experiment: Path) -> list[Path]:
     return [file for file in files if unseal(file.read_bytes())["status"] == "finished"]
 
 
-def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> bool:
-    """Poll until `condition` holds; False if the process ended before."""
+def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
+    """Poll until `condition` holds and return its value; False if the process ended before."""
     while process.poll() is None:
-        if condition():
-            return True
+        if holds := condition():
+            return holds
         time.sleep(0.002)
     return False
 

@@ -64,12 +64,9 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def worker(experiment: Path) -> int:
-    """The process of a launcher that waits for a stage that has taken two steps.
-
-    It is the parent of the stage's server.
-    """
-    return parent(parent(training(experiment, steps=2)[0]))
+def worker(stage: int) -> int:
+    """The process of a launcher that waits for a stage: the parent of its server."""
+    return parent(parent(stage))
 
 
 @pytest.mark.slow
@@ -115,9 +112,8 @@ def test_a_killed_run_fails_and_the_same_command_trains_it(
     lab: Lab, launcher: tuple[str, ...]
 ) -> None:
     experiment = lab.new_experiment()
-    process = lab.start(experiment, *LONG_SWEEP, *launcher)
-    assert wait_until(lambda: training(experiment, steps=2), process)
-    os.kill(training(experiment, steps=2)[0], signal.SIGKILL)
+    process, stage = lab.start_training(experiment, *LONG_SWEEP, *launcher)
+    os.kill(stage, signal.SIGKILL)
     assert process.wait() == 1
     assert sorted(statuses(experiment).values()) == ["failed", "finished"]
     assert "SIGKILL" in (experiment / "report" / "index.html").read_text()
@@ -130,9 +126,8 @@ def test_a_killed_worker_is_one_sentence_and_the_same_command_trains_what_is_mis
     lab: Lab, launcher: tuple[str, ...]
 ) -> None:
     experiment = lab.new_experiment()
-    process = lab.start(experiment, *LONG_SWEEP, *launcher)
-    assert wait_until(lambda: training(experiment, steps=2), process)
-    os.kill(worker(experiment), signal.SIGKILL)
+    process, stage = lab.start_training(experiment, *LONG_SWEEP, *launcher)
+    os.kill(worker(stage), signal.SIGKILL)
     assert process.wait() == 1
     log = (lab.folder / "log.txt").read_text()
     assert f"{KILLED[launcher]}" in log
@@ -162,9 +157,8 @@ def test_ctrl_c_ends_every_run_after_its_step(lab: Lab, launcher: tuple[str, ...
 @pytest.mark.slow
 def test_a_job_that_its_cluster_stops_goes_on_from_its_checkpoint(lab: Lab) -> None:
     experiment = lab.new_experiment()
-    process = lab.start(experiment, *LONG_SWEEP, *LOCAL)
-    assert wait_until(lambda: training(experiment, steps=2), process)
-    os.kill(worker(experiment), signal.SIGUSR2)
+    process, stage = lab.start_training(experiment, *LONG_SWEEP, *LOCAL)
+    os.kill(worker(stage), signal.SIGUSR2)
     assert process.wait() == 0, (lab.folder / "log.txt").read_text()
     assert outcome(experiment) == lab.undisturbed(*LONG_SWEEP)
     records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
@@ -174,9 +168,8 @@ def test_a_job_that_its_cluster_stops_goes_on_from_its_checkpoint(lab: Lab) -> N
 @pytest.mark.slow
 def test_a_cancelled_job_is_an_interrupted_run(lab: Lab) -> None:
     experiment = lab.new_experiment()
-    process = lab.start(experiment, *LONG_SWEEP, *LOCAL)
-    assert wait_until(lambda: training(experiment, steps=2), process)
-    os.kill(worker(experiment), signal.SIGTERM)
+    process, stage = lab.start_training(experiment, *LONG_SWEEP, *LOCAL)
+    os.kill(worker(stage), signal.SIGTERM)
     assert process.wait() == 1, (lab.folder / "log.txt").read_text()
     assert sorted(statuses(experiment).values()) == ["finished", "interrupted"]
     assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 1

@@ -16,6 +16,7 @@ import pytest
 
 from runner.record import Run, Status, read_run
 from tests.conftest import ROOT
+from tests.faults.lab import steps_done
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 EXACT = ("train.autocast=none", "train.compile=false")
@@ -61,12 +62,9 @@ class Processes:
     def until(self, experiment: str, steps: int) -> None:
         """Wait until a run of the experiment has taken so many steps."""
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            for table in self.folder.glob(f"outputs/{experiment}/*/*/steps.csv"):
-                if len(table.read_text().splitlines()) > steps:
-                    return
+        while steps_done(self.folder / "outputs" / experiment) < steps:
+            assert time.monotonic() < deadline, f"{experiment} did not get to step {steps}"
             time.sleep(0.02)
-        raise AssertionError(f"{experiment} did not get to step {steps}")
 
     def record(self, experiment: str, output: str = "outputs") -> Run:
         (file,) = self.folder.glob(f"{output}/{experiment}/*/*/run.json")

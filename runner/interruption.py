@@ -72,13 +72,23 @@ def in_command() -> bool:
 
 @contextmanager
 def handled_by(handler: Handler) -> Iterator[None]:
-    """Call `handler` for ending signals inside this context."""
+    """Call `handler` for ending signals inside this context; those ignored in it stay ignored."""
     before = install_handlers(handler)
     try:
         yield
     finally:
         for signum, previous in before.items():
-            signal.signal(signum, previous)
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, previous)
+
+
+def say_why_first() -> None:
+    """Of several processes, have the first say why it fails before any signal ends it.
+
+    torchrun asks all of them to end as soon as one has failed.
+    """
+    if world.size() > 1 and world.is_first():
+        install_handlers(signal.SIG_IGN)
 
 
 @contextmanager
@@ -103,6 +113,10 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
         return Interrupted(received[0]) if received else None
 
     with handled_by(hold):
-        yield interruption
+        try:
+            yield interruption
+        except Exception:
+            say_why_first()
+            raise
     if received:
         raise Interrupted(received[0])  # it came after the last call of `interruption`

@@ -34,7 +34,7 @@ from runner.identity import (
     settings_sha256,
     variant,
 )
-from runner.interruption import Interrupted, install_handlers
+from runner.interruption import Interrupted, say_why_first
 from runner.messages import say, sentence, warn
 from runner.process import in_own_process
 from runner.progress import text_progress
@@ -261,12 +261,11 @@ def _train_in(
         )
         raise
     except Exception as failure:
+        say_why_first()
         error = parallel.cause(failure)
         if not parallel.is_first:
             lost = isinstance(error, LostProcess)
             raise error if lost else UsageError(_failure(error, folder, config)) from failure
-        if parallel.size > 1:  # torchrun asks this process to end too, which first says why
-            install_handlers(signal.SIG_IGN)
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
         mistake = isinstance(error, UsageError) and not isinstance(error, LostProcess)
         if mistake and not trained:

@@ -1,5 +1,7 @@
 """One run on several processes, started by torchrun as a user would, on the CPU."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,10 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from rich.console import Console
 
+from runner.data.source import find_source
+from runner.folder import RunFolder
+from runner.interruption import after_step, install_handlers
 from runner.record import Run, Status, read_run
-from tests.conftest import ROOT
+from runner.run import _train_in
+from runner.training.parallel import Parallel
+from tests.conftest import ROOT, Settings
 from tests.faults.lab import steps_done
+from tests.records import synthetic_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 EXACT = ("train.autocast=none", "train.compile=false")
@@ -229,6 +239,33 @@ def test_a_worker_that_dies_or_hangs_ends_the_run_in_a_sentence(
         record = processes.record("hung")
         assert record.status is Status.failed
         assert sentence in str(record.message)
+
+
+def test_a_signal_does_not_keep_the_first_process_from_saying_why(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends one to all processes as soon as one has ended."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def lose_a_process(*given: object) -> None:
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(os.kill, os.getpid(), signal.SIGTERM)
+            leaving.enter_context(after_step())
+            raise RuntimeError("gloo: Connection closed by peer")
+
+    monkeypatch.setattr("runner.run.load", lose_a_process)
+    config, folder = settings(), RunFolder(tmp_path / "run")
+    folder.start(synthetic_run(), afresh=False)
+    source = find_source(config.data, Path(config.cache_dir))
+    parallel = Parallel(torch.device("cpu"), size=2, store=torch.distributed.HashStore())
+    before = install_handlers()
+    try:
+        _train_in(folder, config, source, parallel, Console(file=io.StringIO()))
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert folder.run.status is Status.failed
+    assert "A process of the 2 ended" in str(folder.run.message)
 
 
 @pytest.mark.slow

@@ -358,7 +358,10 @@ def folder_gone(lab: Lab, times: int) -> None:
             case 2:
                 process = lab.start(experiment, STAGE, "train.steps=200")
                 assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
+                process.send_signal(signal.SIGSTOP)  # what it writes meanwhile would be left over
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED)
                 shutil.rmtree(experiment)
+                process.send_signal(signal.SIGCONT)
                 code = process.wait()
                 text = (lab.folder / "log.txt").read_text()
                 done = subprocess.CompletedProcess([], code, text, "")

@@ -83,11 +83,8 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 
 def say_why_first() -> None:
-    """Of several processes, have the first say why it fails before any signal ends it.
-
-    torchrun asks all of them to end as soon as one has failed.
-    """
-    if world.size() > 1 and world.is_first():
+    """Let no signal end the first of several processes before it has said why it fails."""
+    if world.size() > 1 and world.is_first():  # torchrun sends one to all when one has failed
         install_handlers(signal.SIG_IGN)
 
 

@@ -359,7 +359,7 @@ def folder_gone(lab: Lab, times: int) -> None:
                 process = lab.start(experiment, STAGE, "train.steps=200")
                 assert wait_until(lambda e=experiment: steps_done(e) >= 2, process)
                 process.send_signal(signal.SIGSTOP)  # what it writes meanwhile would be left over
-                os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+                os.waitpid(process.pid, os.WUNTRACED)
                 shutil.rmtree(experiment)
                 process.send_signal(signal.SIGCONT)
                 code = process.wait()

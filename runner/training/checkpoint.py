@@ -26,8 +26,8 @@ from runner.record import (
     Window,
     parse_run,
 )
-from runner.training.device import generators
 from runner.training.parallel import Parallel, load_whole, whole_moments, whole_weights
+from runner.training.state import random_state, set_random_state
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
@@ -88,14 +88,13 @@ class Checkpoints:
         The first process reads it, and every other gets its part.
         """
         tensors, found = self._read() if self.parallel.is_first else ({}, None)
-        before = self.parallel.ask_first(lambda: found)
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+        before, state = self.parallel.ask_first(lambda: (found, state))
         if before is None:
             return False
         weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
         load_whole(self.model, self.optimizer, weights, moments)
-        for name, generator in generators().items():
-            if name in tensors:
-                generator.set_rng_state(tensors[name])
+        set_random_state(state)
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(before.record, field))
         self.folder.resume(before.steps, before.windows)
@@ -149,7 +148,7 @@ class Checkpoints:
         run, steps = self.folder.run, self.folder.steps
         tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        tensors |= {name: generator.get_rng_state() for name, generator in generators().items()}
+        tensors |= random_state()
         tables = {
             "steps": [astuple(step) for step in steps],
             "held_out": [astuple(window) for window in self.folder.windows],

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from conf.schema import CompileScope, TrainConf
 from gpt2.language_model import LanguageModel
 from runner.training.device import is_out_of_memory, synchronise
+from runner.training.state import undisturbed
 
 
 def compile_model(
@@ -23,10 +24,7 @@ def compile_model(
     keep their values. After a failure the model runs eagerly.
     """
     device = next(model.parameters()).device
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     idx_BT = torch.zeros(micro_batch_size, train.context, dtype=torch.int64, device=device)
-    devices = [device] if device.type == "cuda" else []
-    failure = None
     torch.compiler.reset()
     torch.compiler.set_stance("default")
     mode = train.compile_mode.value
@@ -37,41 +35,44 @@ def compile_model(
         model.compile(dynamic=False, mode=mode)
     else:
         model.compile_parts(with_head, mode)
-    compiling = True
-    while compiling:
+    call = LanguageModel.call_parts if whole else type(model).call_parts
+    removed: set[Path] = set()
+    failure: str | None = None
+    while failure is None:
         try:
-            with warnings.catch_warnings():
+            with undisturbed(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with torch.random.fork_rng(devices), autocast:
-                    call = LanguageModel.call_parts if whole else type(model).call_parts
+                with autocast:
                     loss = call(model, idx_BT, with_head)
                 loss.backward()  # type: ignore[no-untyped-call]
-            compiling = False
+            break
         except Exception as error:  # compilers raise errors of any type, and none must end the run
             if is_out_of_memory(error):
                 raise
-            compiling = _removed(error)
-            if not compiling:
+            if not _removed(error, removed):
                 torch.compiler.set_stance("force_eager")
                 message = " ".join(str(error).split())[:200]
                 failure = f"compilation failed ({type(error).__name__}: {message})"
     model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
     synchronise(device)
     return failure
 
 
-def _removed(error: Exception) -> bool:
+def _removed(error: Exception, before: set[Path]) -> bool:
     """Whether a kernel that cannot be loaded was removed from the cache, to be compiled again.
 
-    One is left half written where the compiler was ended.
+    One is left half written where the compiler was ended. One that was removed `before`, which it
+    then joins, is compiled only once more: its folder may allow no loading at all.
     """
     named = re.search(r"(/\S+\.so)\b", str(error))
     kernel, cache = Path(named[1] if named else ""), os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if not cache or not kernel.is_relative_to(cache) or not kernel.exists():
+    if not cache or not kernel.is_relative_to(cache) or kernel in before:
         return False
-    kernel.unlink()
+    try:
+        kernel.unlink()
+    except OSError:  # it is not there, or may not be changed
+        return False
+    before.add(kernel)
     torch.compiler.reset()
     return True
 

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -281,11 +280,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.mps.driver_allocated_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def generators() -> dict[str, Any]:
-    """The modules that hold the state of random numbers: of the CPU and of the accelerator."""
-    found: dict[str, Any] = {"random.cpu": torch}
-    if accelerator := torch.accelerator.current_accelerator(check_available=True):
-        found[f"random.{accelerator.type}"] = torch.get_device_module(accelerator)
-    return found

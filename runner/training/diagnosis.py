@@ -1,6 +1,6 @@
 """Looks into a model: one sequence forward and backward, and what the step then changes.
 
-A look leaves everything as it was: weights, buffers, gradients and the state of the draws.
+A look leaves everything as it was: weights, buffers, gradients and the state of random numbers.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from gpt2.language_model import LanguageModel
 from gpt2.model import CausalSelfAttention, attention_weights
 from runner.record import Layer, Look
-from runner.training.device import generators
+from runner.training.state import undisturbed
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
 COMPARED_ENTRIES = 4096
@@ -112,7 +112,11 @@ class Diagnosis:
         half = max(1, idx_BT.shape[1] // 2)
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         seen = Seen(idx_BT[:1].shape)
-        with _undisturbed(self.model), _hooked(self.model, seen):
+        with (
+            undisturbed(self.model),
+            torch.compiler.set_stance("force_eager"),
+            _hooked(self.model, seen),
+        ):
             with self.autocast:
                 logits_TV = self.model(idx_BT[:1])[0][0, :half]
             loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
@@ -167,21 +171,6 @@ class Diagnosis:
         """The compared entries of each parameter."""
         named = self.model.named_parameters()
         return {n: p.detach().flatten()[self._places[n]].float() for n, p in named}
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """A block in which the model runs uncompiled, and which changes no buffer and no draw."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    draws = [(module, module.get_rng_state()) for module in generators().values()]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for module, state in draws:
-            module.set_rng_state(state)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
 
 
 @contextmanager

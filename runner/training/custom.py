@@ -5,7 +5,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.nn.parameter import is_lazy
 
 from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
@@ -20,6 +22,7 @@ from gpt2.language_model import LanguageModel, in_depth
 from gpt2.model import GPT
 from runner.source import source_files
 from runner.training.device import is_out_of_memory
+from runner.training.state import seed_everything, undisturbed
 
 
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
@@ -35,52 +38,94 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     plain = {k: value.name if isinstance(value, Enum) else value for k, value in values.items()}
     arguments = {**config.arguments, **{config.knobs[k]: value for k, value in plain.items()}}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    with torch.random.fork_rng(devices=[]), _in_a_sentence(config.target, f"fails for ({shown})"):
-        torch.manual_seed(seed)
+    with undisturbed(), _in_a_sentence(config.target, f"fails for ({shown})"):
+        seed_everything(seed)
         net = _load(config.target)(**arguments)
-    if not isinstance(net, nn.Module):
-        raise UsageError(
-            f"model.target={config.target} returns {_kind(net)}, and not an nn.Module."
-        )
-    if not any(p.requires_grad for p in net.parameters()):
+        if not isinstance(net, nn.Module):
+            raise UsageError(
+                f"model.target={config.target} returns {_kind(net)}, and not an nn.Module."
+            )
+        model = net if isinstance(net, LanguageModel) else Adapted(net, config)
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, 2, dtype=torch.int64))  # which gives them their shapes
+            model.train()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if is_lazy(tensor):
+                raise UsageError(
+                    f"model.target={config.target} has a lazy layer that its forward pass does "
+                    "not use, and that so has no size; remove it."
+                )
+            if tensor.layout is torch.strided:
+                tensor.data = tensor.data.contiguous()  # an expanded one could not be written to
+    if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"model.target={config.target} has no parameters to train.")
-    return net if isinstance(net, LanguageModel) else Adapted(net, config)
+    return model
 
 
-def try_out(model: LanguageModel, target: str, context: int, processes: int = 1) -> None:
-    """Compute logits, loss and gradients of two sequences that hold the lowest and highest token.
+def try_out(
+    model: LanguageModel,
+    target: str,
+    sequences: int,
+    context: int,
+    lengths: Sequence[int] = (),
+    processes: int = 1,
+) -> None:
+    """Compute logits, loss and gradients of token ids (sequences, context).
 
-    Raises UsageError for a model that does not return them as it should, or that several
+    Logits also of one sequence of each of the `lengths` in tokens. Raises UsageError for a model
+    that does not return them as it should, whose weights could not be kept, or that several
     processes cannot train.
     """
-    idx_BT = torch.zeros(2, context, dtype=torch.int64)
-    idx_BT[:, -1] = model.vocab_size - 1
-    shape = tuple(idx_BT.shape)
+    unreadable = "has a state_dict that could not be read again"
+    with _in_a_sentence(target, unreadable):
+        kept = get_model_state_dict(model)
+        for name, value in kept.items():
+            if not isinstance(value, Tensor) or value.layout is not torch.strided:
+                raise TypeError(f"{name} is no dense tensor")
     model.eval()
-    given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
-    fails = f"fails for {given}"
-    with torch.no_grad(), _in_a_sentence(target, fails):
-        logits = model(idx_BT)[0]
-    if tuple(logits.shape) != (*shape, model.vocab_size):
+    for shape in ((sequences, context), *((1, length) for length in lengths)):
+        idx_BT = torch.zeros(shape, dtype=torch.int64)
+        idx_BT[:, -1] = model.vocab_size - 1
+        given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
+        limit = f"lower model.context_length={model.context_length} to what it takes"
+        beyond = f", as in sampling ({limit})" if shape[1] > context else ""
+        with torch.no_grad(), _in_a_sentence(target, f"fails for {given}{beyond}"):
+            logits = model(idx_BT)[0]
+        if tuple(logits.shape) != (*shape, model.vocab_size):
+            raise UsageError(
+                f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
+                f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
+            )
+    idx_BT = torch.zeros(sequences, context, dtype=torch.int64)
+    given = f"token ids of shape {(sequences, context)} and targets"
+    for training in (True, False):  # what is dropped at random in training has a gradient then
+        model.train(training).zero_grad(set_to_none=True)
+        with _in_a_sentence(target, f"fails for {given}"):
+            loss = model(idx_BT, idx_BT.clone())[1]
+        if loss.dim() != 0:
+            raise UsageError(
+                f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a "
+                "scalar: the mean cross entropy of all tokens."
+            )
+        if not loss.requires_grad:
+            raise UsageError(
+                f"model.target={target} returns a loss that depends on no parameter: do not detach "
+                "it, and do not compute it under no_grad."
+            )
+        with _in_a_sentence(target, f"has no gradient for {given}"):
+            loss.backward()
+    with _in_a_sentence(target, f"{unreadable}, as a forward pass changes its names or shapes"):
+        set_model_state_dict(model, kept)
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    if sparse := [
+        n for n, gradient in gradients.items() if gradient is not None and gradient.is_sparse
+    ]:
         raise UsageError(
-            f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
-            f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
+            f"model.target={target} has sparse gradients ({', '.join(sparse[:3])}), which AdamW "
+            "cannot use: build it with sparse=False."
         )
-    with _in_a_sentence(target, f"{fails}, with targets"):
-        loss = model(idx_BT, idx_BT.clone())[1]
-    if loss.dim() != 0:
-        raise UsageError(
-            f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a scalar: "
-            "the mean cross entropy of all tokens."
-        )
-    if not loss.requires_grad:
-        raise UsageError(
-            f"model.target={target} returns a loss that depends on no parameter: do not detach it, "
-            "and do not compute it under no_grad."
-        )
-    with _in_a_sentence(target, f"has no gradient for {given}"):
-        loss.backward()
-    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    unused = [n for n, gradient in gradients.items() if gradient is None]
     if processes > 1 and unused:
         raise UsageError(
             f"model.target={target} has parameters that get no gradient ({', '.join(unused[:3])}), "
@@ -91,8 +136,7 @@ def try_out(model: LanguageModel, target: str, context: int, processes: int = 1)
             f"model.target={target} has a batch norm, which takes its statistics from a whole "
             f"batch, of which each of the {processes} processes has a part; train on one process."
         )
-    model.zero_grad(set_to_none=True)
-    model.train()
+    model.train().zero_grad(set_to_none=True)
 
 
 class Adapted(LanguageModel):
@@ -176,9 +220,9 @@ def _in_a_sentence(target: str, what: str) -> Iterator[None]:
     """Raise the errors of a model's own code as a UsageError that says where they come from."""
     try:
         yield
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a script may even exit
         if is_out_of_memory(error):
             raise
         own = source_files(target)

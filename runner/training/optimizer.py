@@ -17,7 +17,7 @@ def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": train.weight_decay}]
     if vectors:
         groups.append({"params": vectors, "weight_decay": 0.0})
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups,
         lr=train.learning_rate,
         betas=train.betas,
@@ -25,6 +25,13 @@ def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
         # None lets torch choose the implementation.
         fused=True if train.fused else None,
     )
+    # As AdamW makes them with a first gradient. A checkpoint needs them of all parameters, also of
+    # those that have had none yet.
+    for p in filter(lambda p: p.requires_grad, parameters):
+        step = torch.zeros((), device=p.device if train.fused else "cpu")
+        moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": step, **moments}
+    return optimizer
 
 
 def learning_rate(step: int, train: TrainConf) -> float:

@@ -34,14 +34,14 @@ class Net(LanguageModel):
     ],
 )
 def test_several_processes_refuse_what_they_cannot_train(extra: nn.Module, said: str) -> None:
-    try_out(Net(extra), "net:Net", context=8)
+    try_out(Net(extra), "net:Net", sequences=2, context=8)
     with pytest.raises(UsageError, match=said):
-        try_out(Net(extra), "net:Net", context=8, processes=2)
+        try_out(Net(extra), "net:Net", sequences=2, context=8, processes=2)
 
 
 def test_what_is_tried_out_has_no_gradients_left() -> None:
     model = Net()
-    try_out(model, "net:Net", context=8, processes=2)
+    try_out(model, "net:Net", sequences=2, context=8, processes=2)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()

@@ -12,7 +12,8 @@ def sample(
 ) -> str:
     """`prompt` followed by `tokens` tokens, each drawn from the `top_k` most likely.
 
-    The draws depend only on the seed. Padding of the vocabulary is never drawn.
+    The draws depend only on the seed. Padding of the vocabulary is never drawn. The text ends early
+    where the logits are not finite.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -22,6 +23,8 @@ def sample(
     for _ in range(tokens):
         idx_BT = torch.tensor([ids[-model.context_length :]], device=device)
         logits_V = model(idx_BT)[0][0, -1].float().cpu()
+        if not logits_V.max().isfinite():
+            break
         top = (logits_V / temperature).topk(min(top_k, len(logits_V)))
         drawn = torch.multinomial(top.values.softmax(-1), 1, generator=generator)
         ids.append(int(top.indices[drawn]))

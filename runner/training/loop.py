@@ -15,6 +15,7 @@ from conf.schema import Checkpoint, Config, Logger
 from gpt2.config import CustomConfig
 from gpt2.language_model import LanguageModel
 from gpt2.sampling import sample
+from gpt2.tokenizer import tokenizer
 from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
 from runner.findings import find
@@ -34,6 +35,7 @@ from runner.training.hellaswag import Question, read_questions, score
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from runner.training.probe import find_products
+from runner.training.state import seed_everything
 from runner.training.techniques import Techniques
 
 
@@ -52,6 +54,7 @@ class Training:
     hellaswag: list[Question]
     checkpoints: Checkpoints
     diagnosis: Diagnosis | None
+    not_finite: str | None = None  # what ended the steps, if anything did
 
 
 def train(
@@ -86,7 +89,6 @@ def set_up(
     )
     techniques = Techniques(config, device, products)
     torch.set_float32_matmul_precision(techniques.fp32_setting)
-    torch.manual_seed(config.seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
 
     micro_batch_size, _ = train.share(parallel.size)
@@ -103,7 +105,12 @@ def set_up(
     if isinstance(config.model, CustomConfig):
         # One like it, since a model may keep what it computes on the CPU.
         tried = build_model(config.model, config.seed)
-        try_out(tried, config.model.target, train.context, parallel.size)
+        prompt = len(tokenizer().encode_ordinary(config.sample.prompt))
+        used = [prompt, window, prompt + config.sample.tokens - 1]
+        used += [question.longest - 1 for question in hellaswag[:1]]
+        lengths = sorted({min(length, config.model.context_length) for length in used})
+        sequences = min(2, micro_batch_size)
+        try_out(tried, config.model.target, sequences, train.context, lengths, parallel.size)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     flops = tried.flops_per_token(train.context)
     run.model = ModelInfo(model.num_parameters(), flops, frozen)
@@ -124,6 +131,7 @@ def set_up(
     datasheet_flops = machine.DATASHEET_FLOPS.get(run.environment.device_name, math.nan)
     run.results.datasheet_flops = datasheet_flops
     checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
+    seed_everything(config.seed)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
 
@@ -201,12 +209,16 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             if look and training.diagnosis:
                 training.diagnosis.finish(look, norm_value, tokens)
             if not done.is_finite:
+                training.not_finite = "gradient norm" if math.isfinite(loss_value) else "loss"
                 break
             interruption, due = parallel.agree(interrupted(), checkpoints.due())
             ended = step + 1 == train.steps
             keep = due and not interruption and config.checkpoint is Checkpoint.best
             if not ended and (keep or config.evaluation.is_due(step + 1)):
                 held_out_loss, _ = measure_held_out(training, config, folder)
+                if not math.isfinite(held_out_loss):
+                    training.not_finite = "held-out loss"
+                    break
                 if keep:
                     checkpoints.keep(held_out_loss)
             if not ended and config.evaluation.is_due(step + 1):
@@ -278,23 +290,25 @@ def conclude(training: Training, config: Config, folder: RunFolder, console: Con
     """Close the record with the results of the steps, the evaluations, a sample and weights."""
     run, checkpoints = folder.run, training.checkpoints
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
-    flops = run.model.flops_per_token * results.tokens_per_second / training.parallel.size
-    results.mfu, results.datasheet_mfu = flops / results.peak_flops, flops / results.datasheet_flops
     memory = training.parallel.gather([machine.peak_memory_bytes(training.device)])
     results.peak_memory_bytes = max(memory)
     dtype = getattr(torch, str(results.peak_flops_dtype))
     seconds = config.evaluation.peak_seconds
-    _, results.flops_after = machine.product_flops(training.device, dtype, seconds)
-    last = folder.steps[-1]
-    if not last.is_finite:
-        run.diverged_at = last.step
-        what = "gradient norm" if math.isfinite(last.loss) else "loss"
+    fastest, results.flops_after = machine.product_flops(training.device, dtype, seconds)
+    results.peak_flops = max(results.peak_flops, fastest)  # the first may have been disturbed
+    flops = run.model.flops_per_token * results.tokens_per_second / training.parallel.size
+    results.mfu, results.datasheet_mfu = flops / results.peak_flops, flops / results.datasheet_flops
+    if not training.not_finite:
+        results.held_out, results.held_out_error = measure_held_out(training, config, folder)
+        if not math.isfinite(results.held_out):  # the last step has changed the weights
+            training.not_finite = "held-out loss"
+    if what := training.not_finite:
+        run.diverged_at = folder.steps[-1].step
         look_into(training, config, folder, console)
         run.findings = find(run, folder.steps, folder.windows)
-        folder.end(Status.diverged, f"The {what} is not finite at step {last.step}.")
+        folder.end(Status.diverged, f"The {what} is not finite at step {run.diverged_at}.")
         return
 
-    results.held_out, results.held_out_error = measure_held_out(training, config, folder)
     score_and_sample(training, config, folder, console, at_end=True)
     for found in run.hellaswag[-1:]:
         results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm

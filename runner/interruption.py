@@ -112,7 +112,7 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
     with handled_by(hold):
         try:
             yield interruption
-        except Exception:
+        except (Exception, SystemExit):
             say_why_first()
             raise
     if received:

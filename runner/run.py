@@ -1,12 +1,15 @@
 """One run, from a checked configuration to a closed record, in this process or one of its own."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import math
 import os
 import platform
+import re
 import shlex
 import signal
+import tempfile
 import traceback
 from collections.abc import Iterator
 from functools import partial
@@ -55,6 +58,9 @@ from runner.worker import shares_the_machine
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
+
+# At these a shell's command is split into words.
+SPLITTING = re.compile(r"""[\s'"\\]""")
 
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
@@ -121,12 +127,31 @@ def prepare_libraries(cache_dir: Path) -> None:
     """Set what torch, its compiler and OpenMP read from the environment when they are imported."""
     # Compiled kernels are kept for later runs, and the C++ compiler is assumed to support this
     # processor's vector units, because testing each of them takes four seconds.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "inductor"))
+    kernels = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache_dir / "inductor"))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_as_one_word(kernels))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     # How often a thread of GNU's OpenMP looks for work before it sleeps. By default it spins so
     # long that another busy process makes a step much slower: docs/performance.md.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def _as_one_word(folder: Path) -> Path:
+    """The folder, or a link to it where its path has blanks, quotes or backslashes.
+
+    torch's command for the compiler would fall apart at them.
+    """
+    target = folder.absolute()
+    if SPLITTING.search(str(target)):
+        name = f"gpt2-ladder-{os.getuid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}"
+        with contextlib.suppress(OSError):
+            link = Path(tempfile.gettempdir(), name)
+            target.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(target)
+            if link.lstat().st_uid == os.getuid() and link.readlink() == target:
+                return link
+    return folder
 
 
 def _planned(config: Config, command: Command, data: DataInfo) -> Run:
@@ -260,7 +285,7 @@ def _train_in(
             f"{config.train.steps}; the same command {again}.",
         )
         raise
-    except Exception as failure:
+    except BaseException as failure:  # a custom model may even exit
         say_why_first()
         error = parallel.cause(failure)
         if not parallel.is_first:
@@ -274,7 +299,7 @@ def _train_in(
         _close(folder, Status.failed, _failure(error, folder, config), console)
 
 
-def _failure(error: Exception, folder: RunFolder, config: Config) -> str:
+def _failure(error: BaseException, folder: RunFolder, config: Config) -> str:
     """Why training failed; a traceback of an unexpected error goes into the run's folder."""
     from runner.training.device import is_out_of_memory
     from runner.training.flow_checks import FlowCheckFailed

@@ -111,7 +111,7 @@ class Parallel:
             return model
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
-    def cause(self, error: Exception) -> Exception:
+    def cause(self, error: BaseException) -> BaseException:
         """What an error of this process comes from: another one's failure, or itself."""
         if self.size == 1 or not _is_from_a_collective(error):
             return error

@@ -93,7 +93,7 @@ class Checkpoints:
         if before is None:
             return False
         weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
-        load_whole(self.model, self.optimizer, weights, moments)
+        load_whole(self.model, self.optimizer, weights, moments, self.parallel)
         set_random_state(state)
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(before.record, field))

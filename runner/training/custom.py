@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.nn.parameter import is_lazy
 
 from conf.errors import UsageError
@@ -79,7 +78,7 @@ def try_out(
     """
     unreadable = "has a state_dict that could not be read again"
     with _in_a_sentence(target, unreadable):
-        kept = get_model_state_dict(model)
+        kept = model.state_dict()
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
                 raise TypeError(f"{name} is no dense tensor")
@@ -116,7 +115,7 @@ def try_out(
         with _in_a_sentence(target, f"has no gradient for {given}"):
             loss.backward()
     with _in_a_sentence(target, f"{unreadable}, as a forward pass changes its names or shapes"):
-        set_model_state_dict(model, kept)
+        model.load_state_dict(kept)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     if sparse := [
         n for n, gradient in gradients.items() if gradient is not None and gradient.is_sparse

@@ -13,18 +13,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from conf.errors import LostProcess, UsageError
@@ -111,6 +104,16 @@ class Parallel:
             return model
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
+    def part(self, name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
+        """This process's part of a tensor that the first process has whole; `like` is its kind."""
+        whole = tensors[name] if self.is_first else torch.empty(like.shape, dtype=like.dtype)
+        if self.size > 1:
+            whole = whole.to(self.device)
+            if isinstance(like, DTensor):
+                return distribute_tensor(whole, like.device_mesh, like.placements)
+            dist.broadcast(whole, 0)
+        return whole
+
     def cause(self, error: BaseException) -> BaseException:
         """What an error of this process comes from: another one's failure, or itself."""
         if self.size == 1 or not _is_from_a_collective(error):
@@ -183,36 +186,44 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> dict[str, Any]:
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """A model's parameters and buffers by name, in the first process; the others get nothing."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    return _gathered(model.state_dict())
 
 
 def whole_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as PARAMETER.KEY, in the first process; the others get nothing."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: Any = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
-    return {f"{name}.{key}": value for name, entry in state.items() for key, value in entry.items()}
+    return _gathered(_moments(model, optimizer))
 
 
 def load_whole(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    weights: dict[str, Any],
+    weights: dict[str, Tensor],
     moments: dict[str, Tensor],
+    parallel: Parallel,
 ) -> None:
     """Give all processes their part of what the two functions above returned to the first."""
-    several = dist.is_initialized()
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several)
-    set_model_state_dict(model, weights, options=options)
-    groups = get_optimizer_state_dict(model, optimizer, options=StateDictOptions())["param_groups"]
-    state: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in moments.items():
-        parameter, _, key = name.rpartition(".")
-        state.setdefault(parameter, {})[key] = tensor
-    content: Any = {"state": state, "param_groups": groups} if state else {}
-    set_optimizer_state_dict(model, optimizer, content, options=options)
+    state = model.state_dict()
+    parts = {name: parallel.part(name, weights, like) for name, like in state.items()}
+    model.load_state_dict(parts)
+    for name, value in _moments(model, optimizer).items():
+        value.copy_(parallel.part(name, moments, value))
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
+    return {f"{name}.{key}": v for name, state in states.items() for key, v in state.items()}
+
+
+def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The whole tensors, on the CPU, in the first process."""
+    found = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor)  # one after the other, as all together may not fit the device
+        if world.is_first():
+            found[name] = gathered.cpu()
+    return found
 
 
 def _is_from_a_collective(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
 from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
@@ -30,7 +29,7 @@ def load_weights(path: Path) -> LanguageModel:
     try:
         tensors, metadata = load_tensors(path)
         model = build_model(MODEL_CONFIG.validate_json(metadata["config"]), seed=0)
-        set_model_state_dict(model, {**tensors})  # by the names that `whole_weights` gave
+        model.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; train with checkpoint=last to keep it.") from error
     except (OSError, DamagedFile, KeyError, ValueError, RuntimeError) as error:

@@ -274,7 +274,7 @@ class SampleConf:
 
     prompt: Annotated[str, MinLen(1)]
     tokens: PositiveInt
-    temperature: PositiveFloat
+    temperature: Annotated[float, Ge(1e-6), Lt(math.inf)]
     top_k: PositiveInt
     seed: Seed
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from gpt2.config import Attention
 from gpt2.model import GPT
@@ -51,6 +54,35 @@ def test_the_held_out_loss_is_measured_during_training_on_windows_that_never_cha
     log_p = model.double()(tokens[None, :-1])[0].log_softmax(-1)
     independent = -log_p[0, range(32), tokens[1:]].mean().item()
     assert window.loss == pytest.approx(independent, abs=1e-5)
+
+
+EVALUATED = (("evaluation.every=null",), ("evaluation.every=1", "evaluation.samples=true"))
+
+
+@examples(
+    deadline=None,
+    derandomize=True,
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    rate=st.floats(2, 30).map(lambda power: 10**power),
+    steps=st.integers(1, 3),
+    evaluated=st.sampled_from(EVALUATED),
+    kept=st.sampled_from(["none", "best"]),
+)
+def test_a_run_is_finished_exactly_where_its_last_weights_are_finite(
+    runs: Runs, rate: float, steps: int, evaluated: tuple[str, ...], kept: str
+) -> None:
+    asked = ("+stage=step02", f"train.steps={steps}", f"train.learning_rate={rate}")
+    run, table = runs(*asked, *evaluated, f"checkpoint={kept}", "sample.tokens=3")
+    held_out = pd.read_csv(runs.folder / str(runs.count) / "held_out.csv").loss
+    measured = [*table.loss, *table.grad_norm, *held_out]
+    assert run.status is (Status.finished if all(map(math.isfinite, measured)) else Status.diverged)
+    assert math.isfinite(run.results.held_out) == (run.status is Status.finished)
+    if run.status is Status.diverged:
+        assert run.diverged_at == table.step.iloc[-1]
+        assert (run.message or "").endswith(f"is not finite at step {run.diverged_at}.")
 
 
 def test_evaluations_change_no_step(runs: Runs) -> None:

@@ -175,7 +175,9 @@ class Sandbox:
         finally:
             torch.set_flush_denormal(False)  # hypothesis draws denormal floats too
         printed = self.last = output.getvalue() + errors.getvalue()
-        assert "traceback" not in printed.lower(), printed
+        assert "Traceback" not in printed, printed
+        ours = "model=custom" not in arguments  # whose own code may fail in any way
+        assert not (ours and "(traceback in " in printed), printed
         assert status in (0, 1, 2), (status, printed)
         if status == 0:
             self.trained += 1

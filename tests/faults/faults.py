@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 
 from runner.files import unseal
+from tests.environment import environment
 from tests.faults.lab import (
+    ALONE,
+    ROOT,
     Lab,
     finished_records,
     messages,
@@ -468,6 +471,44 @@ def odd_surroundings(lab: Lab, times: int) -> None:
             assert outcome(experiment) == lab.undisturbed(STAGE, *steps)
         finally:
             shutil.rmtree(cache_dir, ignore_errors=True)
+
+
+@fault(
+    "a compiler's cache in a folder of any name, with kernels of which only half is written, and "
+    "on a file system that allows to load nothing (noexec)",
+    "compiled; compiled again; trained without compilation, which is said",
+    3,
+)
+def odd_compiler_cache(lab: Lab, times: int) -> None:
+    command = ("+stage=step06", "train.compile=true", "train.steps=2")
+
+    def trained(cache_dir: Path, *around: str) -> str:
+        experiment = lab.new_experiment()
+        quoted = str(cache_dir).replace('"', '\\"')
+        words = [*around, *lab.command(experiment, *command, f'cache_dir="{quoted}"')]
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment(**ALONE), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for i in range(times):
+        name = "".join(lab.chance.sample(" \t'\"$;&#(–数é", 6))
+        cache_dir = lab.folder / f"cache {i}{name}of kernels"
+        assert "not applied: torch.compile" not in trained(cache_dir)
+        kernels = list((cache_dir / "inductor").rglob("*.so"))
+        assert kernels
+        for kernel in kernels:
+            os.truncate(kernel, lab.chance.randrange(kernel.stat().st_size))
+        assert "not applied: torch.compile" not in trained(cache_dir)
+    mount = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o noexec none "$0" && exec "$@"')
+    noexec = lab.folder / "noexec"
+    noexec.mkdir()
+    if subprocess.run([*mount, str(noexec), "true"], capture_output=True).returncode:
+        pytest.skip("this system mounts no file system for its users")
+    assert "not applied: torch.compile: compilation failed" in trained(
+        noexec / "cache", *mount, str(noexec)
+    )
 
 
 def _last_year() -> dict[str, str]:

@@ -19,6 +19,7 @@ from tests.faults.lab import Lab
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),
         pytest.param(faults.two_sweeps, 1, marks=pytest.mark.slow),
         pytest.param(faults.odd_surroundings, 1, marks=pytest.mark.slow),
+        pytest.param(faults.odd_compiler_cache, 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -275,8 +275,8 @@ def _train_in(
             )
             warn(console, folder.run.notes[-1])
         train(config, corpus, folder, console, parallel)
-    except Interrupted as interrupted:
-        _close(folder, Status.interrupted, str(interrupted), console)
+    except KeyboardInterrupt as interrupted:  # Interrupted, or in a notebook Python's own
+        _close(folder, Status.interrupted, str(interrupted) or "Ended by Ctrl-C.", console)
         has_checkpoint = (folder.path / CHECKPOINT).exists()
         again = "goes on from there" if has_checkpoint else "begins anew"
         warn(

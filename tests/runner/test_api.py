@@ -8,6 +8,7 @@ import pytest
 import reports
 import runner
 from conf.errors import UsageError
+from runner.record import read_runs
 from tests.conftest import ROOT
 
 
@@ -45,6 +46,20 @@ def test_a_run_from_python_is_an_object_with_its_steps(
 def test_a_mistake_is_an_error_of_one_sentence(stage: str, overrides: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         runner.train(stage, *overrides)
+
+
+def test_ctrl_c_before_the_first_step_closes_the_record(
+    tmp_path: Path, text_file: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt  # as Python does in a notebook, where no handler is installed
+
+    monkeypatch.setattr("runner.training.loop.find_products", interrupted)
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
+    with pytest.raises(KeyboardInterrupt):
+        runner.train("step02", "scale=smoke", "data=text", *folders)
+    (run,) = read_runs(tmp_path / "ladder").values()
+    assert (run.status.value, run.message) == ("interrupted", "Ended by Ctrl-C.")
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ class TrainConf:
 
     steps: PositiveInt
     micro_batch_size: PositiveInt  # in sequences
-    context: PositiveInt  # tokens of a sequence
+    context: Annotated[int, Ge(2)]  # tokens of a sequence, of which one alone has nothing before it
     total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
     learning_rate: PositiveFloat
     schedule: Schedule

@@ -64,16 +64,6 @@ def read_settings(cfg: DictConfig) -> Config:
             "processes; start a number of processes that divides it, or change "
             "train.micro_batch_size or train.total_batch_tokens."
         )
-    if train.flow_checks and train.context < 2:
-        raise UsageError(
-            "train.context=1 leaves the flow checks no later token; give 2 or more, or "
-            "train.flow_checks=false."
-        )
-    if isinstance(model, GPTConfig) and model.norm is Norm.batch and micro < 2:
-        raise UsageError(
-            "model.norm=batch takes its statistics over a micro batch, of which one token has "
-            "none; raise train.micro_batch_size or train.context."
-        )
     if isinstance(model, GPTConfig) and model.norm is Norm.batch and processes > 1:
         raise UsageError(
             f"model.norm=batch takes its statistics from a whole batch, of which each of the "

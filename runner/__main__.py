@@ -30,6 +30,7 @@ from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
 from runner.messages import error, errors_in_a_sentence, fail, say, sentence, warn
+from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
 from runner.worker import in_worker
@@ -115,7 +116,7 @@ def task(cfg: DictConfig) -> float:
 
 
 def _held_out(cfg: DictConfig) -> float:
-    """Train a run; returns its held-out loss."""
+    """Train a run; returns its held-out loss, NaN where its record says that it did not finish."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
         overrides = list(HydraConfig.get().overrides.task)
@@ -123,7 +124,8 @@ def _held_out(cfg: DictConfig) -> float:
         config = read_settings(trained)
         config.quiet |= not in_command()  # the steps of several runs would be mixed up
         trained_run = run(config, command, Console(), isolate=sweeping)
-        return trained_run.results.held_out if trained_run else math.nan
+        finished = trained_run is not None and trained_run.status is Status.finished
+        return trained_run.results.held_out if finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         if getattr(mistake, "told", False):  # the first process has the reason, and says it
             sys.exit(2)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conf.errors import UsageError
 from reports import write_report
 from reports.rules import read_rules
-from runner.messages import fail
+from runner.messages import errors_in_a_sentence
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """Writes the report and exits: 0 success, 2 a user's error."""
     parser = argparse.ArgumentParser(
@@ -44,10 +44,7 @@ def main() -> None:
     words = given.experiments
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]
-    try:
-        write_report(experiments, read_rules(settings), given.config_dir, Console(), given.output)
-    except UsageError as error:
-        fail(str(error))
+    write_report(experiments, read_rules(settings), given.config_dir, Console(), given.output)
 
 
 if __name__ == "__main__":

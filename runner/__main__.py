@@ -43,6 +43,7 @@ from stages.recipes import read_recipe
 FLAGS = ("--multirun", "--config-dir", "--cfg", "--help", "--version", "--hydra-help", "--info")
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """Run the command and exit.
 
@@ -65,44 +66,43 @@ def main() -> None:
         fail(f"There is no flag {unknown}.{near} A setting has no dashes: +stage=step07 seed=2.")
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     folders = [Path(flags.config_dir)] if flags.config_dir else []
-    with errors_in_a_sentence():
-        register()
-        if "recipe" in map(override_key, flags.overrides):
-            _type_first(recipe_as_overrides(flags.overrides, folders), flags)
-        keys = set(map(override_key, flags.overrides))
-        names_stage = keys & {"stage", "plan"}
-        if flags.help or not (names_stage or for_hydra):
-            show_ladder(Console(), folders)
-            if not flags.help and (flags.overrides or flags.multirun):
-                fail("No stage was named: add one of the above, such as +stage=step07.")
-            return
-        for override in flags.overrides:
-            if override.startswith(("stage=", "plan=", "recipe=")):
-                word = override.partition("=")[0]
-                fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
-        for override in flags.overrides:
-            if "glob(" in override:
-                expand({}, [override], folders)  # one that matches nothing is refused
-        if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
-            with hydra_open(folders):
-                found = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
-            _type_first(found, flags)
-        sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
-        for override in OverridesParser.create().parse_overrides(flags.overrides):
-            line = str(override.input_line)
-            if override.key_or_group in ARITHMETIC and isinstance(override.value(), str):
-                fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
-            if override.is_sweep_override() and not sweeps:
-                fail(f"{line}: to train each of several values in turn, add -m.")
-            if override.key_or_group == "hydra/launcher" and not sweeps:
-                fail(f"{line}: it launches the runs of a sweep; add -m.")
-            if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
-                fail(f"{line}: it is chosen with a slash, {line.replace('.', '/', 1)}.")
-        if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
-            if world.is_first():
-                list_runs(flags.overrides, folders, Console())
-            return
-        task()
+    register()
+    if "recipe" in map(override_key, flags.overrides):
+        _type_first(recipe_as_overrides(flags.overrides, folders), flags)
+    keys = set(map(override_key, flags.overrides))
+    names_stage = keys & {"stage", "plan"}
+    if flags.help or not (names_stage or for_hydra):
+        show_ladder(Console(), folders)
+        if not flags.help and (flags.overrides or flags.multirun):
+            fail("No stage was named: add one of the above, such as +stage=step07.")
+        return
+    for override in flags.overrides:
+        if override.startswith(("stage=", "plan=", "recipe=")):
+            word = override.partition("=")[0]
+            fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
+    for override in flags.overrides:
+        if "glob(" in override:
+            expand({}, [override], folders)  # one that matches nothing is refused
+    if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
+        with hydra_open(folders):
+            found = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+        _type_first(found, flags)
+    sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
+    for override in OverridesParser.create().parse_overrides(flags.overrides):
+        line = str(override.input_line)
+        if override.key_or_group in ARITHMETIC and isinstance(override.value(), str):
+            fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
+        if override.is_sweep_override() and not sweeps:
+            fail(f"{line}: to train each of several values in turn, add -m.")
+        if override.key_or_group == "hydra/launcher" and not sweeps:
+            fail(f"{line}: it launches the runs of a sweep; add -m.")
+        if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
+            fail(f"{line}: it is chosen with a slash, {line.replace('.', '/', 1)}.")
+    if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
+        if world.is_first():
+            list_runs(flags.overrides, folders, Console())
+        return
+    task()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -234,7 +234,9 @@ def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
         command += [*kept, *measured, "~hydra.callbacks.report"]
         left_out = ("HYDRA_FULL_ERROR", "WORLD_SIZE")  # it is measured on one process
         plain = {key: value for key, value in os.environ.items() if key not in left_out}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
+        done = subprocess.run(
+            command, capture_output=True, errors="backslashreplace", check=False, env=plain
+        )
         runs = list(read_runs(Path(output) / row.plain["experiment"]).values())
         if not (runs and runs[0].status is Status.finished and runs[0].ended):
             raise UsageError(

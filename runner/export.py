@@ -63,11 +63,11 @@ def export(weights: Path, folder: Path) -> None:
         save_file(state, temporary, metadata={"format": "pt"})
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """Write the folder and exit: 0 success, 2 a user's error."""
     register()
-    with errors_in_a_sentence():
-        task()
+    task()
 
 
 if __name__ == "__main__":

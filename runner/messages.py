@@ -25,6 +25,7 @@ from conf.errors import UsageError, did_you_mean
 from conf.schema import known_keys
 from runner import world
 from runner.interruption import Interrupted, begin_command, install_handlers
+from runner.streams import open_streams
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
@@ -81,11 +82,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def errors_in_a_sentence() -> Iterator[None]:
-    """Run a Hydra command so that a user's error ends in one sentence and status 2.
+    """Run a command so that a user's error ends in one sentence and status 2.
 
     A signal that ends the command gives 128 + its number: 130 for Ctrl-C. Where the user has set
     HYDRA_FULL_ERROR, errors end in their traceback.
     """
+    open_streams()
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)

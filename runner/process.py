@@ -5,7 +5,9 @@ the sweep's process, which may have, but from a server that only imports. Librar
 environment when they are imported have that of a sweep's first stage.
 """
 
+import codecs
 import contextlib
+import locale
 import multiprocessing
 import os
 import signal
@@ -28,6 +30,7 @@ from runner.interruption import (
     obey_the_sweep_only,
 )
 from runner.messages import sentence
+from runner.streams import open_streams
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
@@ -45,7 +48,9 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # A launcher's worker, as joblib's, has a method that the new process would not know.
         multiprocessing.set_start_method(method, force=True)
-    preloaded = PRELOADED if visible_gpus() else [*PRELOADED, COMPILER]
+    # The compiler reads files of its own in the locale's encoding, and they are UTF-8.
+    is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+    preloaded = [*PRELOADED, COMPILER] if is_utf8 and not visible_gpus() else PRELOADED
     multiprocessing.set_forkserver_preload(preloaded)
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
@@ -89,6 +94,7 @@ def _child(
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
+    open_streams()
     obey_the_sweep_only()
     install_handlers()
     try:

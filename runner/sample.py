@@ -32,11 +32,11 @@ def draw(config: SamplerConfig) -> str:
     return sample(model, **asdict(config.sample))
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """Print the text and exit: 0 success, 2 a user's error."""
     register()
-    with errors_in_a_sentence():
-        task()
+    task()
 
 
 if __name__ == "__main__":

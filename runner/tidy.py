@@ -202,11 +202,11 @@ def _print_table(items: Sequence[Item], kinds: Sequence[str], console: Console) 
     console.print(table, highlight=False)
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """List or remove, and exit: 0 success, 2 a user's error."""
     register()
-    with errors_in_a_sentence():
-        task()
+    task()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from hydra.core.config_store import ConfigStore
@@ -350,15 +351,21 @@ def validator(kind: type) -> Any:
     return TypeAdapter(kind)
 
 
-def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
-    """Every key of a run's configuration, dotted, and of its sections."""
+def keys_with_types(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration, dotted, and of its sections, with its type."""
     types = get_type_hints(kind)
     for entry in fields(kind):
-        yield f"{prefix}{entry.name}"
         section = types[entry.name]
-        for below in (GPTConfig, CustomConfig) if section is ModelConfig else (section,):
-            if is_dataclass(below):
-                yield from known_keys(below, f"{prefix}{entry.name}.")
+        yield f"{prefix}{entry.name}", section
+        optional = get_args(section) if isinstance(section, UnionType) else (section,)
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else optional:
+            if isinstance(below, type) and is_dataclass(below):
+                yield from keys_with_types(below, f"{prefix}{entry.name}.")
+
+
+def text_keys(kind: type) -> set[str]:
+    """The keys of a configuration whose values are texts."""
+    return {key for key, of in keys_with_types(kind) if of in (str, str | None)}
 
 
 def scale_model(scale: str | None) -> str:

@@ -25,7 +25,7 @@ from rich.text import Text
 from conf.errors import UsageError, did_you_mean
 from conf.schema import register
 from runner import world
-from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
+from runner.command import arithmetic_as_overrides, as_typed, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
@@ -55,6 +55,7 @@ def main() -> None:
     if "--version" in sys.argv:
         print(f"gpt2-ladder {version('gpt2-ladder')}")
         return
+    sys.argv[1:] = as_typed(sys.argv[1:])
     flags, rest = get_args_parser().parse_known_args()
     if rest and not any(word.startswith("-") for word in rest):  # overrides on both sides of a flag
         flags.overrides += rest
@@ -124,8 +125,9 @@ def _held_out(cfg: DictConfig) -> float:
         config = read_settings(trained)
         config.quiet |= not in_command()  # the steps of several runs would be mixed up
         trained_run = run(config, command, Console(), isolate=sweeping)
-        finished = trained_run is not None and trained_run.status is Status.finished
-        return trained_run.results.held_out if finished else math.nan
+        if trained_run is None or trained_run.status is not Status.finished:
+            return math.nan
+        return trained_run.results.held_out
     except (UsageError, OmegaConfBaseException) as mistake:
         if getattr(mistake, "told", False):  # the first process has the reason, and says it
             sys.exit(2)

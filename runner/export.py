@@ -1,6 +1,7 @@
 """python -m runner.export weights=FILE folder=FOLDER: kept weights, as transformers reads them."""
 
 import json
+import sys
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from conf.errors import UsageError
 from conf.schema import ExporterConfig, register
+from runner.command import as_typed
 from runner.files import replacing, write_atomically
 from runner.messages import errors_in_a_sentence, fail, say, sentence
 from runner.settings import typed
@@ -67,6 +69,7 @@ def export(weights: Path, folder: Path) -> None:
 def main() -> None:
     """Write the folder and exit: 0 success, 2 a user's error."""
     register()
+    sys.argv[1:] = as_typed(sys.argv[1:], ExporterConfig)
     task()
 
 

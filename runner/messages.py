@@ -22,7 +22,7 @@ from omegaconf.errors import (
 from rich.console import Console
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import known_keys
+from conf.schema import keys_with_types
 from runner import world
 from runner.interruption import Interrupted, begin_command, install_handlers
 from runner.streams import open_streams
@@ -142,8 +142,8 @@ def _beginning(mistake: Exception) -> str | None:
 
 def no_such_key(key: str) -> str:
     """What to say of a key that the configuration does not have."""
-    known = list(known_keys())
-    if key in known:
+    known = [name for name, _ in keys_with_types()]
+    if key in known and key.startswith("model."):
         return f"This model has no setting {key}, which another kind of model has."
     if "." not in key:
         known += [name.rpartition(".")[2] for name in known]

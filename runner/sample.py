@@ -1,5 +1,6 @@
 """python -m runner.sample weights=FILE: text from weights that a run kept."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.schema import SamplerConfig, register
+from runner.command import as_typed
 from runner.messages import errors_in_a_sentence, fail, sentence
 from runner.settings import typed
 
@@ -36,6 +38,7 @@ def draw(config: SamplerConfig) -> str:
 def main() -> None:
     """Print the text and exit: 0 success, 2 a user's error."""
     register()
+    sys.argv[1:] = as_typed(sys.argv[1:], SamplerConfig)
     task()
 
 

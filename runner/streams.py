@@ -5,17 +5,19 @@ import os
 import select
 import sys
 
+from typing_extensions import Buffer
+
 
 class Unfailing(io.FileIO):
     """A file to write to: what can reach nobody, or no disk, is lost without an error."""
 
-    def write(self, text: bytes) -> int:  # type: ignore[override]
+    def write(self, text: Buffer, /) -> int:
         try:
             while (written := super().write(text)) is None:  # it is full, and does not block
                 select.select([], [self], [])
             return written
         except OSError:
-            return len(text)
+            return memoryview(text).nbytes
 
 
 def open_streams() -> None:

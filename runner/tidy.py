@@ -5,6 +5,7 @@ Records are never removed, links are never followed, and what is being trained i
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from conf.errors import UsageError, did_you_mean
 from conf.schema import TidierConfig, register
+from runner.command import as_typed
 from runner.folder import LOCK
 from runner.messages import errors_in_a_sentence, fail, say, sentence, warn
 from runner.record import CHECKPOINT, EVENTS, WEIGHTS, UnreadableRecord, read_run
@@ -206,6 +208,7 @@ def _print_table(items: Sequence[Item], kinds: Sequence[str], console: Console) 
 def main() -> None:
     """List or remove, and exit: 0 success, 2 a user's error."""
     register()
+    sys.argv[1:] = as_typed(sys.argv[1:], TidierConfig)
     task()
 
 

@@ -13,11 +13,13 @@ from types import UnionType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
+from conf.files import FileConfigSource
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -382,6 +384,7 @@ def times_accumulated(steps: int, *, _root_: DictConfig) -> int:
 def register() -> None:
     """Register the types and the resolvers with Hydra; may be called again."""
     store = ConfigStore.instance()
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)

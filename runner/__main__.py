@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.errors import UsageError, did_you_mean
+from conf.files import misnamed
 from conf.schema import register
 from runner import world
 from runner.command import arithmetic_as_overrides, as_typed, read_command, recipe_as_overrides
@@ -152,9 +153,10 @@ def _type_first(overrides: Sequence[str], flags: Namespace) -> None:
 def asks_for_dry_run(overrides: Sequence[str]) -> bool:
     """Whether the runs are to be listed, and not trained."""
     typed = parse([override for override in overrides if override_key(override) == "dry_run"])
-    if not isinstance(typed["dry_run"], bool):
+    asked = str(typed["dry_run"]).lower()
+    if asked not in ("true", "false"):
         fail(f"dry_run={typed['dry_run']}: write dry_run=true or dry_run=false.")
-    return typed["dry_run"]
+    return asked == "true"
 
 
 def _folders() -> list[Path]:
@@ -189,6 +191,8 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     _show_choices(console, "plan", folders, lambda file: read_plan(file).about.question, problems)
     say(console, "Recipes, each one long run:", "bold")
     _show_choices(console, "recipe", folders, lambda file: read_recipe(file).title, problems)
+    for group in ("stage", "plan", "recipe"):
+        problems += map(misnamed, group_files(group, folders, ".yml").values())
     for problem in problems:
         warn(console, f"Left out: {problem}")
     console.print(

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import DataConf
-from runner.command import NOT_SHARED, read_ablation, read_quickly
+from runner.command import NOT_SHARED, composed, read_ablation, read_quickly
 from runner.data.hellaswag import items_sha256
 from runner.data.source import find_source
 from runner.identity import ROUND, fingerprint, override_key, resolved
@@ -49,14 +49,14 @@ BETWEEN_RUNS_S = 20
 
 @dataclass
 class Row:
-    """The runs that differ in seed and repeat alone: their overrides, and the state of each."""
+    """The runs that differ in `ROUND` alone: their overrides, and the state of each round."""
 
     stage: str
     same_as: str | None
     said: str
     overrides: list[str]
     plain: dict[str, Any]
-    states: dict[str, Status | None] = field(default_factory=dict)
+    states: dict[tuple[int, ...], Status | None] = field(default_factory=dict)
 
     @property
     def experiment(self) -> Path:
@@ -134,15 +134,21 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
     for run in runs:
         rest = tuple(o for o in run if override_key(o) not in (*ROUND, "dry_run", "plan"))
         if rest not in rows:
-            stage, same_as, composed = read_quickly(rest, stages)
-            read_settings(composed)
+            stage, same_as, cfg = read_quickly(rest, stages)
+            read_settings(cfg)
             asked = read_ablation(rest)
             shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
             said = " ".join([asked.stage, *asked.overrides, *shown])
-            rows[rest] = Row(stage, same_as, said, list(rest), resolved(composed))
-        chosen = {override_key(o): o.partition("=")[2] for o in run}
-        rows[rest].states[" ".join(chosen.get(key, "1") for key in ROUND)] = None
+            rows[rest] = Row(stage, same_as, said, list(rest), resolved(cfg))
+        rows[rest].states[_round(*(o for o in run if override_key(o) in ROUND))] = None
     return list(rows.values())
+
+
+@cache
+def _round(*overrides: str) -> tuple[int, ...]:
+    """The values of `ROUND` that overrides set. Raises UsageError and Hydra's errors."""
+    config = read_settings(composed(*overrides))
+    return tuple(getattr(config, key) for key in ROUND)
 
 
 def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
@@ -157,7 +163,7 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
     path = row.plain["evaluation"]["hellaswag"]
     items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
     for each in row.states if not row.plain["force"] else ():
-        values = dict(zip(ROUND, map(int, each.split()), strict=True))
+        values = dict(zip(ROUND, each, strict=True))
         row.states[each] = known.get(fingerprint({**row.plain, **values}, text, items))
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from conf.errors import UsageError
+from conf.files import read_yaml
 from conf.schema import Aim, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -107,7 +107,9 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
 
 
-def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
+def group_files(
+    group: str, config_dirs: Iterable[Path] = (), ending: str = ".yaml"
+) -> dict[str, Path]:
     """The file of every choice of a configuration group by name; `config_dirs` come first.
 
     Raises UsageError for a folder that is not there.
@@ -116,24 +118,16 @@ def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]
     for folder in (*config_dirs, CONF):
         if not folder.is_dir():
             raise UsageError(f"--config-dir={folder}: there is no such folder.")
-        for file in sorted((folder / group).glob("*.yaml")):
+        for file in sorted((folder / group).glob(f"*{ending}")):
             files.setdefault(file.stem, file)
     return files
 
 
-def read_yaml(file: Path) -> DictConfig | ListConfig:
-    """A file of the configuration. Raises UsageError where it is no YAML."""
-    try:
-        return OmegaConf.load(file)
-    except YAMLError as error:
-        raise UsageError(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
-
-
 def _load(file: Path) -> DictConfig:
     """An overlay. Raises UsageError where it is none."""
+    overlay = read_yaml(file)
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
-    overlay = read_yaml(file)
     if not isinstance(overlay, DictConfig):
         raise UsageError(f"{file} sets nothing; write keys with their values.")
     return overlay

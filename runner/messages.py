@@ -131,8 +131,11 @@ def _beginning(mistake: Exception) -> str | None:
     """How the sentence on a library's error begins; None where it is no error of the command."""
     if NO_LAUNCHER.search(str(mistake)):
         return ""
-    (*_, (frame, _)) = traceback.walk_tb(mistake.__traceback__)
-    package = str(frame.f_globals.get("__name__")).split(".")[0]
+    frames = [frame for frame, _ in traceback.walk_tb(mistake.__traceback__)]
+    packages = [str(frame.f_globals.get("__name__")).split(".")[0] for frame in frames]
+    if isinstance(mistake, RecursionError) and "hydra" in packages:
+        return "A file of the configuration names itself in its defaults, or nests too deeply: "
+    package = packages[-1]
     if package in EXTRAS:
         return "The launcher cannot start: "
     if package in ("hydra", "omegaconf", "antlr4", "yaml"):

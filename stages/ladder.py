@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
@@ -130,6 +130,8 @@ def _load(file: Path) -> DictConfig:
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
     if not isinstance(overlay, DictConfig):
         raise UsageError(f"{file} sets nothing; write keys with their values.")
+    if not isinstance(overlay.get("defaults", ListConfig([])), ListConfig):
+        raise UsageError(f"{file}: write a list of defaults, such as [step07, _self_].")
     return overlay
 
 

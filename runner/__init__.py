@@ -7,9 +7,18 @@ run.record.results.held_out, run.steps    # the record, and a DataFrame with a r
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# This project's packages are imported from beside this one, lest a file or a folder of such a name
+# in the current folder be found first.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+for name in importlib.import_module("conf").PACKAGES:
+    importlib.import_module(name)
+del sys.path[0]
 
 if TYPE_CHECKING:
     from runner.api import TrainedRun

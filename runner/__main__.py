@@ -120,6 +120,7 @@ def task(cfg: DictConfig) -> float:
 def _held_out(cfg: DictConfig) -> float:
     """Train a run; returns its held-out loss, NaN where its record says that it did not finish."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, whatever job.chdir is
     try:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))

@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -31,6 +33,8 @@ from runner.interruption import (
 )
 from runner.messages import sentence
 from runner.streams import open_streams
+
+ROOT = str(Path(__file__).parent.parent)
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
@@ -51,7 +55,10 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     # The compiler reads files of its own in the locale's encoding, and they are UTF-8.
     is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
     preloaded = [*PRELOADED, COMPILER] if is_utf8 and not visible_gpus() else PRELOADED
-    multiprocessing.set_forkserver_preload(preloaded)
+    # The server looks in the current folder first, where a runner.py is not this project's.
+    here = PathFinder.find_spec("runner", [str(Path.cwd())])
+    shadowed = here is not None and not str(here.origin or ROOT).startswith(ROOT)
+    multiprocessing.set_forkserver_preload([] if shadowed else preloaded)
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))
@@ -75,9 +82,11 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
+        sys.path.insert(0, ROOT)  # lest it find a runner.py of the current folder first
         try:
             process.start()
         finally:
+            sys.path.remove(ROOT)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         pass_on()
         process.join()
@@ -94,6 +103,7 @@ def _child(
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
+    sys.path.remove(ROOT)
     open_streams()
     obey_the_sweep_only()
     install_handlers()

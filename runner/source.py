@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from conf import PACKAGES
 from conf.errors import UsageError, did_you_mean
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def source_files(target: str) -> list[Path]:
@@ -57,6 +60,12 @@ def _read(target: str) -> tuple[list[Path], set[str]]:
         names.add(name)
         if installed and name.partition(".")[0] != top:
             continue
+        for folder in (Path.cwd(), root) if name.partition(".")[0] in PACKAGES else ():
+            if folder.resolve() != ROOT and (other := _file(folder, name)):
+                raise UsageError(
+                    f"{other}: this project has a package of this name, which is found first; "
+                    "give the file another name."
+                )
         file = _file(root, name)
         if file is not None and file not in found:
             found.add(file)

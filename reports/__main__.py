@@ -7,14 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from conf.errors import UsageError
 from reports import write_report
 from reports.rules import read_rules
-from runner.messages import errors_in_a_sentence
+from runner.messages import fail, open_streams
 
 
-@errors_in_a_sentence()
 def main() -> None:
     """Writes the report and exits: 0 success, 2 a user's error."""
+    open_streams()
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "
@@ -44,7 +45,10 @@ def main() -> None:
     words = given.experiments
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]
-    write_report(experiments, read_rules(settings), given.config_dir, Console(), given.output)
+    try:
+        write_report(experiments, read_rules(settings), given.config_dir, Console(), given.output)
+    except UsageError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -200,13 +200,11 @@ def _order(run: Run) -> tuple[int, str, int, str]:
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """The folders' own names, with the parent's before it where two are called the same."""
-    names = [folder.absolute().name for folder in folders]
-    distinct = {
+    names = [os.fsencode(f.absolute().name).decode(errors="backslashreplace") for f in folders]
+    return {
         folder: f"{folder.absolute().parent.name}/{name}" if names.count(name) > 1 else name
         for folder, name in zip(folders, names, strict=True)
     }
-    # A name's bytes need not be UTF-8, which tables are.
-    return {f: os.fsencode(name).decode(errors="backslashreplace") for f, name in distinct.items()}
 
 
 def _run_folders(experiment: Path) -> list[Path]:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# This project's packages are imported from beside this one, lest a file or a folder of such a name
-# in the current folder be found first.
+# This project's packages are those beside this one, whatever the current folder has of such a name.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 for name in importlib.import_module("conf").PACKAGES:
     importlib.import_module(name)

@@ -23,10 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.errors import UsageError, did_you_mean
-from conf.files import misnamed
-from conf.schema import register
 from runner import world
-from runner.command import arithmetic_as_overrides, as_typed, read_command, recipe_as_overrides
+from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
@@ -56,7 +54,6 @@ def main() -> None:
     if "--version" in sys.argv:
         print(f"gpt2-ladder {version('gpt2-ladder')}")
         return
-    sys.argv[1:] = as_typed(sys.argv[1:])
     flags, rest = get_args_parser().parse_known_args()
     if rest and not any(word.startswith("-") for word in rest):  # overrides on both sides of a flag
         flags.overrides += rest
@@ -68,7 +65,6 @@ def main() -> None:
         fail(f"There is no flag {unknown}.{near} A setting has no dashes: +stage=step07 seed=2.")
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     folders = [Path(flags.config_dir)] if flags.config_dir else []
-    register()
     if "recipe" in map(override_key, flags.overrides):
         _type_first(recipe_as_overrides(flags.overrides, folders), flags)
     keys = set(map(override_key, flags.overrides))
@@ -82,7 +78,6 @@ def main() -> None:
         if override.startswith(("stage=", "plan=", "recipe=")):
             word = override.partition("=")[0]
             fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
-    for override in flags.overrides:
         if "glob(" in override:
             expand({}, [override], folders)  # one that matches nothing is refused
     if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
@@ -126,10 +121,8 @@ def _held_out(cfg: DictConfig) -> float:
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
         config = read_settings(trained)
         config.quiet |= not in_command()  # the steps of several runs would be mixed up
-        trained_run = run(config, command, Console(), isolate=sweeping)
-        if trained_run is None or trained_run.status is not Status.finished:
-            return math.nan
-        return trained_run.results.held_out
+        ended = run(config, command, Console(), isolate=sweeping)
+        return ended.results.held_out if ended and ended.status is Status.finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         if getattr(mistake, "told", False):  # the first process has the reason, and says it
             sys.exit(2)
@@ -153,10 +146,10 @@ def _type_first(overrides: Sequence[str], flags: Namespace) -> None:
 
 def asks_for_dry_run(overrides: Sequence[str]) -> bool:
     """Whether the runs are to be listed, and not trained."""
-    typed = parse([override for override in overrides if override_key(override) == "dry_run"])
-    asked = str(typed["dry_run"]).lower()
+    typed = [override for override in overrides if override_key(override) == "dry_run"]
+    asked = str(parse(typed)["dry_run"]).lower()
     if asked not in ("true", "false"):
-        fail(f"dry_run={typed['dry_run']}: write dry_run=true or dry_run=false.")
+        fail(f"dry_run={asked}: write dry_run=true or dry_run=false.")
     return asked == "true"
 
 
@@ -192,8 +185,6 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     _show_choices(console, "plan", folders, lambda file: read_plan(file).about.question, problems)
     say(console, "Recipes, each one long run:", "bold")
     _show_choices(console, "recipe", folders, lambda file: read_recipe(file).title, problems)
-    for group in ("stage", "plan", "recipe"):
-        problems += map(misnamed, group_files(group, folders, ".yml").values())
     for problem in problems:
         warn(console, f"Left out: {problem}")
     console.print(
@@ -212,7 +203,7 @@ def _show_choices(
 ) -> None:
     """What may be added of a group, with its meaning; a file that has none joins the problems."""
     found = {}
-    for name, file in group_files(group, folders).items():
+    for name, file in group_files(group, folders, "*.y*ml").items():
         try:
             found[f"+{group}={name}"] = meaning(file)
         except UsageError as mistake:

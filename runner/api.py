@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import register
-from runner.command import as_typed, composed, read_command, recipe_as_overrides
+from conf.schema import as_typed, register
+from runner.command import composed, read_command, recipe_as_overrides
 from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.record import HELD_OUT, STEPS, Run

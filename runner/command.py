@@ -1,7 +1,6 @@
 """What a command asks for: the stage, `without` and `plus`, and the overrides of one run."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import Config, text_keys
 from gpt2.config import inert
 from runner.identity import ARITHMETIC, conditions, override_key, resolved
 from runner.record import StageInfo
@@ -25,13 +21,6 @@ from stages.recipes import find_recipe
 
 # What is not part of the configuration that all stages share.
 NOT_SHARED = ("stage", "plan", *ARITHMETIC)
-
-# An override, what its value is split by, quoted texts as a whole, and a value that needs no more
-# than quotes to be a text, such as one with letters that Hydra's grammar lacks.
-OVERRIDE = re.compile(r"\A(?P<start>\+{0,2}(?P<key>[\w.]+)=)(?P<value>.*)", re.DOTALL)
-CHOICE = re.compile(r"\s*choice\((.*)\)\s*", re.DOTALL)
-TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[][(){},]""", re.DOTALL)
-PLAIN = re.compile(r"""\s*[^][(){},'"\\$\s\x00-\x1f][^][(){},'"\\$\x00-\x1f]*""")
 
 
 @dataclass(frozen=True)
@@ -47,40 +36,6 @@ class Command:
     typed: list[str]
     conditions: dict[str, Any]
     notes: list[str]
-
-
-def as_typed(words: Sequence[str], kind: type = Config) -> list[str]:
-    """The words of a command, with quotes around texts that Hydra would read otherwise.
-
-    It would make experiment=1.10 the number 1.1. Other words are not changed.
-    """
-    texts = text_keys(kind)
-    return [OVERRIDE.sub(lambda o: _quoted(o) if o["key"] in texts else o[0], w) for w in words]
-
-
-def _quoted(override: re.Match[str]) -> str:
-    """An override of a text, or of several in a sweep, each in quotes where Hydra asks for them."""
-    value = override["value"]
-    if choice := CHOICE.fullmatch(value):
-        value = choice[1]
-    depth = start = 0
-    elements = []
-    for token in TOKEN.finditer(value):
-        depth += (token[0] in "([{") - (token[0] in ")]}")
-        if token[0] == "," and not depth:
-            elements.append(value[start : token.start()])
-            start = token.end()
-    texts = ",".join(map(_as_text, [*elements, value[start:]]))
-    return override["start"] + (f"choice({texts})" if choice else texts)
-
-
-def _as_text(element: str) -> str:
-    try:
-        value = OverridesParser.create().parse_rule(element, "element")
-        is_text = not isinstance(value, int | float)
-    except HydraException:
-        is_text = not PLAIN.fullmatch(element)
-    return element if is_text else f"'{element.strip()}'"
 
 
 @cache

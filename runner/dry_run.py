@@ -140,15 +140,9 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
             shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
             said = " ".join([asked.stage, *asked.overrides, *shown])
             rows[rest] = Row(stage, same_as, said, list(rest), resolved(cfg))
-        rows[rest].states[_round(*(o for o in run if override_key(o) in ROUND))] = None
+        of_round = composed(*(o for o in run if override_key(o) in ROUND))
+        rows[rest].states[tuple(of_round[key] for key in ROUND)] = None
     return list(rows.values())
-
-
-@cache
-def _round(*overrides: str) -> tuple[int, ...]:
-    """The values of `ROUND` that overrides set. Raises UsageError and Hydra's errors."""
-    config = read_settings(composed(*overrides))
-    return tuple(getattr(config, key) for key in ROUND)
 
 
 def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
@@ -240,9 +234,7 @@ def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
         command += [*kept, *measured, "~hydra.callbacks.report"]
         left_out = ("HYDRA_FULL_ERROR", "WORLD_SIZE")  # it is measured on one process
         plain = {key: value for key, value in os.environ.items() if key not in left_out}
-        done = subprocess.run(
-            command, capture_output=True, errors="backslashreplace", check=False, env=plain
-        )
+        done = subprocess.run(command, capture_output=True, errors="backslashreplace", env=plain)
         runs = list(read_runs(Path(output) / row.plain["experiment"]).values())
         if not (runs and runs[0].status is Status.finished and runs[0].ended):
             raise UsageError(

@@ -1,7 +1,6 @@
 """python -m runner.export weights=FILE folder=FOLDER: kept weights, as transformers reads them."""
 
 import json
-import sys
 from pathlib import Path
 
 import hydra
@@ -10,15 +9,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import ExporterConfig, register
-from runner.command import as_typed
+from conf.schema import ExporterConfig
 from runner.files import replacing, write_atomically
 from runner.messages import errors_in_a_sentence, fail, say, sentence
 from runner.settings import typed
 
 
+@errors_in_a_sentence()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="exporter")
 def task(cfg: DictConfig) -> None:
+    """Write the folder and exit: 0 success, 2 a user's error."""
     try:
         config = typed(cfg, ExporterConfig)
         folder = Path(config.folder).expanduser()
@@ -65,13 +65,5 @@ def export(weights: Path, folder: Path) -> None:
         save_file(state, temporary, metadata={"format": "pt"})
 
 
-@errors_in_a_sentence()
-def main() -> None:
-    """Write the folder and exit: 0 success, 2 a user's error."""
-    register()
-    sys.argv[1:] = as_typed(sys.argv[1:], ExporterConfig)
-    task()
-
-
 if __name__ == "__main__":
-    main()
+    task()

@@ -1,6 +1,7 @@
 """What a command prints: lines on standard output, and errors as one sentence."""
 
 import errno
+import io
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -20,12 +21,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 from rich.console import Console
+from typing_extensions import Buffer
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import keys_with_types
+from conf.schema import as_typed, keys_with_types, register
 from runner import world
 from runner.interruption import Interrupted, begin_command, install_handlers
-from runner.streams import open_streams
 
 # Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
 IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
@@ -43,6 +44,27 @@ DIED = {
 }
 # How long a process leaves it to the first to say what is wrong.
 PATIENCE_SECONDS = 30
+
+
+class Unfailing(io.FileIO):
+    """A file to write to: what can reach nobody, or no disk, is lost without an error."""
+
+    def write(self, text: Buffer, /) -> int:
+        with suppress(OSError):
+            return super().write(text) or 0  # None where it is full and does not block
+        return memoryview(text).nbytes
+
+
+def open_streams() -> None:
+    """Let no write to this process's own streams fail, and no character be refused."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed one
+        os.set_inheritable(null, True)
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):
+            raw = Unfailing(stream.fileno() if stream else null, "w", closefd=False)
+            file, encoding = io.BufferedWriter(raw), getattr(stream, "encoding", "utf-8")
+            text = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, text)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -82,12 +104,14 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def errors_in_a_sentence() -> Iterator[None]:
-    """Run a command so that a user's error ends in one sentence and status 2.
+    """Run a Hydra command so that a user's error ends in one sentence and status 2.
 
     A signal that ends the command gives 128 + its number: 130 for Ctrl-C. Where the user has set
     HYDRA_FULL_ERROR, errors end in their traceback.
     """
     open_streams()
+    register()
+    sys.argv[1:] = as_typed(sys.argv[1:])
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)
@@ -131,11 +155,10 @@ def _beginning(mistake: Exception) -> str | None:
     """How the sentence on a library's error begins; None where it is no error of the command."""
     if NO_LAUNCHER.search(str(mistake)):
         return ""
-    frames = [frame for frame, _ in traceback.walk_tb(mistake.__traceback__)]
-    packages = [str(frame.f_globals.get("__name__")).split(".")[0] for frame in frames]
-    if isinstance(mistake, RecursionError) and "hydra" in packages:
+    if isinstance(mistake, RecursionError):
         return "A file of the configuration names itself in its defaults, or nests too deeply: "
-    package = packages[-1]
+    (*_, (frame, _)) = traceback.walk_tb(mistake.__traceback__)
+    package = str(frame.f_globals.get("__name__")).split(".")[0]
     if package in EXTRAS:
         return "The launcher cannot start: "
     if package in ("hydra", "omegaconf", "antlr4", "yaml"):

@@ -5,15 +5,12 @@ the sweep's process, which may have, but from a server that only imports. Librar
 environment when they are imported have that of a sweep's first stage.
 """
 
-import codecs
 import contextlib
-import locale
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib.machinery import PathFinder
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,10 +28,7 @@ from runner.interruption import (
     install_handlers,
     obey_the_sweep_only,
 )
-from runner.messages import sentence
-from runner.streams import open_streams
-
-ROOT = str(Path(__file__).parent.parent)
+from runner.messages import open_streams, sentence
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
@@ -52,13 +46,11 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # A launcher's worker, as joblib's, has a method that the new process would not know.
         multiprocessing.set_start_method(method, force=True)
-    # The compiler reads files of its own in the locale's encoding, and they are UTF-8.
-    is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
-    preloaded = [*PRELOADED, COMPILER] if is_utf8 and not visible_gpus() else PRELOADED
-    # The server looks in the current folder first, where a runner.py is not this project's.
-    here = PathFinder.find_spec("runner", [str(Path.cwd())])
-    shadowed = here is not None and not str(here.origin or ROOT).startswith(ROOT)
-    multiprocessing.set_forkserver_preload([] if shadowed else preloaded)
+    preloaded = PRELOADED if visible_gpus() else [*PRELOADED, COMPILER]
+    # It would import another runner, and the compiler reads files in UTF-8 by the locale.
+    if Path("runner.py").exists() or sys.getfilesystemencoding() != "utf-8":
+        preloaded = []
+    multiprocessing.set_forkserver_preload(preloaded)
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))
@@ -82,11 +74,9 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with handled_by(relay):
-        sys.path.insert(0, ROOT)  # lest it find a runner.py of the current folder first
         try:
             process.start()
         finally:
-            sys.path.remove(ROOT)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         pass_on()
         process.join()
@@ -103,7 +93,6 @@ def _child(
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
-    sys.path.remove(ROOT)
     open_streams()
     obey_the_sweep_only()
     install_handlers()

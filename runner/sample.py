@@ -1,6 +1,5 @@
 """python -m runner.sample weights=FILE: text from weights that a run kept."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,14 +8,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.schema import SamplerConfig, register
-from runner.command import as_typed
+from conf.schema import SamplerConfig
 from runner.messages import errors_in_a_sentence, fail, sentence
 from runner.settings import typed
 
 
+@errors_in_a_sentence()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
+    """Print the text and exit: 0 success, 2 a user's error."""
     try:
         print(draw(typed(cfg, SamplerConfig)))
     except (UsageError, OmegaConfBaseException) as mistake:
@@ -34,13 +34,5 @@ def draw(config: SamplerConfig) -> str:
     return sample(model, **asdict(config.sample))
 
 
-@errors_in_a_sentence()
-def main() -> None:
-    """Print the text and exit: 0 success, 2 a user's error."""
-    register()
-    sys.argv[1:] = as_typed(sys.argv[1:], SamplerConfig)
-    task()
-
-
 if __name__ == "__main__":
-    main()
+    task()

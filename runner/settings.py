@@ -26,7 +26,6 @@ ADVICE = {
     "less_than_equal": "give {le} or less",
     "missing": "give a value here too",
     "predicate_failed": "give a plain name, which becomes a folder in output_dir",
-    "string_unicode": "it is not in this terminal's encoding; set PYTHONUTF8=1",
     "string_too_short": "give a text of at least {min_length} character",
 }
 

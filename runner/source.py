@@ -12,8 +12,6 @@ from pathlib import Path
 from conf import PACKAGES
 from conf.errors import UsageError, did_you_mean
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def source_files(target: str) -> list[Path]:
     """The file of a target package.module:name, and what it imports of the same folder or package.
@@ -60,12 +58,9 @@ def _read(target: str) -> tuple[list[Path], set[str]]:
         names.add(name)
         if installed and name.partition(".")[0] != top:
             continue
-        for folder in (Path.cwd(), root) if name.partition(".")[0] in PACKAGES else ():
-            if folder.resolve() != ROOT and (other := _file(folder, name)):
-                raise UsageError(
-                    f"{other}: this project has a package of this name, which is found first; "
-                    "give the file another name."
-                )
+        other = _file(Path.cwd(), name) if Path.cwd() != Path(__file__).parents[1] else None
+        if other and name.partition(".")[0] in PACKAGES:
+            raise UsageError(f"{other}: this project has a package of this name; rename it.")
         file = _file(root, name)
         if file is not None and file not in found:
             found.add(file)

@@ -22,9 +22,8 @@ from rich.console import Console
 
 from runner import world
 from runner.interruption import REQUEST, Interrupted, install_handlers
-from runner.messages import duration, say
+from runner.messages import duration, open_streams, say
 from runner.record import Run, Status, read_runs
-from runner.streams import open_streams
 from runner.worker import is_ending
 from stages.plans import expand
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from runner.interruption import REQUEST, Interrupted, handled_by, interrupt, obey_the_sweep_only
-from runner.streams import open_streams
 
 # The signals that asked this worker to end; after one it trains nothing more.
 _asked: list[int] = []
@@ -51,7 +50,6 @@ def is_ending() -> bool:
 
 def in_worker(work: Callable[[], float]) -> float:
     """What `work` returns, or NaN where this worker is or was asked to end."""
-    open_streams()
     # Ctrl-C reaches all that runs here, and submitit then ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

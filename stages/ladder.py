@@ -9,8 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.files import read_yaml
-from conf.schema import Aim, StageConf
+from conf.schema import Aim, StageConf, read_yaml
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -39,7 +38,8 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
     """
     overlays: dict[str, DictConfig] = {}
     abouts: dict[str, StageConf] = {}
-    for name, file in group_files("stage", config_dirs).items():
+    pattern = "*.yaml" if problems is None else "*.y*ml"
+    for name, file in group_files("stage", config_dirs, pattern).items():
         try:
             overlay = _load(file)
             abouts[name] = _about(file, overlay)
@@ -108,7 +108,7 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 
 def group_files(
-    group: str, config_dirs: Iterable[Path] = (), ending: str = ".yaml"
+    group: str, config_dirs: Iterable[Path] = (), pattern: str = "*.yaml"
 ) -> dict[str, Path]:
     """The file of every choice of a configuration group by name; `config_dirs` come first.
 
@@ -118,7 +118,7 @@ def group_files(
     for folder in (*config_dirs, CONF):
         if not folder.is_dir():
             raise UsageError(f"--config-dir={folder}: there is no such folder.")
-        for file in sorted((folder / group).glob(f"*{ending}")):
+        for file in sorted((folder / group).glob(pattern)):
             files.setdefault(file.stem, file)
     return files
 

@@ -18,8 +18,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.files import read_yaml
-from conf.schema import PlanConf
+from conf.schema import PlanConf, read_yaml
 from stages.ladder import CONF, group_files
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from types import UnionType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
@@ -367,8 +366,8 @@ def keys_with_types(kind: type = Config, prefix: str = "") -> Iterator[tuple[str
     for entry in fields(kind):
         section = types[entry.name]
         yield f"{prefix}{entry.name}", section
-        optional = get_args(section) if isinstance(section, UnionType) else (section,)
-        for below in (GPTConfig, CustomConfig) if section is ModelConfig else optional:
+        parts = (section, *get_args(section))  # one that may be null is one of a union's
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
             if isinstance(below, type) and is_dataclass(below):
                 yield from keys_with_types(below, f"{prefix}{entry.name}.")
 

@@ -42,17 +42,16 @@ def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
 def read_plan(file: Path) -> Plan:
     """Raises UsageError for a file that is not a plan."""
     content = read_yaml(file)
-    plan = content if isinstance(content, DictConfig) else OmegaConf.create({})
-    params = OmegaConf.select(plan, "hydra.sweeper.params")
+    params = isinstance(content, DictConfig) and OmegaConf.select(content, "hydra.sweeper.params")
     if not isinstance(params, DictConfig):
         raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
-    if wrong := {str(key) for key in plan} - SECTIONS:
+    if wrong := {str(key) for key in content} - SECTIONS:
         raise UsageError(
             f"{file} sets {', '.join(sorted(wrong))}; a plan sets every value under "
             "hydra.sweeper.params."
         )
     try:
-        about = PlanConf(**(plan.get("plan") or {}))
+        about = PlanConf(**(content.get("plan") or {}))
     except TypeError:
         raise UsageError(f"{file}: plan has a title and a question, and nothing else.") from None
     about.title = about.title or file.stem

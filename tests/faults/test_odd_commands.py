@@ -45,7 +45,7 @@ def test_every_text_of_every_command_is_kept() -> None:
     ]  # fmt: skip
 
 
-@few(4)
+@few(3)
 @given(case=odd.QUOTED)
 def test_a_dry_run_reads_quoted_values_as_plain_ones(
     box: Sandbox, case: tuple[list[str], str]
@@ -83,7 +83,7 @@ def test_a_custom_models_module_that_is_called_as_this_projects_is_named(
     odd.check_module(box, case)
 
 
-@few(4)
+@few(3)
 @given(case=odd.ENDS)
 def test_the_exit_status_is_that_of_the_record(box: Sandbox, case: Any) -> None:
     odd.check_end(box, case)

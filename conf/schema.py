@@ -5,22 +5,32 @@ Nothing here imports torch: a wrong key, type or value is refused before trainin
 
 import functools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
+from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
+
+# An override of one value, or of several for a sweep, without lists and interpolations; each value.
+PLAIN = re.compile(r"\+{0,2}([\w.]+)=(?!\s*(?!choice\()\w+\()[^][{}$\\]*")
+VALUE = re.compile(r"""(?<=[=,(])(?:'[^']*'|"[^"]*"|[^,()'"]+)(?=[,)]|$)""")
 
 
 def is_folder_name(name: str) -> bool:
@@ -350,15 +360,62 @@ def validator(kind: type) -> Any:
     return TypeAdapter(kind)
 
 
-def known_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
-    """Every key of a run's configuration, dotted, and of its sections."""
+def keys_with_types(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration, dotted, and of its sections, with its type."""
     types = get_type_hints(kind)
     for entry in fields(kind):
-        yield f"{prefix}{entry.name}"
         section = types[entry.name]
-        for below in (GPTConfig, CustomConfig) if section is ModelConfig else (section,):
-            if is_dataclass(below):
-                yield from known_keys(below, f"{prefix}{entry.name}.")
+        yield f"{prefix}{entry.name}", section
+        parts = (section, *get_args(section))  # one that may be null is one of a union's
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
+            if isinstance(below, type) and is_dataclass(below):
+                yield from keys_with_types(below, f"{prefix}{entry.name}.")
+
+
+def as_typed(words: Sequence[str]) -> list[str]:
+    """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
+    kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
+    texts = {k for kind in kinds for k, of in keys_with_types(kind) if of in (str, str | None)}
+    return [
+        VALUE.sub(_quoted, word) if (plain := PLAIN.fullmatch(word)) and plain[1] in texts else word
+        for word in words
+    ]
+
+
+def _quoted(value: re.Match[str]) -> str:
+    try:
+        read = OverridesParser.create().parse_rule(value[0], "element")
+    except HydraException:
+        return value[0]
+    return f"'{value[0].strip()}'" if isinstance(read, int | float) else value[0]
+
+
+class FileConfigSource(file_config_source.FileConfigSource):  # type: ignore[misc]  # no types
+    """Hydra's reader of files, with errors that name the file; Hydra knows it by its name."""
+
+    def load_config(self, config_path: str) -> Any:
+        file = Path(self.path, f"{config_path.removesuffix('.yaml')}.yaml")
+        return read_yaml(file, functools.partial(super().load_config, config_path))
+
+    def is_config(self, config_path: str) -> bool:
+        found: bool = super().is_config(config_path)
+        for file in (Path(self.path, f"{config_path}.{ending}") for ending in ("yaml", "yml")):
+            if not found and (file.exists() or file.is_symlink()):
+                read_yaml(file)
+        return found
+
+
+def read_yaml(file: Path, read: Callable[[], Any] | None = None) -> Any:
+    """A file of the configuration, as `read` does. Raises UsageError where it cannot be read."""
+    try:
+        if file.suffix == ".yml":
+            raise ValueError(f"only files that end in .yaml are; call it {file.stem}.yaml")
+        if file.read_bytes().startswith(b"\xef\xbb\xbf"):
+            raise ValueError("it begins with a byte order mark; save it without")
+        return read() if read else OmegaConf.load(file)
+    except Exception as error:  # YAML, OmegaConf and Hydra have errors of their own
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{file} cannot be read as YAML in UTF-8: {reason}.") from None
 
 
 def scale_model(scale: str | None) -> str:
@@ -375,6 +432,7 @@ def times_accumulated(steps: int, *, _root_: DictConfig) -> int:
 def register() -> None:
     """Register the types and the resolvers with Hydra; may be called again."""
     store = ConfigStore.instance()
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)

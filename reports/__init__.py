@@ -12,9 +12,15 @@ cheap for a program that only may need a report later. Each function raises
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+importlib.import_module("runner")  # which has this project's packages found first
+del sys.path[0]
 
 if TYPE_CHECKING:
     import pandas as pd

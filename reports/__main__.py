@@ -10,11 +10,12 @@ from rich.console import Console
 from conf.errors import UsageError
 from reports import write_report
 from reports.rules import read_rules
-from runner.messages import fail
+from runner.messages import fail, open_streams
 
 
 def main() -> None:
     """Writes the report and exits: 0 success, 2 a user's error."""
+    open_streams()
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the report on the runs under one or more experiment folders, from "

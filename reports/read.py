@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -199,7 +200,7 @@ def _order(run: Run) -> tuple[int, str, int, str]:
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """The folders' own names, with the parent's before it where two are called the same."""
-    names = [folder.absolute().name for folder in folders]
+    names = [os.fsencode(f.absolute().name).decode(errors="backslashreplace") for f in folders]
     return {
         folder: f"{folder.absolute().parent.name}/{name}" if names.count(name) > 1 else name
         for folder, name in zip(folders, names, strict=True)

@@ -7,9 +7,17 @@ run.record.results.held_out, run.steps    # the record, and a DataFrame with a r
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# This project's packages are those beside this one, whatever the current folder has of such a name.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+for name in importlib.import_module("conf").PACKAGES:
+    importlib.import_module(name)
+del sys.path[0]
 
 if TYPE_CHECKING:
     from runner.api import TrainedRun

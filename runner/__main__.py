@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import register
 from runner import world
 from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
 from runner.messages import error, errors_in_a_sentence, fail, say, sentence, warn
+from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
 from runner.worker import in_worker
@@ -42,6 +42,7 @@ from stages.recipes import read_recipe
 FLAGS = ("--multirun", "--config-dir", "--cfg", "--help", "--version", "--hydra-help", "--info")
 
 
+@errors_in_a_sentence()
 def main() -> None:
     """Run the command and exit.
 
@@ -64,44 +65,41 @@ def main() -> None:
         fail(f"There is no flag {unknown}.{near} A setting has no dashes: +stage=step07 seed=2.")
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     folders = [Path(flags.config_dir)] if flags.config_dir else []
-    with errors_in_a_sentence():
-        register()
-        if "recipe" in map(override_key, flags.overrides):
-            _type_first(recipe_as_overrides(flags.overrides, folders), flags)
-        keys = set(map(override_key, flags.overrides))
-        names_stage = keys & {"stage", "plan"}
-        if flags.help or not (names_stage or for_hydra):
-            show_ladder(Console(), folders)
-            if not flags.help and (flags.overrides or flags.multirun):
-                fail("No stage was named: add one of the above, such as +stage=step07.")
-            return
-        for override in flags.overrides:
-            if override.startswith(("stage=", "plan=", "recipe=")):
-                word = override.partition("=")[0]
-                fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
-        for override in flags.overrides:
-            if "glob(" in override:
-                expand({}, [override], folders)  # one that matches nothing is refused
-        if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
-            with hydra_open(folders):
-                found = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
-            _type_first(found, flags)
-        sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
-        for override in OverridesParser.create().parse_overrides(flags.overrides):
-            line = str(override.input_line)
-            if override.key_or_group in ARITHMETIC and isinstance(override.value(), str):
-                fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
-            if override.is_sweep_override() and not sweeps:
-                fail(f"{line}: to train each of several values in turn, add -m.")
-            if override.key_or_group == "hydra/launcher" and not sweeps:
-                fail(f"{line}: it launches the runs of a sweep; add -m.")
-            if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
-                fail(f"{line}: it is chosen with a slash, {line.replace('.', '/', 1)}.")
-        if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
-            if world.is_first():
-                list_runs(flags.overrides, folders, Console())
-            return
-        task()
+    if "recipe" in map(override_key, flags.overrides):
+        _type_first(recipe_as_overrides(flags.overrides, folders), flags)
+    keys = set(map(override_key, flags.overrides))
+    names_stage = keys & {"stage", "plan"}
+    if flags.help or not (names_stage or for_hydra):
+        show_ladder(Console(), folders)
+        if not flags.help and (flags.overrides or flags.multirun):
+            fail("No stage was named: add one of the above, such as +stage=step07.")
+        return
+    for override in flags.overrides:
+        if override.startswith(("stage=", "plan=", "recipe=")):
+            word = override.partition("=")[0]
+            fail(f"{override}: a {word} is added to the configuration, so write +{override}.")
+        if "glob(" in override:
+            expand({}, [override], folders)  # one that matches nothing is refused
+    if flags.cfg and not flags.multirun and "stage" in keys and keys & set(ARITHMETIC):
+        with hydra_open(folders):
+            found = arithmetic_as_overrides(flags.overrides, read_ladder(folders))
+        _type_first(found, flags)
+    sweeps = flags.multirun or for_hydra or keys & {"plan", "dry_run", "hydra.mode"}
+    for override in OverridesParser.create().parse_overrides(flags.overrides):
+        line = str(override.input_line)
+        if override.key_or_group in ARITHMETIC and isinstance(override.value(), str):
+            fail(f"{line}: write a list, such as {override.key_or_group}=[step04].")
+        if override.is_sweep_override() and not sweeps:
+            fail(f"{line}: to train each of several values in turn, add -m.")
+        if override.key_or_group == "hydra/launcher" and not sweeps:
+            fail(f"{line}: it launches the runs of a sweep; add -m.")
+        if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
+            fail(f"{line}: it is chosen with a slash, {line.replace('.', '/', 1)}.")
+    if "dry_run" in keys and not for_hydra and asks_for_dry_run(flags.overrides):
+        if world.is_first():
+            list_runs(flags.overrides, folders, Console())
+        return
+    task()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -115,15 +113,16 @@ def task(cfg: DictConfig) -> float:
 
 
 def _held_out(cfg: DictConfig) -> float:
-    """Train a run; returns its held-out loss."""
+    """Train a run; returns its held-out loss, NaN where its record says that it did not finish."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, whatever job.chdir is
     try:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
         config = read_settings(trained)
         config.quiet |= not in_command()  # the steps of several runs would be mixed up
-        trained_run = run(config, command, Console(), isolate=sweeping)
-        return trained_run.results.held_out if trained_run else math.nan
+        ended = run(config, command, Console(), isolate=sweeping)
+        return ended.results.held_out if ended and ended.status is Status.finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         if getattr(mistake, "told", False):  # the first process has the reason, and says it
             sys.exit(2)
@@ -147,10 +146,11 @@ def _type_first(overrides: Sequence[str], flags: Namespace) -> None:
 
 def asks_for_dry_run(overrides: Sequence[str]) -> bool:
     """Whether the runs are to be listed, and not trained."""
-    typed = parse([override for override in overrides if override_key(override) == "dry_run"])
-    if not isinstance(typed["dry_run"], bool):
-        fail(f"dry_run={typed['dry_run']}: write dry_run=true or dry_run=false.")
-    return typed["dry_run"]
+    typed = [override for override in overrides if override_key(override) == "dry_run"]
+    asked = str(parse(typed)["dry_run"]).lower()
+    if asked not in ("true", "false"):
+        fail(f"dry_run={asked}: write dry_run=true or dry_run=false.")
+    return asked == "true"
 
 
 def _folders() -> list[Path]:
@@ -203,7 +203,7 @@ def _show_choices(
 ) -> None:
     """What may be added of a group, with its meaning; a file that has none joins the problems."""
     found = {}
-    for name, file in group_files(group, folders).items():
+    for name, file in group_files(group, folders, "*.y*ml").items():
         try:
             found[f"+{group}={name}"] = meaning(file)
         except UsageError as mistake:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import register
+from conf.schema import as_typed, register
 from runner.command import composed, read_command, recipe_as_overrides
 from runner.interruption import Interrupted
 from runner.messages import sentence
@@ -62,7 +62,7 @@ def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     """See `runner.train`."""
     register()
     composed.cache_clear()  # of other folders
-    asked = [f"+stage={stage}", *overrides]
+    asked = as_typed([f"+stage={stage}", *overrides])
     try:
         asked = [*recipe_as_overrides(asked, config_dirs), *asked]
         with hydra_open(config_dirs):

@@ -97,11 +97,10 @@ def read_command(
 
 def read_ablation(overrides: Sequence[str]) -> Ablation:
     """The stage of one run's overrides, and what is taken back from it and added to it."""
-    stage = next((o for o in overrides if override_key(o) == "stage"), None)
-    if stage is None:
+    typed = parse([o for o in overrides if override_key(o) in ("stage", *ARITHMETIC)])
+    if "stage" not in typed:
         raise UsageError("No stage was named: add one, such as +stage=step07.")
-    typed = parse([o for o in overrides if override_key(o) in ARITHMETIC])
-    return Ablation.read(stage.partition("=")[2], typed)
+    return Ablation.read(str(typed["stage"]), typed)
 
 
 def recipe_as_overrides(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:

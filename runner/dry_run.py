@@ -24,7 +24,7 @@ from rich.table import Table
 
 from conf.errors import UsageError
 from conf.schema import DataConf
-from runner.command import NOT_SHARED, read_ablation, read_quickly
+from runner.command import NOT_SHARED, composed, read_ablation, read_quickly
 from runner.data.hellaswag import items_sha256
 from runner.data.source import find_source
 from runner.identity import ROUND, fingerprint, override_key, resolved
@@ -49,14 +49,14 @@ BETWEEN_RUNS_S = 20
 
 @dataclass
 class Row:
-    """The runs that differ in seed and repeat alone: their overrides, and the state of each."""
+    """The runs that differ in `ROUND` alone: their overrides, and the state of each round."""
 
     stage: str
     same_as: str | None
     said: str
     overrides: list[str]
     plain: dict[str, Any]
-    states: dict[str, Status | None] = field(default_factory=dict)
+    states: dict[tuple[int, ...], Status | None] = field(default_factory=dict)
 
     @property
     def experiment(self) -> Path:
@@ -134,14 +134,14 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
     for run in runs:
         rest = tuple(o for o in run if override_key(o) not in (*ROUND, "dry_run", "plan"))
         if rest not in rows:
-            stage, same_as, composed = read_quickly(rest, stages)
-            read_settings(composed)
+            stage, same_as, cfg = read_quickly(rest, stages)
+            read_settings(cfg)
             asked = read_ablation(rest)
             shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
             said = " ".join([asked.stage, *asked.overrides, *shown])
-            rows[rest] = Row(stage, same_as, said, list(rest), resolved(composed))
-        chosen = {override_key(o): o.partition("=")[2] for o in run}
-        rows[rest].states[" ".join(chosen.get(key, "1") for key in ROUND)] = None
+            rows[rest] = Row(stage, same_as, said, list(rest), resolved(cfg))
+        of_round = composed(*(o for o in run if override_key(o) in ROUND))
+        rows[rest].states[tuple(of_round[key] for key in ROUND)] = None
     return list(rows.values())
 
 
@@ -157,7 +157,7 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
     path = row.plain["evaluation"]["hellaswag"]
     items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
     for each in row.states if not row.plain["force"] else ():
-        values = dict(zip(ROUND, map(int, each.split()), strict=True))
+        values = dict(zip(ROUND, each, strict=True))
         row.states[each] = known.get(fingerprint({**row.plain, **values}, text, items))
 
 
@@ -234,7 +234,7 @@ def _measured(row: Row, config_dirs: Sequence[Path], console: Console) -> Cost:
         command += [*kept, *measured, "~hydra.callbacks.report"]
         left_out = ("HYDRA_FULL_ERROR", "WORLD_SIZE")  # it is measured on one process
         plain = {key: value for key, value in os.environ.items() if key not in left_out}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
+        done = subprocess.run(command, capture_output=True, errors="backslashreplace", env=plain)
         runs = list(read_runs(Path(output) / row.plain["experiment"]).values())
         if not (runs and runs[0].status is Status.finished and runs[0].ended):
             raise UsageError(

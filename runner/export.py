@@ -9,14 +9,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import ExporterConfig, register
+from conf.schema import ExporterConfig
 from runner.files import replacing, write_atomically
 from runner.messages import errors_in_a_sentence, fail, say, sentence
 from runner.settings import typed
 
 
+@errors_in_a_sentence()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="exporter")
 def task(cfg: DictConfig) -> None:
+    """Write the folder and exit: 0 success, 2 a user's error."""
     try:
         config = typed(cfg, ExporterConfig)
         folder = Path(config.folder).expanduser()
@@ -63,12 +65,5 @@ def export(weights: Path, folder: Path) -> None:
         save_file(state, temporary, metadata={"format": "pt"})
 
 
-def main() -> None:
-    """Write the folder and exit: 0 success, 2 a user's error."""
-    register()
-    with errors_in_a_sentence():
-        task()
-
-
 if __name__ == "__main__":
-    main()
+    task()

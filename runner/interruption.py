@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -101,7 +101,8 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
             os._exit(128 + signum)
         received.append(signum)
         if world.is_first():
-            os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
+            with suppress(OSError):  # its terminal is gone
+                os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
 
     def interruption() -> Interrupted | None:
         sweep = multiprocessing.parent_process()

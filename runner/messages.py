@@ -1,6 +1,7 @@
 """What a command prints: lines on standard output, and errors as one sentence."""
 
 import errno
+import io
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -20,9 +21,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 from rich.console import Console
+from typing_extensions import Buffer
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import known_keys
+from conf.schema import as_typed, keys_with_types, register
 from runner import world
 from runner.interruption import Interrupted, begin_command, install_handlers
 
@@ -42,6 +44,27 @@ DIED = {
 }
 # How long a process leaves it to the first to say what is wrong.
 PATIENCE_SECONDS = 30
+
+
+class Unfailing(io.FileIO):
+    """A file to write to: what can reach nobody, or no disk, is lost without an error."""
+
+    def write(self, text: Buffer, /) -> int:
+        with suppress(OSError):
+            return super().write(text) or 0  # None where it is full and does not block
+        return memoryview(text).nbytes
+
+
+def open_streams() -> None:
+    """Let no write to this process's own streams fail, and no character be refused."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed one
+        os.set_inheritable(null, True)
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):
+            raw = Unfailing(stream.fileno() if stream else null, "w", closefd=False)
+            file, encoding = io.BufferedWriter(raw), getattr(stream, "encoding", "utf-8")
+            text = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, text)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -86,6 +109,9 @@ def errors_in_a_sentence() -> Iterator[None]:
     A signal that ends the command gives 128 + its number: 130 for Ctrl-C. Where the user has set
     HYDRA_FULL_ERROR, errors end in their traceback.
     """
+    open_streams()
+    register()
+    sys.argv[1:] = as_typed(sys.argv[1:])
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)
@@ -129,6 +155,8 @@ def _beginning(mistake: Exception) -> str | None:
     """How the sentence on a library's error begins; None where it is no error of the command."""
     if NO_LAUNCHER.search(str(mistake)):
         return ""
+    if isinstance(mistake, RecursionError):
+        return "A file of the configuration names itself in its defaults, or nests too deeply: "
     (*_, (frame, _)) = traceback.walk_tb(mistake.__traceback__)
     package = str(frame.f_globals.get("__name__")).split(".")[0]
     if package in EXTRAS:
@@ -140,8 +168,8 @@ def _beginning(mistake: Exception) -> str | None:
 
 def no_such_key(key: str) -> str:
     """What to say of a key that the configuration does not have."""
-    known = list(known_keys())
-    if key in known:
+    known = [name for name, _ in keys_with_types()]
+    if key in known and key.startswith("model."):
         return f"This model has no setting {key}, which another kind of model has."
     if "." not in key:
         known += [name.rpartition(".")[2] for name in known]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,7 +28,7 @@ from runner.interruption import (
     install_handlers,
     obey_the_sweep_only,
 )
-from runner.messages import sentence
+from runner.messages import open_streams, sentence
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
@@ -46,6 +47,9 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
         # A launcher's worker, as joblib's, has a method that the new process would not know.
         multiprocessing.set_start_method(method, force=True)
     preloaded = PRELOADED if visible_gpus() else [*PRELOADED, COMPILER]
+    # It would import another runner, and the compiler reads files in UTF-8 by the locale.
+    if Path("runner.py").exists() or sys.getfilesystemencoding() != "utf-8":
+        preloaded = []
     multiprocessing.set_forkserver_preload(preloaded)
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
@@ -89,6 +93,7 @@ def _child(
     # The server has the environment of the first stage, and this stage the sweep's of now.
     os.environ.clear()
     os.environ.update(environment)
+    open_streams()
     obey_the_sweep_only()
     install_handlers()
     try:

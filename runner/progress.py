@@ -1,7 +1,6 @@
 """The progress of a long job: a live bar on a terminal, plain lines when piped."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,11 +89,7 @@ def step_progress(
             if time.monotonic() - shown < QUIET_SECONDS and step.step + 1 != steps:
                 return
             shown = time.monotonic()
-            try:
-                print(step.line(), end="", file=console.file, flush=True)
-            except BrokenPipeError:
-                # The reader of the output has ended; the run continues without output.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())
+            print(step.line(), end="", file=console.file, flush=True)
 
         yield show
 

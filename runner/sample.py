@@ -8,13 +8,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.schema import SamplerConfig, register
+from conf.schema import SamplerConfig
 from runner.messages import errors_in_a_sentence, fail, sentence
 from runner.settings import typed
 
 
+@errors_in_a_sentence()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
+    """Print the text and exit: 0 success, 2 a user's error."""
     try:
         print(draw(typed(cfg, SamplerConfig)))
     except (UsageError, OmegaConfBaseException) as mistake:
@@ -32,12 +34,5 @@ def draw(config: SamplerConfig) -> str:
     return sample(model, **asdict(config.sample))
 
 
-def main() -> None:
-    """Print the text and exit: 0 success, 2 a user's error."""
-    register()
-    with errors_in_a_sentence():
-        task()
-
-
 if __name__ == "__main__":
-    main()
+    task()

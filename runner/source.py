@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from conf import PACKAGES
 from conf.errors import UsageError, did_you_mean
 
 
@@ -57,6 +58,9 @@ def _read(target: str) -> tuple[list[Path], set[str]]:
         names.add(name)
         if installed and name.partition(".")[0] != top:
             continue
+        other = _file(Path.cwd(), name) if Path.cwd() != Path(__file__).parents[1] else None
+        if other and name.partition(".")[0] in PACKAGES:
+            raise UsageError(f"{other}: this project has a package of this name; rename it.")
         file = _file(root, name)
         if file is not None and file not in found:
             found.add(file)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from runner import world
 from runner.interruption import REQUEST, Interrupted, install_handlers
-from runner.messages import duration, say
+from runner.messages import duration, open_streams, say
 from runner.record import Run, Status, read_runs
 from runner.worker import is_ending
 from stages.plans import expand
@@ -104,6 +104,7 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        open_streams()  # where a worker begins
         if self.total > 1 and not is_ending():
             number = config.hydra.job.num + 1
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))

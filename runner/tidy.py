@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import TidierConfig, register
+from conf.schema import TidierConfig
 from runner.folder import LOCK
 from runner.messages import errors_in_a_sentence, fail, say, sentence, warn
 from runner.record import CHECKPOINT, EVENTS, WEIGHTS, UnreadableRecord, read_run
@@ -59,8 +59,10 @@ ABOUT = {
 }
 
 
+@errors_in_a_sentence()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tidier")
 def task(cfg: DictConfig) -> None:
+    """List or remove, and exit: 0 success, 2 a user's error."""
     try:
         tidy(typed(cfg, TidierConfig), Console())
     except (UsageError, OmegaConfBaseException, OSError) as mistake:
@@ -202,12 +204,5 @@ def _print_table(items: Sequence[Item], kinds: Sequence[str], console: Console) 
     console.print(table, highlight=False)
 
 
-def main() -> None:
-    """List or remove, and exit: 0 success, 2 a user's error."""
-    register()
-    with errors_in_a_sentence():
-        task()
-
-
 if __name__ == "__main__":
-    main()
+    task()

@@ -7,10 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from conf.errors import UsageError
-from conf.schema import Aim, StageConf
+from conf.schema import Aim, StageConf, read_yaml
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -39,7 +38,8 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
     """
     overlays: dict[str, DictConfig] = {}
     abouts: dict[str, StageConf] = {}
-    for name, file in group_files("stage", config_dirs).items():
+    pattern = "*.yaml" if problems is None else "*.y*ml"
+    for name, file in group_files("stage", config_dirs, pattern).items():
         try:
             overlay = _load(file)
             abouts[name] = _about(file, overlay)
@@ -107,7 +107,9 @@ def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
 
 
-def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
+def group_files(
+    group: str, config_dirs: Iterable[Path] = (), pattern: str = "*.yaml"
+) -> dict[str, Path]:
     """The file of every choice of a configuration group by name; `config_dirs` come first.
 
     Raises UsageError for a folder that is not there.
@@ -116,26 +118,20 @@ def group_files(group: str, config_dirs: Iterable[Path] = ()) -> dict[str, Path]
     for folder in (*config_dirs, CONF):
         if not folder.is_dir():
             raise UsageError(f"--config-dir={folder}: there is no such folder.")
-        for file in sorted((folder / group).glob("*.yaml")):
+        for file in sorted((folder / group).glob(pattern)):
             files.setdefault(file.stem, file)
     return files
 
 
-def read_yaml(file: Path) -> DictConfig | ListConfig:
-    """A file of the configuration. Raises UsageError where it is no YAML."""
-    try:
-        return OmegaConf.load(file)
-    except YAMLError as error:
-        raise UsageError(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
-
-
 def _load(file: Path) -> DictConfig:
     """An overlay. Raises UsageError where it is none."""
+    overlay = read_yaml(file)
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
-    overlay = read_yaml(file)
     if not isinstance(overlay, DictConfig):
         raise UsageError(f"{file} sets nothing; write keys with their values.")
+    if not isinstance(overlay.get("defaults", ListConfig([])), ListConfig):
+        raise UsageError(f"{file}: write a list of defaults, such as [step07, _self_].")
     return overlay
 
 

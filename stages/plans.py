@@ -18,8 +18,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import PlanConf
-from stages.ladder import CONF, group_files, read_yaml
+from conf.schema import PlanConf, read_yaml
+from stages.ladder import CONF, group_files
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
 SECTIONS = {"defaults", "hydra", "plan"}
@@ -42,8 +42,8 @@ def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
 def read_plan(file: Path) -> Plan:
     """Raises UsageError for a file that is not a plan."""
     content = read_yaml(file)
-    params = OmegaConf.select(content, "hydra.sweeper.params")
-    if not isinstance(content, DictConfig) or not isinstance(params, DictConfig):
+    params = isinstance(content, DictConfig) and OmegaConf.select(content, "hydra.sweeper.params")
+    if not isinstance(params, DictConfig):
         raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
     if wrong := {str(key) for key in content} - SECTIONS:
         raise UsageError(

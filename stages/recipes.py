@@ -7,13 +7,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import RecipeConf
-from stages.ladder import group_files, read_yaml
+from conf.schema import RecipeConf, read_yaml
+from stages.ladder import group_files
 
 
 def find_recipe(name: str, config_dirs: Iterable[Path] = ()) -> RecipeConf:
     """The recipe of this name. Raises UsageError where there is none."""
-    files = group_files("recipe", config_dirs)
+    files = group_files("recipe", config_dirs, "*.y*ml")
     if name not in files:
         near = did_you_mean(name, files)
         raise UsageError(f"There is no recipe {name!r}.{near} There are {', '.join(files)}.")

@@ -5,32 +5,18 @@ Nothing here imports torch: a wrong key, type or value is refused before trainin
 
 import functools
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
-from hydra._internal.core_plugins import file_config_source
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from platformdirs import user_cache_dir
 
-from conf.device import device_scale, runs_at_once, visible_gpus
-from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
-
-# An override of one value, or of several for a sweep, without lists and interpolations; each value.
-PLAIN = re.compile(r"\+{0,2}([\w.]+)=(?!\s*(?!choice\()\w+\()[^][{}$\\]*")
-VALUE = re.compile(r"""(?<=[=,(])(?:'[^']*'|"[^"]*"|[^,()'"]+)(?=[,)]|$)""")
 
 
 def is_folder_name(name: str) -> bool:
@@ -370,82 +356,3 @@ def keys_with_types(kind: type = Config, prefix: str = "") -> Iterator[tuple[str
         for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
             if isinstance(below, type) and is_dataclass(below):
                 yield from keys_with_types(below, f"{prefix}{entry.name}.")
-
-
-def as_typed(words: Sequence[str]) -> list[str]:
-    """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
-    kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
-    texts = {k for kind in kinds for k, of in keys_with_types(kind) if of in (str, str | None)}
-    return [
-        VALUE.sub(_quoted, word) if (plain := PLAIN.fullmatch(word)) and plain[1] in texts else word
-        for word in words
-    ]
-
-
-def _quoted(value: re.Match[str]) -> str:
-    try:
-        read = OverridesParser.create().parse_rule(value[0], "element")
-    except HydraException:
-        return value[0]
-    return f"'{value[0].strip()}'" if isinstance(read, int | float) else value[0]
-
-
-class FileConfigSource(file_config_source.FileConfigSource):  # type: ignore[misc]  # no types
-    """Hydra's reader of files, with errors that name the file; Hydra knows it by its name."""
-
-    def load_config(self, config_path: str) -> Any:
-        file = Path(self.path, f"{config_path.removesuffix('.yaml')}.yaml")
-        return read_yaml(file, functools.partial(super().load_config, config_path))
-
-    def is_config(self, config_path: str) -> bool:
-        found: bool = super().is_config(config_path)
-        for file in (Path(self.path, f"{config_path}.{ending}") for ending in ("yaml", "yml")):
-            if not found and (file.exists() or file.is_symlink()):
-                read_yaml(file)
-        return found
-
-
-def read_yaml(file: Path, read: Callable[[], Any] | None = None) -> Any:
-    """A file of the configuration, as `read` does. Raises UsageError where it cannot be read."""
-    try:
-        if file.suffix == ".yml":
-            raise ValueError(f"only files that end in .yaml are; call it {file.stem}.yaml")
-        if file.read_bytes().startswith(b"\xef\xbb\xbf"):
-            raise ValueError("it begins with a byte order mark; save it without")
-        return read() if read else OmegaConf.load(file)
-    except Exception as error:  # YAML, OmegaConf and Hydra have errors of their own
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{file} cannot be read as YAML in UTF-8: {reason}.") from None
-
-
-def scale_model(scale: str | None) -> str:
-    """The default model of a scale; `model=` on the command line has precedence."""
-    return {"smoke": "nano", "mini": "mini"}.get(scale or "", "gpt2")
-
-
-def times_accumulated(steps: int, *, _root_: DictConfig) -> int:
-    """As many times more steps as the scale accumulates micro batches: as many tokens."""
-    train = _root_.train
-    return steps * _root_.scale.accumulate_to_tokens // (train.micro_batch_size * train.context)
-
-
-def register() -> None:
-    """Register the types and the resolvers with Hydra; may be called again."""
-    store = ConfigStore.instance()
-    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
-    store.store(name="config_schema", node=Config)
-    store.store(name="sampler_schema", node=SamplerConfig)
-    store.store(name="exporter_schema", node=ExporterConfig)
-    store.store(name="tidier_schema", node=TidierConfig)
-    store.store(group="model/type", name="gpt2", node=GPTConfig)
-    custom = OmegaConf.structured(CustomConfig)
-    for name in ("arguments", "knobs"):  # any key may be given without a +
-        custom[name] = {}
-        OmegaConf.set_struct(custom[name], False)
-    store.store(group="model/type", name="custom", node=custom)
-    for resolver in (device_scale, runs_at_once, visible_gpus):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    OmegaConf.register_new_resolver("scale_model", scale_model, replace=True)
-    OmegaConf.register_new_resolver("times_accumulated", times_accumulated, replace=True)
-    user_cache = functools.partial(user_cache_dir, "gpt2-ladder")
-    OmegaConf.register_new_resolver("user_cache", user_cache, replace=True)

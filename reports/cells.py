@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.schema import register
+from conf.reading import register
 from reports import formats
 from reports.compare import StageRuns, newest_of_each
 from reports.read import ReadRun

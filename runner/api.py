@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
-from conf.schema import as_typed, register
+from conf.reading import as_typed, register
 from runner.command import composed, read_command, recipe_as_overrides
 from runner.interruption import Interrupted
 from runner.messages import sentence

@@ -24,7 +24,8 @@ from rich.console import Console
 from typing_extensions import Buffer
 
 from conf.errors import UsageError, did_you_mean
-from conf.schema import as_typed, keys_with_types, register
+from conf.reading import as_typed, register
+from conf.schema import keys_with_types
 from runner import world
 from runner.interruption import Interrupted, begin_command, install_handlers
 
@@ -59,10 +60,11 @@ def open_streams() -> None:
     """Let no write to this process's own streams fail, and no character be refused."""
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed one
         os.set_inheritable(null, True)
-    for name in ("stdout", "stderr"):
+    os.close(null)
+    for number, name in ((1, "stdout"), (2, "stderr")):
         if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):
-            raw = Unfailing(stream.fileno() if stream else null, "w", closefd=False)
-            file, encoding = io.BufferedWriter(raw), getattr(stream, "encoding", "utf-8")
+            file = io.BufferedWriter(Unfailing(number, "w", closefd=False))
+            encoding = getattr(stream, "encoding", "utf-8")
             text = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
             setattr(sys, name, text)
 

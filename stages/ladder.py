@@ -9,7 +9,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.schema import Aim, StageConf, read_yaml
+from conf.reading import read_yaml
+from conf.schema import Aim, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"
 

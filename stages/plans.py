@@ -18,7 +18,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import PlanConf, read_yaml
+from conf.reading import read_yaml
+from conf.schema import PlanConf
 from stages.ladder import CONF, group_files
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.

@@ -14,7 +14,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from conf.schema import Config, register
+from conf.reading import register
+from conf.schema import Config
 from runner.data.corpus import Corpus, load_corpus
 from runner.settings import read_settings
 from tests.environment import environment

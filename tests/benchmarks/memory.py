@@ -25,7 +25,8 @@ from torch.func import functional_call
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from conf.device import CUDA_SCALES
-from conf.schema import Autocast, Config, Sharding, register
+from conf.reading import register
+from conf.schema import Autocast, Config, Sharding
 from gpt2.config import GPTConfig
 from gpt2.model import GPT, Block
 from runner.settings import read_settings

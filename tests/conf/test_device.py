@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from conf import device
 from conf.device import CUDA_SCALES, device_scale, smaller_scale
-from conf.schema import register
+from conf.reading import register
 from stages.ladder import CONF
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from conf.schema import as_typed
+from conf.reading import as_typed
 from tests.faults import odd_commands as odd
 from tests.faults.fuzz import Sandbox, sandbox
 

@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import reports
-from conf.schema import register
+from conf.reading import register
 from reports.findings import Findings
 from runner.identity import conditions, resolved
 from stages.arithmetic import Ablation, Ladder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from conf.schema import register
+from conf.reading import register
 from runner.identity import conditions, resolved
 from tests.conftest import ROOT, CommandLine
 

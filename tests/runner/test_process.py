@@ -120,7 +120,7 @@ import os, time
 from hydra.utils import instantiate
 from joblib import Parallel, delayed
 from hydra import compose, initialize
-from conf.schema import register
+from conf.reading import register
 
 def seen(job):
     time.sleep(1)

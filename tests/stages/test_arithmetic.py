@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conf.errors import UsageError
-from conf.schema import register
+from conf.reading import register
 from runner.identity import resolved
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import CONF, flatten, read_ladder

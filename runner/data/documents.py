@@ -28,7 +28,7 @@ BATCH_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
 # What is read of a file to tell whether it is text.
 SNIFFED_BYTES = 1 << 16
-# The names of JSON lines, how one and two objects begin, and how zstd does.
+# The names of JSON lines; else how a compressed file with them begins, and a .json. How zstd does.
 LINES = re.compile(r"\.(jsonl|jsonlines|ndjson)(\.gz|\.zstd?)?$")
 OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
 OBJECTS = re.compile(OBJECT.pattern + rb".*\}[ \t\r]*\n\s*\{")
@@ -38,17 +38,14 @@ ROW = json.JSONDecoder(parse_int=len)
 
 
 def format_of(path: Path) -> str:
-    """Whether a file is "text", JSON "lines" or "parquet". Raises UsageError and OSError.
-
-    What is compressed is lines if it begins with an object; a .json if it begins with two.
-    """
+    """Whether a file is "text", JSON "lines" or "parquet". Raises UsageError and OSError."""
     name = path.name.lower()
     with path.open("rb") as file:
         beginning = file.read(SNIFFED_BYTES)
         if name.endswith(".parquet") or (beginning.startswith(b"PAR") and b"\0" in beginning):
             return "parquet"
-        begins = name.endswith(".json") and OBJECTS.match(beginning + file.read(READ_BYTES))
-        if begins or LINES.search(name):
+        json_lines = ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES))
+        if json_lines or LINES.search(name):
             return "lines"
         file.seek(0)
         if (stream := _decompressed(path, file)) is not file:
@@ -191,8 +188,7 @@ def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[int, li
     except Exception as error:  # Python's too, for strings that are not UTF-8
         reason = next(iter(str(error).splitlines()), "").rstrip(".")
         raise UsageError(
-            f"{path}: it cannot be read as parquet, near row {after} ({reason}); fetch it again, "
-            "or leave it out."
+            f"{path}: it cannot be read as parquet near row {after} ({reason}); fetch it again."
         ) from error
 
 
@@ -244,8 +240,7 @@ def _line_text(path: Path, number: int, column: str, line: bytes) -> str | None:
         row = ROW.decode(line.decode("utf-8", "surrogatepass"))
     if not isinstance(row, dict):
         raise UsageError(
-            f"{where} is damaged, it is no JSON object in UTF-8, or nested too deeply; correct or "
-            "convert it, or leave the file out."
+            f"{where} is damaged, too deep, or no JSON object in UTF-8; correct or convert it."
         )
     _check_column(where, column, list(row))
     return _text(where, column, row)

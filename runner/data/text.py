@@ -71,9 +71,8 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
     What exists is no glob. Each file is used once, whatever links lead to it; of several, hidden
-    ones are left out, and what is no text. Where some hold documents, only those are used; but if
-    all of these are called .json, the texts are used where they are larger. `say` is called with
-    what is left out. Raises UsageError, and OSError for a file that cannot be read.
+    ones are left out. Documents are used rather than texts, but smaller ones only if they are not
+    all .json. `say` is called with what else is left out. Raises UsageError and OSError.
     """
     target = Path(path if os.path.exists(path) else os.path.expanduser(path))
     found: dict[tuple[int, ...], Path] = {}
@@ -107,10 +106,8 @@ def _matches(target: Path) -> list[Path]:
         at /= parts.pop(0)
     parts, found = parts or ["**"] * at.is_dir(), [at]
     for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
-        if part == "**":
-            found = list(_folders(found))
-        else:
-            found = [at / name for at in found for name in glob.iglob(part, root_dir=at)]
+        inside = (at / name for at in found for name in glob.iglob(part, root_dir=at))
+        found = list(_folders(found) if part == "**" else inside)
     return found
 
 

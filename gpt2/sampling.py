@@ -3,7 +3,7 @@
 import torch
 
 from gpt2.language_model import LanguageModel
-from gpt2.tokenizer import tokenizer
+from gpt2.tokenizer import encode, tokenizer
 
 
 @torch.no_grad()  # a model may keep what it computes, and train on with it
@@ -19,7 +19,7 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     training = model.training
     model.eval()
-    ids = tokenizer().encode_ordinary(prompt)
+    ids = encode(prompt.encode("utf-8", "replace").decode()).tolist()
     for _ in range(tokens):
         idx_BT = torch.tensor([ids[-model.context_length :]], device=device)
         logits_V = model(idx_BT)[0][0, -1].float().cpu()

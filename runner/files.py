@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and whose damage is detected."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -92,9 +93,11 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
 
     Raises OSError.
     """
+    found = path.stat()
+    if not path.is_file():  # to read another kind of file may never end
+        raise OSError(errno.EINVAL, "it is no file of bytes", str(path))
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
-    found = path.stat()
     stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     with contextlib.suppress(OSError, DamagedFile):
         known = unseal(memory.read_bytes())
@@ -102,9 +105,17 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
             return str(known["sha256"])
     sha256 = file_sha256(path)
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_GRAIN_NS:
+        # Half of it would be noticed. Among thousands, to replace each would take quadratic time.
         with contextlib.suppress(OSError):
-            write_atomically(memory, seal({"stat": stat, "sha256": sha256}))
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_bytes(seal({"stat": stat, "sha256": sha256}))
     return sha256
+
+
+def files_sha256(files: list[Path], cache_dir: Path) -> str:
+    """What identifies a text: its file's hash, or the hash of the hashes of several."""
+    hashes = [known_sha256(file, cache_dir) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def note_sha256(path: Path) -> None:

@@ -17,17 +17,16 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from conf.errors import UsageError
-from gpt2.tokenizer import END_OF_TEXT, tokenizer
-from runner.data.text import text_sha256
-from runner.files import is_intact, note_sha256, replacing
+from gpt2.tokenizer import END_OF_TEXT, encode
+from runner.files import files_sha256, is_intact, note_sha256, replacing
 
 Tokens = npt.NDArray[np.uint16]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Text is tokenized in pieces of about this size. Cut after a word: no GPT-2 token spans a
-# non-space followed by a space.
-PIECE_BYTES = 1 << 20
+# Text is tokenized in pieces of about this size, so short that `encode` takes no second look.
+# Cut after a word: no GPT-2 token spans a non-space followed by a space.
+PIECE_BYTES = 1 << 19
 PIECE_TAIL = 1 << 16
 WORD_END = re.compile(r"\S(?=[ \n])")
 # Tokens that are enough to know how often each occurs.
@@ -87,7 +86,7 @@ def load_corpus(
     the bytes in all, `warn` with a sentence if a damaged cache is replaced. Raises UsageError for
     text that is empty or not UTF-8.
     """
-    sha256 = text_sha256(files, cache_dir)
+    sha256 = files_sha256(files, cache_dir)
     size = sum(file.stat().st_size for file in files)
     cached = cache_dir / "tokens" / f"{sha256}.uint16"
     if not is_intact(cached, cache_dir):
@@ -125,8 +124,7 @@ def _encode(piece: str | None) -> tuple[int, Tokens]:
     """A piece's number of bytes and its tokens."""
     if piece is None:
         return 0, np.array([END_OF_TEXT], dtype=np.uint16)
-    tokens = tokenizer().encode_to_numpy(piece, disallowed_special=())
-    return len(piece.encode()), tokens.astype(np.uint16)
+    return len(piece.encode()), encode(piece)
 
 
 def _pieces(files: list[Path]) -> Iterator[str | None]:
@@ -138,9 +136,9 @@ def _pieces(files: list[Path]) -> Iterator[str | None]:
         with path.open("rb") as file:
             chunks = iter(functools.partial(file.read, PIECE_BYTES), b"")
             try:
-                for chunk in codecs.iterdecode(chunks, "utf-8"):
+                for chunk in codecs.iterdecode(chunks, "utf-8-sig"):
                     text += chunk
-                    blank = blank and not text.strip()
+                    blank = blank and not chunk.strip()
                     tail = max(0, len(text) - PIECE_TAIL)
                     if ends := [match.end() for match in WORD_END.finditer(text, tail)]:
                         yield text[: ends[-1]]
@@ -148,7 +146,7 @@ def _pieces(files: list[Path]) -> Iterator[str | None]:
             except UnicodeDecodeError as error:
                 byte = file.tell() - len(error.object) + error.start
                 raise UsageError(
-                    f"{path}: not UTF-8 text (byte {byte}); convert it, or leave it out."
+                    f"{path}: not UTF-8 text (byte {byte}); convert it to UTF-8, or leave it out."
                 ) from error
         if blank:
             raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")

@@ -4,25 +4,60 @@ They are read in batches, always in the same order. A batch knows its position, 
 goes on in another process.
 """
 
+import codecs
 import contextlib
+import gzip
 import hashlib
 import io
 import itertools
 import json
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from conf.errors import UsageError, did_you_mean
-from runner.data.text import text_sha256
-from runner.files import DamagedFile, seal, unseal, write_atomically
+from runner.files import DamagedFile, files_sha256, seal, unseal, write_atomically
 
 # A batch ends after so many rows or so many characters.
 BATCH_ROWS = 64
 BATCH_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
+# What is read of a file to tell whether it is text.
+SNIFFED_BYTES = 1 << 16
+# The names of JSON lines; else how a compressed file with them begins, and a .json. How zstd does.
+LINES = re.compile(r"\.(jsonl|jsonlines|ndjson)(\.gz|\.zstd?)?$")
+OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
+OBJECTS = re.compile(OBJECT.pattern + rb".*\}[ \t\r]*\n\s*\{")
+ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
+# An integer may have more digits than Python reads; only its type is looked at.
+ROW = json.JSONDecoder(parse_int=len)
+
+
+def format_of(path: Path) -> str:
+    """Whether a file is "text", JSON "lines" or "parquet". Raises UsageError and OSError."""
+    name = path.name.lower()
+    with path.open("rb") as file:
+        beginning = file.read(SNIFFED_BYTES)
+        if name.endswith(".parquet") or (beginning.startswith(b"PAR") and b"\0" in beginning):
+            return "parquet"
+        json_lines = ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES))
+        if json_lines or LINES.search(name):
+            return "lines"
+        file.seek(0)
+        if (stream := _decompressed(path, file)) is not file:
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                if OBJECT.match(stream.read(SNIFFED_BYTES)):
+                    return "lines"
+            raise UsageError(f"{path}: it is compressed, and no JSON lines; decompress it.")
+    with contextlib.suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+        if b"\0" not in beginning:
+            return "text"
+    raise UsageError(f"{path}: it is not UTF-8 text; convert it to UTF-8, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -43,17 +78,17 @@ class DocumentFiles:
 
     def sha256(self, cache_dir: Path) -> str:
         """One hash of the files' content and of the column."""
-        content = [text_sha256(self.paths, cache_dir), self.column]
+        content = [files_sha256(self.paths, cache_dir), self.column]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def read(self, position: Any) -> Iterator[Batch]:
         """The documents from a batch's position on, or all. Raises UsageError and OSError."""
         first, row = position or (0, 0)
-        sizes = [path.stat().st_size for path in self.paths]
+        *before, size = itertools.accumulate((p.stat().st_size for p in self.paths), initial=0)
         for place, path in enumerate(self.paths[first:], first):
-            read = _read_parquet if path.suffix == ".parquet" else _read_json_lines
+            read = _read_parquet if format_of(path) == "parquet" else _read_json_lines
             for at, texts, part in read(path, self.column, row if place == first else 0):
-                done = (sum(sizes[:place]) + part * sizes[place]) / sum(sizes)
+                done = (before[place] + part * path.stat().st_size) / size
                 yield Batch([place, at], texts, done)
 
 
@@ -130,13 +165,12 @@ def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[int, li
     Only the column is read, a few pages at a time.
     """
     require("pyarrow", str(path))
-    import pyarrow
     from pyarrow import parquet
 
+    after = 0
     try:
         with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
             _check_column(str(path), column, file.schema_arrow.names)
-            after = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if after + rows <= start:
@@ -145,20 +179,21 @@ def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[int, li
                 for batch in file.iter_batches(BATCH_ROWS, [group], [column]):
                     first, after = after, after + batch.num_rows
                     if after > start:
-                        found = batch.slice(max(0, start - first)).to_pylist()
-                        texts = [t for row in found if (t := _text(str(path), column, row))]
-                        yield max(first, start), texts, after / file.metadata.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+                        begin = max(first, start)
+                        rows = enumerate(batch.slice(begin - first).to_pylist(), begin + 1)
+                        found = (_text(f"{path}: row {i}", column, row) for i, row in rows)
+                        yield begin, list(filter(None, found)), after / file.metadata.num_rows
+    except UsageError:
+        raise
+    except Exception as error:  # Python's too, for strings that are not UTF-8
         reason = next(iter(str(error).splitlines()), "").rstrip(".")
         raise UsageError(
-            f"{path}: it cannot be read as parquet ({reason}); fetch it again, or leave it out."
+            f"{path}: it cannot be read as parquet near row {after} ({reason}); fetch it again."
         ) from error
 
 
 def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[int, list[str], float]]:
     """The same of a file with a JSON object a line, compressed or not."""
-    if path.suffix != ".jsonl":
-        require("pyarrow", str(path))
     size = path.stat().st_size
     first, texts, characters = start, [], 0
     number = start
@@ -172,38 +207,41 @@ def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[int,
                 if len(texts) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
                     yield first, texts, file.tell() / size
                     first, texts, characters = number + 1, [], 0
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UsageError(
-                f"{path}: it cannot be read after line {number + 1} ({error}); fetch it again, or "
-                "leave it out."
+                f"{path}: it cannot be read after line {number + 1} ({error}); get a whole "
+                "copy, decompress it (zstd -d --long=31, or gunzip), or leave it out."
             ) from error
     if texts:
         yield first, texts, 1.0
 
 
-def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    if path.suffix == ".jsonl":
-        return file
-    import pyarrow
+def _decompressed(path: Path, file: io.BufferedReader) -> Any:
+    """A file at its beginning, or what gzip or zstd compressed in it: by its bytes or its name."""
+    beginning = file.peek()
+    # Programs that fetch a file may decompress it and keep its name.
+    name = "" if OBJECT.match(beginning) else path.name.lower()
+    if beginning.startswith(b"\x1f\x8b") or name.endswith(".jsonl.gz"):
+        return gzip.GzipFile(fileobj=file)
+    if ZSTD.match(beginning) or name.endswith(".jsonl.zst"):
+        require("pyarrow", str(path))
+        import pyarrow
 
-    stream = pyarrow.CompressedInputStream(file, "gzip" if path.suffix == ".gz" else "zstd")
-    return cast(BinaryIO, io.BufferedReader(stream, READ_BYTES))
+        return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"), READ_BYTES)
+    return file
 
 
 def _line_text(path: Path, number: int, column: str, line: bytes) -> str | None:
     """A line's text, if it has one."""
-    if not line.strip():
+    if not (line := line.removeprefix(codecs.BOM_UTF8).strip()):
         return None
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
+    where, row = f"{path}: line {number + 1}", None
+    with contextlib.suppress(ValueError, RecursionError):
+        row = ROW.decode(line.decode("utf-8", "surrogatepass"))
     if not isinstance(row, dict):
         raise UsageError(
-            f"{path}: line {number + 1} is damaged, it is no JSON object; correct it, or leave the "
-            "file out."
+            f"{where} is damaged, too deep, or no JSON object in UTF-8; correct or convert it."
         )
-    where = f"{path}: line {number + 1}"
     _check_column(where, column, list(row))
     return _text(where, column, row)
 

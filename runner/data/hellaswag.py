@@ -1,6 +1,7 @@
 """HellaSwag's items (Zellers et al., 2019): a text, and four endings of which one is right."""
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,16 +28,17 @@ def read_items(path: str, most: int | None) -> list[Item]:
     """The first `most` items of a file, or all. Raises UsageError for what is no such file."""
     from pydantic import ValidationError
 
-    items: list[Item] = []
+    items: dict[int, Item] = {}
     try:
-        with Path(path).expanduser().open(encoding="utf-8") as file:
-            for line in itertools.islice(file, most):
-                items.append(validator(Item).validate_json(line))
+        with Path(os.path.expanduser(path)).open(encoding="utf-8-sig") as file:
+            lines = (line for line in enumerate(file, 1) if line[1].strip())
+            for number, line in itertools.islice(lines, most):
+                items[number] = validator(Item).validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"evaluation.hellaswag={path}: line {len(items) + 1} is no item "
+            f"evaluation.hellaswag={path}: line {number} is no item "
             f"({key and key + ': '}{first['msg']}); give a file like hellaswag_val.jsonl, {FORMAT}."
         ) from None
     except UnicodeDecodeError:
@@ -45,13 +47,13 @@ def read_items(path: str, most: int | None) -> list[Item]:
         raise _unreadable(path, error) from None
     if not items:
         raise UsageError(f"evaluation.hellaswag={path}: it has no item; give {FORMAT}.")
-    return items
+    return list(items.values())
 
 
 def items_sha256(path: str, cache_dir: Path) -> str:
     """The hash of a file of items. Raises UsageError where it cannot be read."""
     try:
-        return known_sha256(Path(path).expanduser(), cache_dir)
+        return known_sha256(Path(os.path.expanduser(path)), cache_dir)
     except OSError as error:
         raise _unreadable(path, error) from None
 

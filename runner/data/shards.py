@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from conf.errors import UsageError
-from gpt2.tokenizer import END_OF_TEXT, tokenizer
+from gpt2.tokenizer import END_OF_TEXT, encode
 from runner.data.corpus import Corpus, Tokens, in_threads
 from runner.data.documents import Batch, Documents
 from runner.files import DamagedFile, known_sha256, replacing, seal, unseal, write_atomically
@@ -214,13 +214,11 @@ def _pieces(documents: Documents, start: Place) -> Iterator[Piece]:
 
 def _encode(batch: Batch) -> Piece:
     end = np.array([END_OF_TEXT], dtype=np.uint16)
-    tokens, size = [end[:0]], 0
-    for text in batch.texts:
-        content = text.encode("utf-8", "replace")  # JSON can hold half of a surrogate pair
-        found = tokenizer().encode_to_numpy(content.decode(), disallowed_special=())
-        tokens += [found.astype(np.uint16), end]
-        size += len(content)
-    return Piece(Place(batch.position), np.concatenate(tokens), size, batch.done)
+    # JSON can hold half of a surrogate pair.
+    contents = [text.encode("utf-8", "replace") for text in batch.texts]
+    tokens = [part for content in contents for part in (encode(content.decode()), end)]
+    size = sum(map(len, contents))
+    return Piece(Place(batch.position), np.concatenate([end[:0], *tokens]), size, batch.done)
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import DataConf
-from runner.data.documents import DocumentFiles, Documents, find_dataset
-from runner.data.text import DOCUMENTS, find_text, text_sha256
+from runner.data.documents import DocumentFiles, Documents, find_dataset, format_of
+from runner.data.text import find_text
+from runner.files import files_sha256
 
 if TYPE_CHECKING:
     from runner.data.corpus import Corpus
@@ -43,8 +44,8 @@ def find_source(
         name, files, fallback = find_text(
             data.name, data.path, data.url, data.sha256, cache_dir, say
         )
-        if not files[0].name.endswith(DOCUMENTS):
-            return Source(name, text_sha256(files, cache_dir), files, fallback=fallback)
+        if format_of(files[0]) == "text":
+            return Source(name, files_sha256(files, cache_dir), files, fallback=fallback)
         content = DocumentFiles(files, data.column)
     identity = [content.sha256(cache_dir), data.tokens]
     sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()

@@ -4,10 +4,10 @@ Every source gives files of UTF-8 text; a known text is used only if its hash is
 """
 
 import ast
-import codecs
 import glob
 import hashlib
 import http.client
+import os
 import platform
 import sysconfig
 import time
@@ -16,17 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conf.errors import UsageError
+from runner.data.documents import format_of
 from runner.files import file_sha256, is_intact, known_sha256, note_sha256, write_atomically
 
 # A download fails when no data arrives for this long, or when its mean rate after that is lower.
 DOWNLOAD_TIMEOUT_S = 20
 DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
 DOWNLOAD_LIMIT_BYTES = 1 << 30
-
-# How the names of files end that hold documents; others are plain text.
-DOCUMENTS = (".parquet", ".jsonl", ".jsonl.gz", ".zst")
-# What is read of a file to tell whether it is text.
-SNIFFED_BYTES = 1 << 16
 
 # Folders of the standard library without documentation of it, and the nodes with docstrings.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
@@ -74,37 +70,58 @@ def find_text(
 def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
-    Of several, hidden files are left out, and what is no text; where some hold documents, all that
-    hold none. `say` is called with those. Raises UsageError where there are none.
+    What exists is no glob. Each file is used once, whatever links lead to it; of several, hidden
+    ones are left out. Documents are used rather than texts, but smaller ones only if they are not
+    all .json. `say` is called with what else is left out. Raises UsageError and OSError.
     """
-    target = Path(path).expanduser()
-    if target.is_file():
-        return [target]
-    pattern = str(target / "**") if target.is_dir() else str(target)
-    candidates = map(Path, glob.iglob(pattern, recursive=True))
-    found = sorted(f for f in candidates if f.is_file() and not f.name.startswith("."))
+    target = Path(path if os.path.exists(path) else os.path.expanduser(path))
+    found: dict[tuple[int, ...], Path] = {}
+    for file in filter(os.path.isfile, sorted(_matches(target))):
+        found.setdefault(file.stat()[1:3], file)  # its inode and its device
     if not found:
-        raise UsageError(f"data.path={path}: no file found; give a file, a folder or a glob.")
-    documents = [file for file in found if file.name.endswith(DOCUMENTS)]
-    files = documents or [file for file in found if _is_text(file)]
-    if not files:
-        raise UsageError(f"data.path={path}: none of its {len(found)} files is UTF-8 text.")
-    if others := [file.name for file in found if file not in files]:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        what = f"{' or '.join(DOCUMENTS)} file" if documents else "UTF-8 text"
-        say(f"data.path={path}: left out, as no {what}: {', '.join(others[:3])}{more}.")
-    return files
+        raise UsageError(f"data.path={path}: no file to read; give a file, a folder or a glob.")
+    texts, documents, refused = list[Path](), list[Path](), dict[Path, UsageError]()
+    for file in found.values():
+        try:
+            (texts if format_of(file) == "text" else documents).append(file)
+        except UsageError as error:
+            refused[file] = error
+    if len(refused) == len(found):
+        several = f"data.path={path}: none of its {len(found)} files is text; " * (len(found) > 1)
+        raise UsageError(f"{several}{next(iter(refused.values()))}")
+    smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
+    used, others, what = documents, texts, "documents"
+    if smaller and all(file.suffix.lower() == ".json" for file in documents):
+        used, others, what = texts, documents, "UTF-8 text"
+    if left := [file.name for file in [*others, *refused]]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        say(f"data.path={path}: left out, as no {what}: {', '.join(left[:3])}{more}.")
+    return used
 
 
-def _is_text(file: Path) -> bool:
-    """Whether the beginning of a file is UTF-8 text."""
-    with file.open("rb") as opened:
-        beginning = opened.read(SNIFFED_BYTES)
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(beginning)
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in beginning
+def _matches(target: Path) -> list[Path]:
+    """What a path or a glob names, or all that is in a folder and not hidden."""
+    at, parts = Path(), list(target.parts)
+    while parts and os.path.lexists(at / parts[0]):
+        at /= parts.pop(0)
+    parts, found = parts or ["**"] * at.is_dir(), [at]
+    for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
+        inside = (at / name for at in found for name in glob.iglob(part, root_dir=at))
+        found = list(_folders(found) if part == "**" else inside)
+    return found
+
+
+def _folders(tops: list[Path]) -> Iterator[Path]:
+    """Folders and those in them that are not hidden, each once, whatever links lead to it."""
+    seen = set()
+    for top in sorted(tops):
+        for folder, inner, _ in os.walk(top, followlinks=True):
+            if (identity := os.stat(folder)[1:3]) in seen:
+                inner.clear()
+            else:
+                seen.add(identity)
+                inner[:] = sorted(name for name in inner if not name.startswith("."))
+                yield Path(folder)
 
 
 def download(url: str, sha256: str, cache_dir: Path) -> Path:
@@ -183,9 +200,3 @@ def _documentation() -> Iterator[str]:
         else:
             docstrings = (ast.get_docstring(n) for n in nodes if isinstance(n, DOCUMENTED))
             yield from filter(None, docstrings)
-
-
-def text_sha256(files: list[Path], cache_dir: Path) -> str:
-    """What identifies a text: its file's hash, or the hash of the hashes of several."""
-    hashes = [known_sha256(file, cache_dir) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

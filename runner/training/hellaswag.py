@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from conf.schema import EvaluationConf
+from gpt2 import tokenizer
 from gpt2.language_model import LanguageModel
-from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
 from runner.training.device import upload
@@ -46,12 +46,11 @@ def read_questions(evaluation: EvaluationConf, context_length: int) -> list[Ques
 
 def encode(items: Sequence[Item], context_length: int) -> list[Question]:
     """The items as tokens, the longest first; a text too long for the model loses its beginning."""
-    encoded = tokenizer().encode_ordinary
     questions = []
     for item in items:
-        text, rows = encoded(item.ctx), []
+        text, rows = tokenizer.encode(item.ctx).tolist(), []
         for ending in item.endings:
-            tokens = encoded(f" {ending}")
+            tokens = tokenizer.encode(f" {ending}").tolist()
             ids = [*text, *tokens][-(context_length + 1) :]
             rows.append(Row(ids, min(len(tokens), len(ids) - 1)))
         questions.append(Question(rows, item.label))

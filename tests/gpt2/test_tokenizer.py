@@ -1,14 +1,16 @@
 """Tokens against an independent tokenizer."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpt2.tokenizer import tokenizer
+from gpt2 import tokenizer as module
+from gpt2.tokenizer import BLANK, encode, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,30 @@ def test_tokens_are_those_of_an_independent_tokenizer(
 @given(st.text())
 def test_every_text_survives_the_round_trip(text: str) -> None:
     assert tokenizer().decode(tokenizer().encode_ordinary(text)) == text
+
+
+BLANKS = " \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u3000"
+PARTS = st.one_of(
+    st.text(st.sampled_from(BLANKS), max_size=12),
+    st.builds(str.__mul__, st.sampled_from(BLANKS), st.integers(1, 30)),
+    st.text(st.sampled_from("ab1!'\x1c\x1f\u180e\u200b\ufeffé数\x00"), max_size=4),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(text=st.lists(PARTS, max_size=9).map("".join))
+@pytest.mark.parametrize("long", ["{1,}", "{2,}", "{9,}"])
+def test_long_white_space_has_the_tokens_of_an_independent_tokenizer(
+    independent: Tokenizer, long: str, text: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST_CHARACTERS", 0)
+        patch.setattr(module, "BLANK", re.compile(BLANK.pattern.replace("{256,}", long)))
+        assert encode(text).tolist() == independent.encode(text).ids
+
+
+def test_a_million_blanks_are_tokenized(independent: Tokenizer) -> None:
+    blank = " " * 1_100_000 + "\n"
+    text = f"{blank}a{blank[1:800_000]}b{blank}"
+    same = encode(text).tolist() == independent.encode(text).ids
+    assert same  # not the lists: pytest would compare them for minutes

@@ -9,8 +9,6 @@ from typing import Any
 from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
@@ -19,9 +17,12 @@ from conf.errors import UsageError
 from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys_with_types
 from gpt2.config import CustomConfig, GPTConfig
 
-# An override of one value, or of several for a sweep, without lists and interpolations; each value.
-PLAIN = re.compile(r"\+{0,2}([\w.]+)=(?!\s*(?!choice\()\w+\()[^][{}$\\]*")
-VALUE = re.compile(r"""(?<=[=,(])(?:'[^']*'|"[^"]*"|[^,()'"]+)(?=[,)]|$)""")
+# An override without lists, functions but choice(), and interpolations; and in it what is quoted,
+# or what Hydra would read as a number or a truth value.
+PLAIN = re.compile(r"\+{0,2}([\w.]+)=\s*(choice\()?[^][(){}$\\]*\)?\s*")
+NUMBER = re.compile(
+    r"""'[^']*'|"[^"]*"|(?<=[=,(])\s*([-+.\d][-+.\w]*|(?i:true|false|nan|inf))\s*(?=[,)]|$)"""
+)
 
 
 def as_typed(words: Sequence[str]) -> list[str]:
@@ -29,17 +30,11 @@ def as_typed(words: Sequence[str]) -> list[str]:
     kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
     texts = {k for kind in kinds for k, of in keys_with_types(kind) if of in (str, str | None)}
     return [
-        VALUE.sub(_quoted, word) if (plain := PLAIN.fullmatch(word)) and plain[1] in texts else word
+        NUMBER.sub(lambda found: f"'{found[1]}'" if found[1] else found[0], word)
+        if (plain := PLAIN.fullmatch(word)) and plain[1] in texts
+        else word
         for word in words
     ]
-
-
-def _quoted(value: re.Match[str]) -> str:
-    try:
-        read = OverridesParser.create().parse_rule(value[0], "element")
-    except HydraException:
-        return value[0]
-    return f"'{value[0].strip()}'" if isinstance(read, int | float) else value[0]
 
 
 class FileConfigSource(file_config_source.FileConfigSource):  # type: ignore[misc]  # no types

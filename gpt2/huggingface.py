@@ -1,6 +1,5 @@
-"""Conversion of weights to and from the names and layout of Hugging Face's GPT-2."""
+"""Conversion of weights to the names and layout of Hugging Face's GPT-2."""
 
-import torch
 from torch import Tensor
 
 from gpt2.config import Norm
@@ -25,18 +24,3 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
         state[f"transformer.{name}"] = tensor.detach().cpu().contiguous()
     state["lm_head.weight"] = state["transformer.wte.weight"]
     return state
-
-
-@torch.no_grad()
-def from_huggingface(model: GPT, state: dict[str, Tensor]) -> None:
-    """Copy a GPT2LMHeadModel's (or GPT2Model's) state dict into a model of the same sizes.
-
-    Raises KeyError for a missing tensor and RuntimeError for one of another shape.
-    """
-    named = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-    for name, parameter in model.state_dict().items():
-        tensor = named[name].t() if name.endswith(TRANSPOSED) else named[name]
-        target = parameter[: model.config.vocab_size] if name == "wte.weight" else parameter
-        if target.shape != tensor.shape:
-            raise RuntimeError(f"{name}: {tuple(tensor.shape)} does not fit {tuple(target.shape)}.")
-        target.copy_(tensor)

@@ -19,7 +19,7 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     training = model.training
     model.eval()
-    ids = encode(prompt.encode("utf-8", "replace").decode()).tolist()
+    ids = encode(prompt).tolist()
     for _ in range(tokens):
         idx_BT = torch.tensor([ids[-model.context_length :]], device=device)
         logits_V = model(idx_BT)[0][0, -1].float().cpu()

@@ -214,10 +214,8 @@ def _pieces(documents: Documents, start: Place) -> Iterator[Piece]:
 
 def _encode(batch: Batch) -> Piece:
     end = np.array([END_OF_TEXT], dtype=np.uint16)
-    # JSON can hold half of a surrogate pair.
-    contents = [text.encode("utf-8", "replace") for text in batch.texts]
-    tokens = [part for content in contents for part in (encode(content.decode()), end)]
-    size = sum(map(len, contents))
+    tokens = [part for text in batch.texts for part in (encode(text), end)]
+    size = sum(len(text.encode("utf-8", "replace")) for text in batch.texts)
     return Piece(Place(batch.position), np.concatenate([end[:0], *tokens]), size, batch.done)
 
 

@@ -26,8 +26,7 @@ from runner.record import (
     Window,
     parse_run,
 )
-from runner.training.parallel import Parallel, load_whole, whole_moments, whole_weights
-from runner.training.state import random_state, set_random_state
+from runner.training.parallel import Parallel, gathered, load_whole, moments_of
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
@@ -88,13 +87,11 @@ class Checkpoints:
         The first process reads it, and every other gets its part.
         """
         tensors, found = self._read() if self.parallel.is_first else ({}, None)
-        state = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
-        before, state = self.parallel.ask_first(lambda: (found, state))
+        before = self.parallel.ask_first(lambda: found)
         if before is None:
             return False
         weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
         load_whole(self.model, self.optimizer, weights, moments, self.parallel)
-        set_random_state(state)
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(before.record, field))
         self.folder.resume(before.steps, before.windows)
@@ -138,7 +135,8 @@ class Checkpoints:
 
     def write(self) -> None:
         """Replace the checkpoint; if that fails, warn and continue."""
-        weights, moments = whole_weights(self.model), whole_moments(self.model, self.optimizer)
+        weights = gathered(self.model.state_dict())
+        moments = gathered(moments_of(self.model, self.optimizer))
         if self.parallel.is_first:
             self._save(weights, moments)
         self.parallel.wait()  # the others may end, and torchrun then ends all
@@ -148,7 +146,6 @@ class Checkpoints:
         run, steps = self.folder.run, self.folder.steps
         tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        tensors |= random_state()
         tables = {
             "steps": [astuple(step) for step in steps],
             "held_out": [astuple(window) for window in self.folder.windows],
@@ -173,7 +170,7 @@ class Checkpoints:
         is_best = lowest is None or held_out < lowest
         kept = self.config.checkpoint
         if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
-            weights = whole_weights(self.model)
+            weights = gathered(self.model.state_dict())
             if self.parallel.is_first:
                 save_weights(self.config.model, weights, self.folder.path / WEIGHTS)
             self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from conf.schema import CompileScope, TrainConf
 from gpt2.language_model import LanguageModel
 from runner.training.device import is_out_of_memory, synchronise
-from runner.training.state import undisturbed
+from runner.training.state import same_buffers
 
 
 def compile_model(
@@ -40,7 +40,7 @@ def compile_model(
     failure: str | None = None
     while failure is None:
         try:
-            with undisturbed(model), warnings.catch_warnings():
+            with same_buffers(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with autocast:
                     loss = call(model, idx_BT, with_head)

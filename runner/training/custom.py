@@ -21,13 +21,13 @@ from gpt2.language_model import LanguageModel, in_depth
 from gpt2.model import GPT
 from runner.source import source_files
 from runner.training.device import is_out_of_memory
-from runner.training.state import seed_everything, undisturbed
+from runner.training.state import seed_everything
 
 
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
-    """The configured model on the CPU, its parameters drawn from the seed.
+    """The configured model on the CPU, its parameters drawn from the seed and from nothing else.
 
-    Takes no random numbers from anything else. Raises UsageError for a model of someone's own that
+    Raises UsageError for a model of someone's own that
     cannot be made.
     """
     if isinstance(config, GPTConfig):
@@ -37,7 +37,7 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     plain = {k: value.name if isinstance(value, Enum) else value for k, value in values.items()}
     arguments = {**config.arguments, **{config.knobs[k]: value for k, value in plain.items()}}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    with undisturbed(), _in_a_sentence(config.target, f"fails for ({shown})"):
+    with _in_a_sentence(config.target, f"fails for ({shown})"):
         seed_everything(seed)
         net = _load(config.target)(**arguments)
         if not isinstance(net, nn.Module):
@@ -78,25 +78,23 @@ def try_out(
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
                 raise TypeError(f"{name} is no dense tensor")
-    model.eval()
-    for shape in ((sequences, context), *((1, length) for length in lengths)):
+    batch = sequences, context
+    lone = ((False, (1, length)) for length in lengths)
+    for training, shape in ((False, batch), (True, batch), *lone):
+        model.train(training)
         idx_BT = torch.zeros(shape, dtype=torch.int64)
         idx_BT[:, -1] = model.vocab_size - 1
         given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
-        limit = f"lower model.context_length={model.context_length} to what it takes"
-        beyond = f", as in sampling ({limit})" if shape[1] > context else ""
-        with torch.no_grad(), _in_a_sentence(target, f"fails for {given}{beyond}"):
+        if shape[1] > context:
+            given += f", as in sampling; is model.context_length={model.context_length} too large?"
+        with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
             logits = model(idx_BT)[0]
-        if tuple(logits.shape) != (*shape, model.vocab_size):
+        if not training and tuple(logits.shape) != (*shape, model.vocab_size):
             raise UsageError(
                 f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
                 f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
             )
-    idx_BT = torch.zeros(sequences, context, dtype=torch.int64)
-    given = f"token ids of shape {(sequences, context)} and targets"
-    for training in (True, False):  # what is dropped at random in training has a gradient then
-        model.train(training).zero_grad(set_to_none=True)
-        with _in_a_sentence(target, f"fails for {given}"):
+        with _in_a_sentence(target, f"fails for {given}, with targets"):
             loss = model(idx_BT, idx_BT.clone())[1]
         if loss.dim() != 0:
             raise UsageError(
@@ -113,9 +111,7 @@ def try_out(
     with _in_a_sentence(target, f"{unreadable}, as a forward pass changes its names or shapes"):
         model.load_state_dict(kept)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    if sparse := [
-        n for n, gradient in gradients.items() if gradient is not None and gradient.is_sparse
-    ]:
+    if sparse := [n for n, g in gradients.items() if g is not None and g.is_sparse]:
         raise UsageError(
             f"model.target={target} has sparse gradients ({', '.join(sparse[:3])}), which AdamW "
             "cannot use: build it with sparse=False."

@@ -1,6 +1,6 @@
 """Looks into a model: one sequence forward and backward, and what the step then changes.
 
-A look leaves everything as it was: weights, buffers, gradients and the state of random numbers.
+A look leaves everything as it was: weights, buffers and gradients.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from gpt2.language_model import LanguageModel
 from gpt2.model import CausalSelfAttention, attention_weights
 from runner.record import Layer, Look
-from runner.training.state import undisturbed
+from runner.training.state import same_buffers
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
 COMPARED_ENTRIES = 4096
@@ -113,7 +113,8 @@ class Diagnosis:
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         seen = Seen(idx_BT[:1].shape)
         with (
-            undisturbed(self.model),
+            same_buffers(self.model),
+            torch.random.fork_rng(devices=[]),
             torch.compiler.set_stance("force_eager"),
             _hooked(self.model, seen),
         ):

@@ -13,9 +13,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from conf.schema import Checkpoint, Config, Logger
 from gpt2.config import CustomConfig
+from gpt2.initialisation import generator_for
 from gpt2.language_model import LanguageModel
 from gpt2.sampling import sample
-from gpt2.tokenizer import tokenizer
+from gpt2.tokenizer import encode
 from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
 from runner.findings import find
@@ -105,12 +106,12 @@ def set_up(
     if isinstance(config.model, CustomConfig):
         # One like it, since a model may keep what it computes on the CPU.
         tried = build_model(config.model, config.seed)
-        prompt = len(tokenizer().encode_ordinary(config.sample.prompt))
-        used = [prompt, window, prompt + config.sample.tokens - 1]
-        used += [question.longest - 1 for question in hellaswag[:1]]
+        prompt = len(encode(config.sample.prompt))
+        longest = [question.longest - 1 for question in hellaswag[:1]]
+        used = (prompt, window, prompt + config.sample.tokens - 1, *longest)
         lengths = sorted({min(length, config.model.context_length) for length in used})
-        sequences = min(2, micro_batch_size)
-        try_out(tried, config.model.target, sequences, train.context, lengths, parallel.size)
+        batch = min(2, micro_batch_size), train.context
+        try_out(tried, config.model.target, *batch, lengths, parallel.size)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     flops = tried.flops_per_token(train.context)
     run.model = ModelInfo(model.num_parameters(), flops, frozen)
@@ -131,7 +132,6 @@ def set_up(
     datasheet_flops = machine.DATASHEET_FLOPS.get(run.environment.device_name, math.nan)
     run.results.datasheet_flops = datasheet_flops
     checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
-    seed_everything(config.seed)
     resumed = checkpoints.resume()
     folder.add_time("setup_s", time.perf_counter() - started)
 
@@ -178,6 +178,8 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
+            # What a model draws in a step depends on no step, look or evaluation before it.
+            seed_everything(generator_for(config.seed, f"step {step}").initial_seed())
             loss_sum = torch.zeros((), device=device)
             for micro_step in range(accumulation):
                 synchronise_gradients(model, last=micro_step + 1 == accumulation)

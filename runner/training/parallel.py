@@ -186,16 +186,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and buffers by name, in the first process; the others get nothing."""
-    return _gathered(model.state_dict())
-
-
-def whole_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as PARAMETER.KEY, in the first process; the others get nothing."""
-    return _gathered(_moments(model, optimizer))
-
-
 def load_whole(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -203,26 +193,27 @@ def load_whole(
     moments: dict[str, Tensor],
     parallel: Parallel,
 ) -> None:
-    """Give all processes their part of what the two functions above returned to the first."""
+    """Give all processes their part of the state_dict and the `moments` that the first has."""
     state = model.state_dict()
     parts = {name: parallel.part(name, weights, like) for name, like in state.items()}
     model.load_state_dict(parts)
-    for name, value in _moments(model, optimizer).items():
+    for name, value in moments_of(model, optimizer).items():
         value.copy_(parallel.part(name, moments, value))
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as PARAMETER.KEY."""
     states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
     return {f"{name}.{key}": v for name, state in states.items() for key, v in state.items()}
 
 
-def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The whole tensors, on the CPU, in the first process."""
+def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The whole tensors, on the CPU, in the first process; the others get nothing."""
     found = {}
     for name, tensor in tensors.items():
-        gathered = whole(tensor)  # one after the other, as all together may not fit the device
+        complete = whole(tensor)  # one after the other, as all may not fit the device together
         if world.is_first():
-            found[name] = gathered.cpu()
+            found[name] = complete.cpu()
     return found
 
 

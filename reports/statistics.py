@@ -50,11 +50,6 @@ class Estimate:
     deviation: float = math.nan  # standard deviation of the values
 
     @property
-    def half_width(self) -> float:
-        """Half of the interval; NaN where it is unknown."""
-        return (self.high - self.low) / 2
-
-    @property
     def above(self) -> bool:
         """Whether the whole interval is above no effect: a higher loss, or a higher speed."""
         return self.low > self.neutral

@@ -6,7 +6,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import re
 import shlex
 import signal
 import tempfile
@@ -58,9 +57,6 @@ from runner.worker import shares_the_machine
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
-
-# At these a shell's command is split into words.
-SPLITTING = re.compile(r"""[\s'"\\]""")
 
 
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
@@ -137,12 +133,9 @@ def prepare_libraries(cache_dir: Path) -> None:
 
 
 def _as_one_word(folder: Path) -> Path:
-    """The folder, or a link to it where its path has blanks, quotes or backslashes.
-
-    torch's command for the compiler would fall apart at them.
-    """
+    """The folder, or a link to it where torch's command for the compiler could fall apart at it."""
     target = folder.absolute()
-    if SPLITTING.search(str(target)):
+    if shlex.quote(str(target)) != str(target):
         name = f"gpt2-ladder-{os.getuid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}"
         with contextlib.suppress(OSError):
             link = Path(tempfile.gettempdir(), name)

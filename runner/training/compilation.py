@@ -27,23 +27,20 @@ def compile_model(
     idx_BT = torch.zeros(micro_batch_size, train.context, dtype=torch.int64, device=device)
     torch.compiler.reset()
     torch.compiler.set_stance("default")
-    mode = train.compile_mode.value
-    # A sharded model collects the weights of its norm and head when all of it is called.
-    whole = train.compile_scope is CompileScope.model or isinstance(model, FSDPModule)
     with_head = train.compile_scope is not CompileScope.blocks
-    if train.compile_scope is CompileScope.model:
-        model.compile(dynamic=False, mode=mode)
-    else:
-        model.compile_parts(with_head, mode)
-    call = LanguageModel.call_parts if whole else type(model).call_parts
+    compiled = LanguageModel if train.compile_scope is CompileScope.model else type(model)
+    # A sharded model collects the weights of its norm and head when all of it is called.
+    called = LanguageModel if isinstance(model, FSDPModule) else compiled
     removed: set[Path] = set()
     failure: str | None = None
     while failure is None:
         try:
+            if not removed:
+                compiled.compile_parts(model, with_head, train.compile_mode.value)
             with same_buffers(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with autocast:
-                    loss = call(model, idx_BT, with_head)
+                    loss = called.call_parts(model, idx_BT, with_head)
                 loss.backward()  # type: ignore[no-untyped-call]
             break
         except Exception as error:  # compilers raise errors of any type, and none must end the run

@@ -79,8 +79,7 @@ def try_out(
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
                 raise TypeError(f"{name} is no dense tensor")
     batch = sequences, context
-    lone = ((False, (1, length)) for length in lengths)
-    for training, shape in ((False, batch), (True, batch), *lone):
+    for training, shape in ((False, batch), (True, batch), *((False, (1, n)) for n in lengths)):
         model.train(training)
         idx_BT = torch.zeros(shape, dtype=torch.int64)
         idx_BT[:, -1] = model.vocab_size - 1

@@ -121,7 +121,7 @@ def device_name(device: torch.device) -> str:
             if named:
                 return named
     with contextlib.suppress(OSError):
-        cpuinfo = Path("/proc/cpuinfo").read_text()
+        cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
         if found := re.search(r"^model name.*?:(.*)", cpuinfo, re.MULTILINE):
             return found[1].strip()
     return platform.processor() or platform.machine()

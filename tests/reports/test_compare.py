@@ -77,7 +77,7 @@ def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(
     assert (loss.over, loss.n) == (Sample.windows, 64)
     assert loss.low < -1.0 < loss.high
     # The windows' differences have a standard deviation of 0.1: two standard errors of 64.
-    assert loss.half_width == pytest.approx(1.96 * 0.1 / 8, rel=0.25)
+    assert (loss.high - loss.low) / 2 == pytest.approx(1.96 * 0.1 / 8, rel=0.25)
     verdict = verdicts_of(experiment)["step03"]
     assert verdict.outcome is None
     assert verdict.tone == "none"

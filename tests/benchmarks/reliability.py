@@ -25,8 +25,9 @@ from rich.console import Console
 
 from runner.identity import commit
 from runner.training.device import device_name
+from tests.faults import fuzz, odd_commands, odd_files, odd_models
 from tests.faults.faults import FAULTS, Fault
-from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, sandbox
+from tests.faults.fuzz import Sandbox, sandbox
 from tests.faults.lab import Lab
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,6 +56,105 @@ class Trial:
     inject: Callable[[Path], int]
 
 
+SURVIVED = (
+    "a valid run, or one sentence and an exit that is not 0; no traceback, no hang, no file "
+    "outside the output and cache folders"
+)
+# What is drawn at random: its name on the command line, what it is, what must be so afterwards, how
+# many cases, their strategy, and the check of one.
+DRAWN: list[tuple[str, str, str, int, Any, Callable[[Sandbox, Any], None]]] = [
+    ("overrides", "random overrides", SURVIVED, 6000, fuzz.OVERRIDES, fuzz.check_overrides),
+    ("texts", "random bytes as a text file", SURVIVED, 2000, fuzz.TEXTS, fuzz.check_text),
+    ("records", "random damage to records", SURVIVED, 2000, fuzz.DAMAGE, fuzz.check_damage),
+    (
+        "models",
+        "odd but legal custom models: layers without use, lazy or tied, buffers expanded or grown, "
+        "parts compiled or parametrized, draws of random, NumPy and torch, states of any kind, and "
+        "those that exit, panic or take few positions",
+        "trained; the same numbers with looks and evaluations, and resumed; kept weights are read "
+        "again; or refused in a sentence before the first step",
+        60, odd_models.MODELS, odd_models.hold,
+    ),
+    (
+        "exits",
+        "custom models that exit or panic while they are trained",
+        "the record is closed as failed",
+        30, odd_models.MODELS, odd_models.hold_record,
+    ),
+    (
+        "names",
+        "files, folders and links of any name: brackets, quotes, line breaks, other scripts, loops "
+        "of links, sockets; given as a file, a folder or a glob",
+        "each file is read once, and what exists is no glob",
+        1000, odd_files.TREES, odd_files.check_tree,
+    ),
+    (
+        "formats",
+        "text, JSON lines and parquet in eight encodings and five compressions under any name, "
+        "alone and in a folder",
+        "its own tokens, or a sentence that names the file",
+        1000, odd_files.FILES, odd_files.check_format,
+    ),
+    (
+        "documents",
+        "JSON lines with lines that are blank, broken, too deep or have huge numbers; compressed "
+        "in several parts, cut off, with garbage behind",
+        "the tokens of all documents, or a sentence that names the line",
+        1000, odd_files.DOCUMENTS, odd_files.check_documents,
+    ),
+    (
+        "columns",
+        "parquet columns of every type of string and of others, not UTF-8, cut off",
+        "the tokens of all rows, or a sentence that names the file",
+        1000, odd_files.COLUMNS, odd_files.check_column,
+    ),
+    (
+        "typed",
+        "texts that look like numbers or truth values, for every key that holds a text",
+        "what was typed, in a run and in a sweep",
+        300, odd_commands.TYPED, odd_commands.check_typed,
+    ),
+    (
+        "quoted",
+        "values in quotes and between blanks, as programs type them",
+        "a dry run answers as for plain ones",
+        100, odd_commands.QUOTED, odd_commands.check_quoted,
+    ),
+    (
+        "configuration",
+        "files of the configuration in other encodings, with marks, nested deeply, damaged, called "
+        ".yml, folders, links to nowhere",
+        "read, or named in one sentence",
+        500, odd_commands.FILES, odd_commands.check_file,
+    ),
+    (
+        "streams",
+        "a reader or a terminal that is gone, a full disk, closed streams, terminals in five "
+        "encodings",
+        "the process ends as with a reader; what cannot be shown is replaced",
+        500, odd_commands.STREAMS, odd_commands.check_streams,
+    ),
+    (
+        "neighbours",
+        "modules in the current folder that have the names of this project's packages",
+        "no command is broken by them",
+        100, odd_commands.NAMES, odd_commands.check_names,
+    ),
+    (
+        "modules",
+        "custom models in modules of such names, or that import such",
+        "a sentence that names the file",
+        300, odd_commands.MODULES, odd_commands.check_module,
+    ),
+    (
+        "ends",
+        "records of any status, with and without a held-out loss",
+        "the exit status is that of the record",
+        200, odd_commands.ENDS, odd_commands.check_end,
+    ),
+]  # fmt: skip
+
+
 def trials() -> dict[str, Trial]:
     """Every trial by the name it has on the command line."""
     found = {
@@ -67,16 +167,8 @@ def trials() -> dict[str, Trial]:
         "the cache is untouched; fallback or one sentence within a bounded time",
         _downloads,
     )
-    survived = (
-        "a valid run, or one sentence and an exit that is not 0; no traceback, no hang, no file "
-        "outside the output and cache folders"
-    )
-    for name, what, cases, strategy, check in (
-        ("overrides", "random overrides", 6000, OVERRIDES, lambda box, case: box.runner(*case)),
-        ("texts", "random bytes as a text file", 2000, TEXTS, _train_on),
-        ("records", "random damage to records", 2000, DAMAGE, _damage),
-    ):
-        found[name] = Trial(what, survived, partial(_fuzz, strategy, check, cases))
+    for name, what, afterwards, cases, strategy, check in DRAWN:
+        found[name] = Trial(what, afterwards, partial(_fuzz, strategy, check, cases))
     return found
 
 
@@ -126,15 +218,6 @@ def _downloads(folder: Path) -> int:
     return int(passed)
 
 
-def _damage(box: Sandbox, damage: Damage) -> None:
-    box.damaged(damage, whole=damage.place < 0.05)
-
-
-def _train_on(box: Sandbox, text: bytes) -> None:
-    box.text.write_bytes(text)
-    box.runner("train.context=4", "train.micro_batch_size=1", "force=true")
-
-
 def _fuzz(strategy: Any, check: Callable[[Sandbox, Any], Any], cases: int, folder: Path) -> int:
     tried = 0
     with sandbox(folder, _english()[:80_000]) as box:
@@ -173,8 +256,8 @@ def write(row: Row) -> None:
         "rows": rows,
     }
     KEPT.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    order = [fault.name for fault in FAULTS]
-    rows = dict(sorted(rows.items(), key=lambda r: order.index(r[0]) if r[0] in order else 99))
+    order = [trial.fault for trial in trials().values()]
+    rows = {fault: rows[fault] for fault in order if fault in rows}
     template = (Path(__file__).parent / "reliability.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True

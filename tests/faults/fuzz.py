@@ -217,6 +217,22 @@ class Sandbox:
         assert outside == {self.text.name}, outside
 
 
+def check_overrides(box: Sandbox, overrides: list[str]) -> None:
+    """Random overrides end in a run or a sentence."""
+    box.runner(*overrides)
+
+
+def check_text(box: Sandbox, text: bytes) -> None:
+    """Random bytes as a text end in a run or a sentence."""
+    box.text.write_bytes(text)
+    box.runner("train.context=4", "train.micro_batch_size=1", "force=true")
+
+
+def check_damage(box: Sandbox, damage: Damage) -> None:
+    """Random damage to a record ends in a report or a sentence."""
+    box.damaged(damage, whole=damage.place < 0.05)
+
+
 @contextlib.contextmanager
 def sandbox(folder: Path, text: bytes) -> Iterator[Sandbox]:
     """A sandbox in which large configurations are composed and checked, and small ones trained."""

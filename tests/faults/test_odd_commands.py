@@ -1,15 +1,13 @@
 """A sample of the odd commands and surroundings that the benchmark tries by the thousand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
 from conf.reading import as_typed
 from tests.faults import odd_commands as odd
-from tests.faults.fuzz import Sandbox, sandbox
+from tests.faults.fuzz import Sandbox
 
 
 def few(cases: int) -> settings:
@@ -19,12 +17,6 @@ def few(cases: int) -> settings:
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-
-
-@pytest.fixture
-def box(tmp_path: Path, text_file: Path) -> Iterator[Sandbox]:
-    with sandbox(tmp_path, text_file.read_bytes()) as made:
-        yield made
 
 
 @few(6)

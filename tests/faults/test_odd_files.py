@@ -23,11 +23,6 @@ FEW = settings(
 )
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Sandbox:
-    return Sandbox(tmp_path, tmp_path / "text.txt")
-
-
 @FEW
 @given(tree=odd_files.TREES)
 def test_odd_names_and_links_lead_to_each_file_once(box: Sandbox, tree: odd_files.Tree) -> None:

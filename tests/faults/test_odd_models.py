@@ -1,14 +1,12 @@
 """Odd but legal models; `tests.benchmarks reliability` draws many more."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.faults import odd_models
-from tests.faults.fuzz import Sandbox, sandbox
+from tests.faults.fuzz import Sandbox
 
 FEW = settings(
     max_examples=12,
@@ -17,12 +15,6 @@ FEW = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-
-
-@pytest.fixture
-def box(tmp_path: Path, text_file: Path) -> Iterator[Sandbox]:
-    with sandbox(tmp_path, text_file.read_bytes()) as made:
-        yield made
 
 
 @pytest.mark.slow

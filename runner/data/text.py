@@ -102,7 +102,7 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
 def _matches(target: Path) -> list[Path]:
     """What a path or a glob names, or all that is in a folder and not hidden."""
     at, parts = Path(), list(target.parts)
-    while parts and os.path.lexists(at / parts[0]):
+    while parts and (os.path.isdir(at / parts[0]) or os.path.lexists(at.joinpath(*parts))):
         at /= parts.pop(0)
     parts, found = parts or ["**"] * at.is_dir(), [at]
     for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:

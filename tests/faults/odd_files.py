@@ -75,6 +75,8 @@ def check_tree(box: Sandbox, tree: Tree) -> None:
                 assert user_files(str(path)) == [path]
             return
         folder = made[0].parent
+        if tree.given in ("all", "below") and os.path.lexists(top / "**"):
+            return  # what exists is no glob
         path = {
             "folder": str(folder),
             "parts": f"{folder}/./",

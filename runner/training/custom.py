@@ -66,7 +66,7 @@ def try_out(
     lengths: Sequence[int] = (),
     processes: int = 1,
 ) -> None:
-    """Compute logits, loss and gradients of token ids (sequences, context).
+    """Compute logits, loss and gradients of token ids (sequences, context), as training does.
 
     Logits also of one sequence of each of the `lengths` in tokens. Raises UsageError for a model
     that does not return them as it should, whose weights could not be kept, or that several
@@ -85,14 +85,18 @@ def try_out(
         idx_BT[:, -1] = model.vocab_size - 1
         given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
         if shape[1] > context:
-            given += f", as in sampling; is model.context_length={model.context_length} too large?"
-        with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
-            logits = model(idx_BT)[0]
-        if not training and tuple(logits.shape) != (*shape, model.vocab_size):
-            raise UsageError(
-                f"model.target={target} returns logits of shape {tuple(logits.shape)} for {given}, "
-                f"and not {(*shape, model.vocab_size)}: logits for every token at every position."
-            )
+            limit = f"lower model.context_length={model.context_length} to what it takes"
+            given += f", as in sampling and evaluation ({limit})"
+        if not training:
+            with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
+                made = tuple(model(idx_BT)[0].shape)
+            if made != (*shape, model.vocab_size):
+                raise UsageError(
+                    f"model.target={target} returns logits of shape {made} for {given}, and not "
+                    f"{(*shape, model.vocab_size)}: logits for every token at every position."
+                )
+        if shape != batch:
+            continue
         with _in_a_sentence(target, f"fails for {given}, with targets"):
             loss = model(idx_BT, idx_BT.clone())[1]
         if loss.dim() != 0:

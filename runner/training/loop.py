@@ -173,13 +173,13 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
     with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
             look = look_into(training, config, folder, console)
+            # What a model draws in a step depends on no step, look or evaluation before it.
+            seed_everything(generator_for(config.seed, f"step {step}").initial_seed())
             started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-            # What a model draws in a step depends on no step, look or evaluation before it.
-            seed_everything(generator_for(config.seed, f"step {step}").initial_seed())
             loss_sum = torch.zeros((), device=device)
             for micro_step in range(accumulation):
                 synchronise_gradients(model, last=micro_step + 1 == accumulation)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parent.parent))
 for name in importlib.import_module("conf").PACKAGES:
     importlib.import_module(name)
-del sys.path[0]
+del sys.path[0], name
 
 if TYPE_CHECKING:
     from runner.api import TrainedRun

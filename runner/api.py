@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -63,6 +65,7 @@ def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     register()
     composed.cache_clear()  # of other folders
     asked = as_typed([f"+stage={stage}", *overrides])
+    draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
     try:
         asked = [*recipe_as_overrides(asked, config_dirs), *asked]
         with hydra_open(config_dirs):
@@ -73,6 +76,9 @@ def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
         raise KeyboardInterrupt(str(interrupted)) from None
     except (HydraException, OmegaConfBaseException) as mistake:
         raise UsageError(sentence(mistake)) from None
+    finally:
+        random.setstate(draws)
+        np.random.set_state(numpy_draws)
     if record is None:
         raise UsageError(f"The record of {stage} could not be closed; see above.")
     experiment = Path(config.output_dir).expanduser() / record.experiment

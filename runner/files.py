@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, and whose damage is detected."""
 
 import contextlib
-import errno
 import glob
 import hashlib
 import json
@@ -95,7 +94,7 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
     """
     found = path.stat()
     if not path.is_file():  # to read another kind of file may never end
-        raise OSError(errno.EINVAL, "it is no file of bytes", str(path))
+        raise OSError(None, "it is no file of bytes", str(path))
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
     stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

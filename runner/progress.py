@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -89,7 +89,8 @@ def step_progress(
             if time.monotonic() - shown < QUIET_SECONDS and step.step + 1 != steps:
                 return
             shown = time.monotonic()
-            print(step.line(), end="", file=console.file, flush=True)
+            with suppress(OSError):  # in a program that only calls the runner, its reader may end
+                print(step.line(), end="", file=console.file, flush=True)
 
         yield show
 

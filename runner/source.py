@@ -58,8 +58,8 @@ def _read(target: str) -> tuple[list[Path], set[str]]:
         names.add(name)
         if installed and name.partition(".")[0] != top:
             continue
-        other = _file(Path.cwd(), name) if Path.cwd() != Path(__file__).parents[1] else None
-        if other and name.partition(".")[0] in PACKAGES:
+        other = _file(Path.cwd(), name) if name.partition(".")[0] in PACKAGES else None
+        if other and Path.cwd() != Path(__file__).resolve().parents[1]:
             raise UsageError(f"{other}: this project has a package of this name; rename it.")
         file = _file(root, name)
         if file is not None and file not in found:

@@ -90,12 +90,12 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
         several = f"data.path={path}: none of its {len(found)} files is text; " * (len(found) > 1)
         raise UsageError(f"{several}{next(iter(refused.values()))}")
     smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
-    used, others, what = documents, texts, "documents"
+    used, others, why = documents, texts, "as no documents"
     if smaller and all(file.suffix.lower() == ".json" for file in documents):
-        used, others, what = texts, documents, "UTF-8 text"
+        used, others, why = texts, documents, "as no UTF-8 text, or documents smaller than it"
     if left := [file.name for file in [*others, *refused]]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        say(f"data.path={path}: left out, as no {what}: {', '.join(left[:3])}{more}.")
+        say(f"data.path={path}: left out, {why}: {', '.join(left[:3])}{more}.")
     return used
 
 

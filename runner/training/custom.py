@@ -51,7 +51,7 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
             model.train()
         model.num_parameters()  # which fails for a lazy layer that is not used
         for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.layout is torch.strided:
+            if tensor.layout is torch.strided and 0 in tensor.stride():
                 tensor.data = tensor.data.contiguous()  # an expanded one could not be written to
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"model.target={config.target} has no parameters to train.")
@@ -85,8 +85,7 @@ def try_out(
         idx_BT[:, -1] = model.vocab_size - 1
         given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
         if shape[1] > context:
-            limit = f"lower model.context_length={model.context_length} to what it takes"
-            given += f", as in sampling and evaluation ({limit})"
+            given += f", as in sampling (lower model.context_length={model.context_length})"
         if not training:
             with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
                 made = tuple(model(idx_BT)[0].shape)
@@ -109,17 +108,13 @@ def try_out(
                 f"model.target={target} returns a loss that depends on no parameter: do not detach "
                 "it, and do not compute it under no_grad."
             )
-        with _in_a_sentence(target, f"has no gradient for {given}"):
+        with _in_a_sentence(target, f"has no gradient to train with for {given}"):
             loss.backward()
+            if any(p.grad is not None and p.grad.is_sparse for p in model.parameters()):
+                raise TypeError("AdamW takes no sparse gradients; build it with sparse=False")
     with _in_a_sentence(target, f"{unreadable}, as a forward pass changes its names or shapes"):
         model.load_state_dict(kept)
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    if sparse := [n for n, g in gradients.items() if g is not None and g.is_sparse]:
-        raise UsageError(
-            f"model.target={target} has sparse gradients ({', '.join(sparse[:3])}), which AdamW "
-            "cannot use: build it with sparse=False."
-        )
-    unused = [n for n, gradient in gradients.items() if gradient is None]
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if processes > 1 and unused:
         raise UsageError(
             f"model.target={target} has parameters that get no gradient ({', '.join(unused[:3])}), "

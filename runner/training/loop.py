@@ -174,7 +174,9 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
         for step in range(begin, train.steps):
             look = look_into(training, config, folder, console)
             # What a model draws in a step depends on no step, look or evaluation before it.
-            seed_everything(generator_for(config.seed, f"step {step}").initial_seed())
+            seed_everything(
+                generator_for(config.seed, f"step {step}, rank {parallel.rank}").initial_seed()
+            )
             started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:

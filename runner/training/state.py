@@ -18,16 +18,13 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
-    """A block after which the model's buffers are what they were before it, whatever it does.
-
-    A buffer that the block makes, as in a model's first forward pass, stays.
-    """
+    """A block after which the buffers that the model had before it are what they were then."""
     buffers = [
         (module, name, buffer)
         for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
-    copies = {buffer: buffer.clone() for _, _, buffer in buffers}  # one may be in two modules
+    copies = {buffer: buffer.clone() for _, _, buffer in buffers}  # one may be in two places
     for module, name, buffer in buffers:
         setattr(module, name, copies[buffer])
     try:

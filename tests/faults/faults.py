@@ -498,8 +498,8 @@ def odd_compiler_cache(lab: Lab, times: int) -> None:
         assert "not applied: torch.compile" not in trained(cache_dir)
         kernels = list((cache_dir / "inductor").rglob("*.so"))
         assert kernels
-        for kernel in kernels:
-            os.truncate(kernel, lab.chance.randrange(kernel.stat().st_size))
+        for kernel in kernels:  # a linker writes its header last
+            kernel.write_bytes(bytes(lab.chance.randrange(kernel.stat().st_size)))
         assert "not applied: torch.compile" not in trained(cache_dir)
     mount = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o noexec none "$0" && exec "$@"')
     noexec = lab.folder / "noexec"

@@ -1,8 +1,12 @@
 """Runs from Python: in this process, and in a notebook."""
 
 import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import reports
@@ -33,6 +37,34 @@ def test_a_run_from_python_is_an_object_with_its_steps(
     assert list(stages["stage"]) == ["step02", "step03"]
     assert stages["loss_vs_previous"].notna().tolist() == [False, True]
     assert "ladder/step02/" in repr(reports.load(tmp_path / "ladder"))
+
+
+def test_the_callers_random_numbers_go_on(tmp_path: Path, text_file: Path, cache_dir: Path) -> None:
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    runner.train("step02", "scale=smoke", "data=text", *folders, "train.steps=1", "quiet=true")
+    assert (random.random(), np.random.rand()) == expected
+
+
+@pytest.mark.slow
+def test_a_reader_that_ends_fails_no_run_from_python(
+    tmp_path: Path, text_file: Path, cache_dir: Path
+) -> None:
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
+    words = ["step02", "scale=smoke", "data=text", *folders, "train.steps=40"]
+    program = f"import runner; runner.train(*{words!r})"
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=writer)
+    os.close(writer)
+    assert os.read(reader, 1)  # the first step's line
+    os.close(reader)
+    process.wait()
+    (run,) = read_runs(tmp_path / "ladder").values()
+    assert run.status.value == "finished"
 
 
 @pytest.mark.parametrize(

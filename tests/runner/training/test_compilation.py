@@ -130,7 +130,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
 )
 def test_the_compiler_gets_any_cache_folder_as_one_word(tmp_path: Path, name: str) -> None:
     cache_dir = tmp_path / name[:40]
-    with patch.dict(os.environ):
+    with patch.dict(os.environ), patch("tempfile.tempdir", str(tmp_path)):
         os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
         found = []
         for _ in range(2):  # the second finds it in the environment

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from conf.errors import UsageError
+from gpt2.config import Attention, CustomConfig, Init, Norm
 from gpt2.language_model import LanguageModel
-from runner.training.custom import try_out
+from runner.training.custom import build_model, try_out
 
 
 class Net(LanguageModel):
@@ -37,6 +38,32 @@ def test_several_processes_refuse_what_they_cannot_train(extra: nn.Module, said:
     try_out(Net(extra), "net:Net", sequences=2, context=8)
     with pytest.raises(UsageError, match=said):
         try_out(Net(extra), "net:Net", sequences=2, context=8, processes=2)
+
+
+class Views(nn.Module):
+    """Weights and buffers that are views of others, and one whose rows are one in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50257, 4)
+        self.head = nn.Parameter(self.embedding.weight.data.t())
+        self.register_buffer("ones", torch.ones(1, 4).expand(8, 4))
+        self.register_buffer("turned", self.ones.t()[:, :1])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (self.embedding(tokens) * self.ones[: tokens.shape[1]]) @ self.head
+
+
+def test_what_shares_memory_still_does_and_what_is_expanded_has_its_own() -> None:
+    target = f"{__name__}:Views"
+    config = CustomConfig(
+        "custom", 8, 50257, False, Norm.none, False, Attention.manual, Init.torch, 1.0, None,
+        target, {}, {},
+    )  # fmt: skip
+    net = build_model(config, seed=1).net
+    assert net.head.data_ptr() == net.embedding.weight.data_ptr()
+    net.ones[0] += 1
+    assert net.ones.sum() == 4 + 8 * 4
 
 
 def test_what_is_tried_out_has_no_gradients_left() -> None:

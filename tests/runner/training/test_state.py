@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,11 @@ def test_a_block_leaves_buffers_as_they_were(
     model = nn.Sequential(nn.Module(), nn.Module())
     for kind in kinds:
         buffer = BUFFERS[kind]()
-        for part in model:  # both have the same one
+        for part in model:  # both have the same one, under two names
             part.register_buffer(kind, buffer, persistent=persistent)
-    before = {name: (buffer, buffer.to_dense().clone()) for name, buffer in model.named_buffers()}
+            part.register_buffer(f"{kind} again", buffer, persistent=persistent)
+    all_of_them = partial(model.named_buffers, remove_duplicate=False)
+    before = {name: (buffer, buffer.to_dense().clone()) for name, buffer in all_of_them()}
     names = list(model.state_dict())
     try:
         with same_buffers(model):
@@ -87,7 +90,7 @@ def test_a_block_leaves_buffers_as_they_were(
                 raise RuntimeError
     except RuntimeError:
         assert fails
-    after = dict(model.named_buffers())
+    after = dict(all_of_them())
     assert after.pop("1.late") is not None
     assert after.keys() == before.keys()
     for name, (buffer, content) in before.items():

@@ -87,7 +87,7 @@ def _imported(file: Path, name: str, target: str) -> Iterator[str]:
     yield from (".".join(parts[:i]) for i in range(1, len(parts)))
     package = parts if file.name == "__init__.py" else parts[:-1]
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(file.read_bytes(), file.name)
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"model.target={target}: {file} is no valid Python: {error}.") from None
     for node in ast.walk(tree):

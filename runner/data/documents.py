@@ -57,7 +57,7 @@ def format_of(path: Path) -> str:
         codecs.getincrementaldecoder("utf-8")().decode(beginning)
         if b"\0" not in beginning:
             return "text"
-    raise UsageError(f"{path}: it is not UTF-8 text; convert it to UTF-8, or leave it out.")
+    raise UsageError(f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8.")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     plain = {k: value.name if isinstance(value, Enum) else value for k, value in values.items()}
     arguments = {**config.arguments, **{config.knobs[k]: value for k, value in plain.items()}}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    with _in_a_sentence(config.target, f"fails for ({shown})"):
+    with _in_a_sentence(config.target, f"cannot be built with ({shown})"):
         seed_everything(seed)
         net = _load(config.target)(**arguments)
         if not isinstance(net, nn.Module):
@@ -77,7 +77,7 @@ def try_out(
         kept = model.state_dict()
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
-                raise TypeError(f"{name} is no dense tensor")
+                raise TypeError(f"{name} is no dense tensor; keep it in an attribute")
     batch = sequences, context
     for training, shape in ((False, batch), (True, batch), *((False, (1, n)) for n in lengths)):
         model.train(training)

@@ -73,7 +73,7 @@ DRAWN: list[tuple[str, str, str, int, Any, Callable[[Sandbox, Any], None]]] = [
         "those that exit, panic or take few positions",
         "trained; the same numbers with looks and evaluations, and resumed; kept weights are read "
         "again; or refused in a sentence before the first step",
-        60, odd_models.MODELS, odd_models.hold,
+        40, odd_models.MODELS, odd_models.hold,
     ),
     (
         "exits",

@@ -30,6 +30,20 @@ class Panic(BaseException):
     """What a library in another language raises: no Exception."""
 
 
+class Stateful(nn.Module):
+    """A part that keeps more than parameters and buffers."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.state = state
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+    def set_extra_state(self, state: Any) -> None:
+        assert torch.equal(state, self.state)
+
+
 class Net(nn.Module):
     """A small language model with some traits."""
 
@@ -109,9 +123,7 @@ class Net(nn.Module):
         self.register_buffer("nothing", torch.zeros(0, 3))
 
     def make_state_that_is_a_tensor(self) -> None:
-        state = torch.tensor([1.0, 2.0])
-        self.mix.get_extra_state = state.clone
-        self.mix.set_extra_state = state.copy_
+        self.version = Stateful(torch.tensor([1.0, 2.0]))
 
     def make_tied(self) -> None:
         self.again = self.mix
@@ -134,8 +146,7 @@ class Net(nn.Module):
     # Traits that are refused.
 
     def make_state_that_is_no_tensor(self) -> None:
-        self.mix.get_extra_state = lambda: {"version": 2}
-        self.mix.set_extra_state = lambda state: None
+        self.versions = Stateful({"version": 2})
 
     def make_sparse_buffer(self) -> None:
         self.register_buffer("eye", torch.eye(3).to_sparse())

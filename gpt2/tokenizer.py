@@ -21,10 +21,7 @@ BLANK = re.compile(r"([^\S\x1c-\x1f]{256,}(?![\S\x1c-\x1f]))")  # \x1c is blank 
 
 
 def encode(text: str) -> npt.NDArray[np.uint16]:
-    """The tokens of a text; a special token that is written out in it is only text.
-
-    JSON and a command line can hold half of a surrogate pair, which becomes a question mark.
-    """
+    """The tokens of a text; a special token in it is only text, half a surrogate pair is a "?"."""
     found, text = [], text.encode("utf-8", "replace").decode()
     pieces = BLANK.split(text) if len(text) > MOST_CHARACTERS else [text]
     for i, piece in enumerate(pieces):

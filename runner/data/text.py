@@ -92,7 +92,8 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
     used, others, why = documents, texts, "as no documents"
     if smaller and all(file.suffix.lower() == ".json" for file in documents):
-        used, others, why = texts, documents, "as no UTF-8 text, or documents smaller than it"
+        why = f"as no UTF-8 text{', or as smaller documents' * bool(documents)}"
+        used, others = texts, documents
     if left := [file.name for file in [*others, *refused]]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         say(f"data.path={path}: left out, {why}: {', '.join(left[:3])}{more}.")

@@ -4,7 +4,6 @@ Nothing here imports torch: a wrong key, type or value is refused before trainin
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -198,13 +197,13 @@ class TrainConf:
     micro_batch_size: PositiveInt  # in sequences
     context: Annotated[int, Ge(2)]  # tokens of a sequence, of which one alone has nothing before it
     total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
-    learning_rate: PositiveFloat
+    learning_rate: Annotated[float, Gt(0), Lt(1e31)]  # AdamW divides it by 1 - beta
     schedule: Schedule
     warmup_steps: Annotated[int, Ge(0)]
     min_lr_ratio: Annotated[float, Ge(0), Le(1)]
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
-    weight_decay: Annotated[float, Ge(0), Lt(math.inf)]
+    weight_decay: Annotated[float, Ge(0), Lt(1e38)]
     decay_matrices_only: bool
     fused: bool
     clip_grad_norm: PositiveFloat | None
@@ -270,7 +269,7 @@ class SampleConf:
 
     prompt: Annotated[str, MinLen(1)]
     tokens: PositiveInt
-    temperature: Annotated[float, Ge(1e-6), Lt(math.inf)]
+    temperature: Annotated[float, Ge(1e-6), Lt(1e38)]
     top_k: PositiveInt
     seed: Seed
 

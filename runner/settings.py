@@ -1,6 +1,5 @@
 """A composed configuration, typed and checked: every error in it is found before torch loads."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
@@ -190,6 +189,4 @@ def _check_ranges(kind: type, cfg: DictConfig, prefix: str = "") -> None:
         value = "" if first["type"] == "missing" else f"={first['input']}"
         limits = first.get("ctx", {})
         advice = ADVICE.get(first["type"], first["msg"]).format(**limits)
-        if limits.get("lt") == math.inf:
-            advice = "give a finite number"
         raise UsageError(f"{key}{value}: {advice[0].lower()}{advice[1:]}.") from None

@@ -32,7 +32,7 @@ from runner.messages import duration, say
 from runner.record import WEIGHTS, Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import flatten, read_ladder
-from stages.plans import expand, hydra_open
+from stages.plans import expand, hydra_open, parse
 
 # The settings that decide how long a step takes, roughly.
 COSTLY = (
@@ -140,8 +140,11 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
             shown = [o for o in rest if o not in common and override_key(o) not in NOT_SHARED]
             said = " ".join([asked.stage, *asked.overrides, *shown])
             rows[rest] = Row(stage, same_as, said, list(rest), resolved(cfg))
-        of_round = composed(*(o for o in run if override_key(o) in ROUND))
-        rows[rest].states[tuple(of_round[key] for key in ROUND)] = None
+        typed = [override for override in run if override_key(override) in ROUND]
+        values = {**rows[rest].plain, **parse(typed)}
+        if not all(type(values[key]) is int for key in ROUND):  # in quotes, or a mistake
+            values = resolved(composed(*typed))
+        rows[rest].states[tuple(values[key] for key in ROUND)] = None
     return list(rows.values())
 
 

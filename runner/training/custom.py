@@ -27,8 +27,7 @@ from runner.training.state import seed_everything
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     """The configured model on the CPU, its parameters drawn from the seed and from nothing else.
 
-    Raises UsageError for a model of someone's own that
-    cannot be made.
+    Raises UsageError for a custom model that cannot be made.
     """
     if isinstance(config, GPTConfig):
         return GPT(config, seed)

@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import reports
@@ -215,6 +216,16 @@ class Sandbox:
         """Assert that nothing but outputs/ and cache/ is in the folder."""
         outside = {path.name for path in self.folder.iterdir()} - {"outputs", "cache"}
         assert outside == {self.text.name}, outside
+
+
+def few(cases: int) -> settings:
+    """So many cases for a test, the same each time; the benchmark draws many more."""
+    return settings(
+        max_examples=cases,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
 
 
 def check_overrides(box: Sandbox, overrides: list[str]) -> None:

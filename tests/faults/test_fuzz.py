@@ -1,17 +1,12 @@
 """A sample of the random input that `tests.benchmarks reliability` tries by the thousand."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from tests.faults import fuzz
-from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox
+from tests.faults.fuzz import DAMAGE, OVERRIDES, TEXTS, Damage, Sandbox, few
 
-FEW = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FEW = few(15)
 
 
 @pytest.mark.slow

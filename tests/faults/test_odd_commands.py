@@ -3,20 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from conf.reading import as_typed
 from tests.faults import odd_commands as odd
-from tests.faults.fuzz import Sandbox
-
-
-def few(cases: int) -> settings:
-    return settings(
-        max_examples=cases,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+from tests.faults.fuzz import Sandbox, few
 
 
 @few(6)

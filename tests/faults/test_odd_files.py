@@ -6,21 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.errors import UsageError
 from runner.data.hellaswag import items_sha256, read_items
 from runner.data.text import user_files
 from tests.faults import odd_files
-from tests.faults.fuzz import Sandbox
+from tests.faults.fuzz import Sandbox, few
 
-FEW = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FEW = few(40)
 
 
 @FEW

@@ -1,8 +1,8 @@
-"""What Hydra is told before it reads: types, resolvers, typed words, and how files are read."""
+"""What Hydra is told before it reads: types, resolvers, typed words, and its reader of files."""
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
-from conf.errors import UsageError
+from conf.files import read_yaml
 from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys_with_types
 from gpt2.config import CustomConfig, GPTConfig
 
@@ -50,19 +50,6 @@ class FileConfigSource(file_config_source.FileConfigSource):  # type: ignore[mis
             if not found and (file.exists() or file.is_symlink()):
                 read_yaml(file)
         return found
-
-
-def read_yaml(file: Path, read: Callable[[], Any] | None = None) -> Any:
-    """A file of the configuration, as `read` does. Raises UsageError where it cannot be read."""
-    try:
-        if file.suffix == ".yml":
-            raise ValueError(f"only files that end in .yaml are; call it {file.stem}.yaml")
-        if file.read_bytes().startswith(b"\xef\xbb\xbf"):
-            raise ValueError("it begins with a byte order mark; save it without")
-        return read() if read else OmegaConf.load(file)
-    except Exception as error:  # YAML, OmegaConf and Hydra have errors of their own
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{file} cannot be read as YAML in UTF-8: {reason}.") from None
 
 
 def scale_model(scale: str | None) -> str:

@@ -134,11 +134,9 @@ class Aim(str, Enum):
 class Measure(Enum):
     """How a claim is judged, and the meaning of its `values`."""
 
-    interval = "interval"  # [worst, best] training loss
     speed_up = "speed_up"  # [ratio of the tokens/s] due to `change` alone
     step_ms = "step_ms"  # [before, after] milliseconds per step, due to `change` alone
     accumulation = "accumulation"  # no values: the step is slower and the loss is lower
-    last_loss = "last_loss"  # [training loss of the last step]
 
 
 @dataclass
@@ -149,7 +147,7 @@ class Claim:
     conditions: str
     measure: Measure
     values: list[float]
-    change: str | None  # the configuration key that it is about
+    change: str  # the configuration key that it is about
 
 
 @dataclass
@@ -165,10 +163,15 @@ class StageConf:
 
 @dataclass
 class PlanConf:
-    """What a plan asks; its runs are the parameters of its sweeper."""
+    """What a plan asks; its runs are the parameters of its sweeper.
+
+    `reference` is for a plan whose runs are not compared as others are: the overrides that replace
+    its own in what they are compared with, where null leaves out the plan's.
+    """
 
     title: str = ""  # its file's name where it has none
     question: str = ""
+    reference: dict[str, Any] | None = None
 
 
 @dataclass
@@ -259,7 +262,6 @@ class ReportConf:
     minimum_seeds: Annotated[int, Ge(2)]  # fewer decide no outcome
     minimum_rounds: Annotated[int, Ge(2)]  # fewer interleaved rounds decide nothing about speed
     resamples: Annotated[int, Ge(100)]  # bootstrap samples of the held-out windows
-    losses: list[PositiveFloat]  # nats/token: the report says when training reached each
     busy: Fraction  # a machine this much slower than at its best was busy or throttled
 
 

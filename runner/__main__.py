@@ -26,16 +26,18 @@ from conf.errors import UsageError, did_you_mean
 from runner import world
 from runner.command import arithmetic_as_overrides, read_command, recipe_as_overrides
 from runner.dry_run import list_runs
+from runner.entry import errors_in_a_sentence
+from runner.expansion import expand, hydra_open, parse
 from runner.identity import ARITHMETIC, override_key
 from runner.interruption import in_command
-from runner.messages import error, errors_in_a_sentence, fail, say, sentence, warn
+from runner.messages import error, fail, say, sentence, warn
 from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
 from runner.worker import in_worker
 from stages.arithmetic import Ladder
 from stages.ladder import group_files, read_ladder
-from stages.plans import expand, hydra_open, parse, read_plan
+from stages.plans import read_plan
 from stages.recipes import read_recipe
 
 # The flags that one types; --hydra-help has them all.

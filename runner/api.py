@@ -17,13 +17,13 @@ from rich.console import Console
 from conf.errors import UsageError
 from conf.reading import as_typed, register
 from runner.command import composed, read_command, recipe_as_overrides
+from runner.expansion import hydra_open
 from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.record import HELD_OUT, STEPS, Run
 from runner.run import run
 from runner.settings import read_settings
 from stages.ladder import read_ladder
-from stages.plans import hydra_open
 
 if TYPE_CHECKING:
     import pandas as pd

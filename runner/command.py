@@ -1,6 +1,7 @@
 """What a command asks for: the stage, `without` and `plus`, and the overrides of one run."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,12 +12,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from gpt2.config import inert
-from runner.identity import ARITHMETIC, conditions, override_key, resolved
-from runner.record import StageInfo
+from conf.schema import Aim
+from runner.expansion import parse
+from runner.identity import ARITHMETIC, conditions, inert_keys, override_key, resolved, short_hash
+from runner.record import Asked, StageInfo
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, changes_between, flatten
-from stages.plans import parse
 from stages.recipes import find_recipe
 
 # What is not part of the configuration that all stages share.
@@ -28,7 +29,7 @@ class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
     `typed` are the overrides without those of a recipe; `notes` are for the user: what could not be
-    taken back.
+    taken back; `asked` is what the record keeps of the command.
     """
 
     stage: StageInfo
@@ -36,6 +37,7 @@ class Command:
     typed: list[str]
     conditions: dict[str, Any]
     notes: list[str]
+    asked: Asked
 
 
 @cache
@@ -52,13 +54,11 @@ def read_command(
     `cfg` is what Hydra composed from the overrides. A run that trains exactly what a stage of the
     ladder does is that stage. Raises UsageError.
     """
-    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
-    asked = read_ablation(overrides)
-    plain = composed(*others)
-    of_recipe = flatten(resolved(plain.recipe.settings)) if plain.recipe else {}
-    if not of_recipe.keys() <= flatten(parse(others)).keys():
+    others, asked, plain, ladder = _read(overrides, stages)
+    shared, plan, named = resolved(plain), cfg.plan, str(parse(overrides).get("plan", ""))
+    of_recipe = flatten(shared["recipe"]["settings"]) if shared["recipe"] else {}
+    if not of_recipe.keys() <= {*ladder.typed}:
         raise UsageError("A recipe is typed as +recipe=NAME; a plan names its settings.")
-    ladder = _ladder(plain, others, stages)
     same = ladder.plain_stage(asked)
     name = same or asked.stage
     stage = next((stage for stage in stages if stage.name == name), None)
@@ -78,7 +78,7 @@ def read_command(
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
-    without_effect = _inert_keys(plain)
+    without_effect = inert_keys(shared)
     changes = changes_between(before, cfg)
     about = StageInfo(
         name=name,
@@ -92,7 +92,49 @@ def read_command(
     )
     settings = {_override(key, value) for key, value in of_recipe.items()}
     typed = [override for override in overrides if override not in settings]
-    return cfg, Command(about, overrides, typed, conditions(resolved(plain)), notes)
+    own, common, by_hand = conditions(resolved(cfg)), conditions(shared), flatten(parse(typed))
+    kept = {key for each in stages for key in each.changes}.intersection(common, ladder.typed)
+    reference, command = ("", "") if shared["recipe"] else _reference(asked, plan, others, ladder)
+    question = Asked(
+        stage=asked.stage,
+        without=",".join(asked.without),
+        plus=",".join(asked.plus),
+        typed=json.dumps({key: own[key] for key in by_hand if key in own}, sort_keys=True),
+        plan=named,
+        settings=short_hash(own),
+        base=short_hash([common, sorted(kept)]),
+        reference=reference,
+        reference_command=command,
+    )
+    return cfg, Command(about, overrides, typed, common, notes, question)
+
+
+def _reference(
+    asked: Ablation, plan: DictConfig | None, others: Sequence[str], ladder: Ladder
+) -> tuple[str, str]:
+    """`Asked.reference` and `Asked.reference_command` of a run with these `others` typed."""
+    stage = next(stage for stage in ladder.stages if stage.name == asked.stage)
+    if stage.about.aim is Aim.flow:
+        return "", ""
+    if plan is not None and plan.reference:
+        given = {"stage": asked.stage, **resolved(plan.reference)}
+        words = [word for word in (*others, *asked.overrides) if override_key(word) not in given]
+        words += [_override(key, value) for key, value in given.items() if value is not None]
+        others, asked, _, ladder = _read(words, ladder.stages)
+    elif asked.plus:
+        asked = Ablation(asked.stage, asked.without)
+    elif asked.without:
+        asked = Ablation(asked.stage)
+    elif stage.parent:
+        asked = Ablation(stage.parent)
+    else:
+        return "", ""
+    same = ladder.plain_stage(asked)
+    cfg = composed(*others, f"+stage={same or asked.stage}")
+    if not (asked.is_plain or same):
+        cfg = _with_settings(cfg, ladder.touched(asked))
+    words = [*others, f"+stage={asked.stage}", *asked.overrides]
+    return short_hash(conditions(resolved(cfg))), f"python -m runner {shlex.join(words)}"
 
 
 def read_ablation(overrides: Sequence[str]) -> Ablation:
@@ -123,10 +165,8 @@ def recipe_as_overrides(overrides: Sequence[str], config_dirs: Sequence[Path]) -
 
 def arithmetic_as_overrides(overrides: Sequence[str], stages: Sequence[Stage]) -> list[str]:
     """What `without` and `plus` change, as overrides of a single configuration that is shown."""
-    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
-    ladder = _ladder(composed(*others), others, stages)
-    touched = ladder.touched(read_ablation(overrides))
-    return [_override(key, value) for key, value in touched.items()]
+    _, asked, _, ladder = _read(overrides, stages)
+    return [_override(key, value) for key, value in ladder.touched(asked).items()]
 
 
 def _override(key: str, value: Any) -> str:
@@ -141,17 +181,14 @@ def read_quickly(
     The changes are added to the configuration without a stage, which is much quicker than to
     compose every run. Raises UsageError.
     """
-    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
-    asked = read_ablation(overrides)
-    plain = composed(*others)
-    ladder = _ladder(plain, others, stages)
+    _, asked, plain, ladder = _read(overrides, stages)
     if any(stage.choices for stage in ladder.chain(asked.stage)):
         cfg, command = read_command(composed(*overrides), overrides, stages)
         return command.stage.name, command.stage.same_as, cfg
     values = ladder.settings(asked)
     changed = {key: value for key, value in values.items() if value != ladder.base.get(key)}
     name = ladder.plain_stage(asked) or asked.stage
-    same_as = ladder.same_but_for(asked, _inert_keys(plain))
+    same_as = ladder.same_but_for(asked, inert_keys(resolved(plain)))
     return name, same_as, _with_settings(plain, changed)
 
 
@@ -164,12 +201,14 @@ def _with_settings(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-def _inert_keys(plain: DictConfig) -> list[str]:
-    """The settings that have no effect on a model of someone's own, as it lacks these knobs."""
-    if "target" not in plain.model:
-        return []
-    return [f"model.{knob}" for knob in inert(plain.model.knobs)]
+def _read(
+    overrides: Sequence[str], stages: Sequence[Stage]
+) -> tuple[list[str], Ablation, DictConfig, Ladder]:
+    """The overrides that all stages share, what is asked for, and what that stands on.
 
-
-def _ladder(plain: DictConfig, others: Sequence[str], stages: Sequence[Stage]) -> Ladder:
-    return Ladder(stages, flatten(resolved(plain)), flatten(parse(others)).keys())
+    These are the configuration without a stage, and the ladder over it. Raises UsageError.
+    """
+    others = [override for override in overrides if override_key(override) not in NOT_SHARED]
+    asked, plain = read_ablation(overrides), composed(*others)
+    ladder = Ladder(stages, flatten(resolved(plain)), flatten(parse(others)).keys())
+    return others, asked, plain, ladder

@@ -17,7 +17,6 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -27,12 +26,12 @@ from conf.schema import DataConf
 from runner.command import NOT_SHARED, composed, read_ablation, read_quickly
 from runner.data.hellaswag import items_sha256
 from runner.data.source import find_source
+from runner.expansion import expand, hydra_open, parse
 from runner.identity import ROUND, fingerprint, override_key, resolved
 from runner.messages import duration, say
 from runner.record import WEIGHTS, Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import flatten, read_ladder
-from stages.plans import expand, hydra_open, parse
 
 # The settings that decide how long a step takes, roughly.
 COSTLY = (
@@ -49,7 +48,10 @@ BETWEEN_RUNS_S = 20
 
 @dataclass
 class Row:
-    """The runs that differ in `ROUND` alone: their overrides, and the state of each round."""
+    """The runs that differ in `ROUND` alone: their overrides, and the state of each round.
+
+    `to_train` counts those that are left and that no row before trains too.
+    """
 
     stage: str
     same_as: str | None
@@ -57,6 +59,7 @@ class Row:
     overrides: list[str]
     plain: dict[str, Any]
     states: dict[tuple[int, ...], Status | None] = field(default_factory=dict)
+    to_train: int = 0
 
     @property
     def experiment(self) -> Path:
@@ -79,7 +82,7 @@ class Row:
 
     @property
     def left(self) -> int:
-        return sum(status is None or not status.is_final for status in self.states.values())
+        return sum(status is None for status in self.states.values())
 
 
 @dataclass(frozen=True)
@@ -104,27 +107,23 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
         runs = expand(dict(cfg.hydra.sweeper.params or {}), overrides, config_dirs)
         rows = _rows(runs, config_dirs)
     found = {e: read_runs(e) for e in dict.fromkeys(row.experiment for row in rows)}
+    trained: set[tuple[Path, str]] = set()
     for row in rows:
-        _find_states(row, found[row.experiment])
+        _find_states(row, found[row.experiment], trained)
     costs = _costs([run for records in found.values() for run in records.values()])
     _print_rows(rows, cfg, console)
     total = sum(len(row.states) for row in rows)
-    left = sum(row.left for row in rows)
-    say(
-        console, f"{total} run{'s' if total > 1 else ''}: {total - left} finished, {left} to train."
-    )
+    left, to_train = sum(row.left for row in rows), sum(row.to_train for row in rows)
+    same = f", {left - to_train} the same as one of these" if left > to_train else ""
+    runs_in_words = f"{total} run{'s' if total > 1 else ''}"
+    say(console, f"{runs_in_words}: {total - left} finished, {to_train} to train{same}.")
     if left:
+        rows = [row for row in rows if row.to_train]
         for row in rows:
-            if row.left and row.cost not in costs:
+            if row.cost not in costs:
                 costs[row.cost] = _measured(row, config_dirs, console)
-        seconds = sum(
-            row.left * costs[row.cost].of(row.steps, row.every) for row in rows if row.left
-        )
+        seconds = sum(row.to_train * costs[row.cost].of(row.steps, row.every) for row in rows)
         say(console, f"One after another, they will take about {duration(seconds)} here.")
-    for callback in cfg.hydra.callbacks.values():
-        show = getattr(instantiate(callback), "on_dry_run", None)
-        if show is not None:
-            show(cfg, list(found), console)
 
 
 def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Row]:
@@ -148,8 +147,11 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Ro
     return list(rows.values())
 
 
-def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
-    """Fill in the state of a row's runs, as they would be found finished, or not."""
+def _find_states(row: Row, records: Mapping[Path, Run], trained: set[tuple[Path, str]]) -> None:
+    """Fill in the state of a row's runs, as they would be found finished, or not.
+
+    `trained` are those of the rows before, to which its own are added: experiment, fingerprint.
+    """
     kept = row.plain["checkpoint"] != "none"
     known: dict[str, Status] = {}
     for file, run in records.items():
@@ -159,9 +161,14 @@ def _find_states(row: Row, records: Mapping[Path, Run]) -> None:
     text = _data_sha256(tuple(data.items()), cache_dir)
     path = row.plain["evaluation"]["hellaswag"]
     items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
-    for each in row.states if not row.plain["force"] else ():
+    force = row.plain["force"]
+    for each in row.states:
         values = dict(zip(ROUND, each, strict=True))
-        row.states[each] = known.get(fingerprint({**row.plain, **values}, text, items))
+        identity = fingerprint({**row.plain, **values}, text, items)
+        row.states[each] = None if force else known.get(identity)
+        if row.states[each] is None and (force or (row.experiment, identity) not in trained):
+            trained.add((row.experiment, identity))
+            row.to_train += 1
 
 
 @cache

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from conf.errors import UsageError
 from conf.schema import ExporterConfig
+from runner.entry import errors_in_a_sentence
 from runner.files import replacing, write_atomically
-from runner.messages import errors_in_a_sentence, fail, say, sentence
+from runner.messages import fail, say, sentence
 from runner.settings import typed
 
 

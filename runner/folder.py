@@ -1,6 +1,8 @@
-"""The folder of a run: its lock, run.json, steps.csv, held_out.csv and log.txt."""
+"""The folder of a run: its lock, run.json, steps.csv, held_out.csv, asked.csv and log.txt."""
 
 import contextlib
+import csv
+import io
 import os
 import platform
 import shutil
@@ -18,12 +20,14 @@ from runner import world
 from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
 from runner.record import (
+    ASKED,
     CHECKPOINT,
     EVENTS,
     HELD_OUT,
     STEPS,
     WEIGHTS,
     Accuracy,
+    Asked,
     Process,
     Run,
     Sample,
@@ -141,6 +145,19 @@ class RunFolder:
         self.save()
         self._open_files((), ())
 
+    def ask(self, asked: Asked) -> None:
+        """Append what a command asked to asked.csv; needs no lock. Raises OSError."""
+        with (self.path / ASKED).open("a+b") as file:
+            file.seek(0)
+            before, lines = file.read(), io.StringIO(newline="")
+            quoted = before.count(b'"') % 2
+            if quoted or before[-1:] not in (b"", b"\n"):  # its last line was cut short
+                # With so many columns it is not taken for a whole one.
+                lines.write('"' * quoted + "," * len(columns(Asked)) + "\n")
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerows([astuple(asked)] if before else [columns(Asked), astuple(asked)])
+            file.write(lines.getvalue().encode(errors="backslashreplace"))
+
     def remove(self) -> None:
         """Delete the folder, and those above that are empty then, where nothing was trained."""
         self._run = None
@@ -242,6 +259,9 @@ class UnwrittenFolder(RunFolder):
 
     def start(self, run: Run, afresh: bool) -> None:
         self._run = run
+
+    def ask(self, asked: Asked) -> None:
+        pass
 
     def save(self) -> None:
         pass

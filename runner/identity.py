@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Config
+from gpt2.config import inert
 from runner.source import package_versions, source_files
 from stages.ladder import flatten
 
@@ -60,7 +61,14 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def measured(plain: dict[str, Any]) -> dict[str, Any]:
     """The part of a plain configuration that a run's numbers depend on, by dotted key."""
-    return _without(flatten(plain), NOT_MEASURED)
+    return _without(flatten(plain), (*NOT_MEASURED, *inert_keys(plain)))
+
+
+def inert_keys(plain: dict[str, Any]) -> list[str]:
+    """The settings that have no effect on a model of someone's own, as it lacks these knobs."""
+    if "target" not in plain["model"]:
+        return []
+    return [f"model.{knob}" for knob in inert(plain["model"]["knobs"] or ())]
 
 
 def conditions(plain: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +89,14 @@ def override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def settings_sha256(plain: dict[str, Any]) -> str:
-    """One hash of what decides a run's losses in its configuration, the same for all rounds."""
-    return _sha256(conditions(plain))
+def short_hash(settings: Any) -> str:
+    """16 hexadecimal digits that tell settings apart; 1 and 1.0 are the same setting."""
+    return _sha256(json.loads(json.dumps(settings), parse_float=_as_integer))[:16]
+
+
+def _as_integer(text: str) -> float:
+    """A number as an integer, where it is one."""
+    return int(number) if (number := float(text)).is_integer() else number
 
 
 def fingerprint(plain: dict[str, Any], data_sha256: str, hellaswag_sha256: str | None) -> str:

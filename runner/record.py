@@ -1,12 +1,12 @@
 """The one schema of a run's record, `<experiment>/<stage>/<label>/`.
 
-The runner writes what these types hold as run.json, steps.csv and held_out.csv, and reports read it
-back as the same types. Beside each field is what it means. Every rule about a record (which steps
-are cold, which runs are comparable) is here, once.
+The runner writes what these types hold as run.json, steps.csv, held_out.csv and asked.csv, and
+reports read it back as the same types. Beside each field is what it means. Every rule about a
+record (which steps are cold, which runs are comparable) is here, once.
 """
 
 import contextlib
-import json
+import csv
 import math
 import re
 import shlex
@@ -17,25 +17,23 @@ from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from conf.schema import Aim, validator
 from runner.files import DamagedFile, process_is_gone, unseal
 from runner.products import Products
 from stages.arithmetic import Ablation
 
-FORMAT = 4
-FIRST_WITH_WINDOWS = 4  # the format since which a run has held_out.csv
+FORMAT = 1
 STEPS = "steps.csv"
 HELD_OUT = "held_out.csv"
+ASKED = "asked.csv"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # The first steps of each start are slow: caches are cold, and memory is touched for the first time.
 COLD_STEPS = 3
-# What keys of the configuration were, before records had them.
-LATER_KEYS: dict[str, Any] = {"repeat": 1, "without": [], "plus": [], "recipe": None}
 
 
 class Status(str, Enum):
@@ -106,8 +104,27 @@ class Window:
     loss: float = described("mean loss of these tokens, nats/token")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What one command asked of the run; its fields are the columns of asked.csv.
+
+    Hashes are the first 16 hexadecimal digits of SHA-256. Two runs are the two sides of a
+    comparison where the `reference` of one is the `settings` of the other.
+    """
+
+    stage: str = described("the stage as it was asked for, whatever the run is recorded as")
+    without: str = described("the steps taken back from it, joined by commas, or empty")
+    plus: str = described("the steps added to it, joined by commas, or empty")
+    typed: str = described("the typed settings that decide losses, but a recipe's: JSON by key")
+    plan: str = described("name of the plan that asked for it, or empty")
+    settings: str = described("hash of the settings that decide losses")
+    base: str = described("hash of those without the stage: what the stages of a ladder share")
+    reference: str = described("`settings` of what it is compared with, or empty")
+    reference_command: str = described("command that trains what it is compared with, or empty")
+
+
 def columns(kind: type) -> dict[str, str]:
-    """The columns of a table of the record, Step or Window, with what each holds."""
+    """The columns of a table of the record, Step, Window or Asked, with what each holds."""
     return {entry.name: entry.metadata["doc"] for entry in fields(kind)}
 
 
@@ -354,7 +371,6 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
-    settings_sha256: str = described("hash of the settings that decide losses, without the seed")
     conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
@@ -450,20 +466,18 @@ def read_run(folder: Path) -> Run:
 
 
 def parse_run(content: dict[str, Any]) -> Run:
-    """A run from run.json's fields, of formats 2 to 4. Raises UnreadableRecord."""
+    """A run from run.json's fields. Raises UnreadableRecord."""
     from pydantic import ValidationError
 
     found = content.get("format", "no format")
-    if found not in (2, 3, FORMAT):
+    if found != FORMAT:
         raise UnreadableRecord(f"run.json has {found!r} as its format, and this reads {FORMAT}")
     try:
-        content = _from_format_2(content) if found == 2 else {**content}
-        content["config"] = {**LATER_KEYS, **content["config"]}
-        if "recipe" in content:  # the hash's name, before recipes were long runs
-            content["settings_sha256"] = content.pop("recipe")
-        for part in ("model", "results"):
-            content[part] = {k: v for k, v in (content.get(part) or {}).items() if v is not None}
-        run: Run = validator(Run).validate_python(content)
+        measured = {
+            part: {k: v for k, v in (content.get(part) or {}).items() if v is not None}
+            for part in ("model", "results")
+        }
+        run: Run = validator(Run).validate_python({**content, **measured})
         validator(Settings).validate_python(vars(run.settings))
         for moment in (run.started, run.ended):
             if moment is not None and datetime.fromisoformat(moment).tzinfo is None:
@@ -479,6 +493,22 @@ def parse_run(content: dict[str, Any]) -> Run:
         raise UnreadableRecord(f"run.json lacks what its format asks for ({error})") from None
 
 
+def read_asked(folder: Path) -> list[Asked]:
+    """The distinct lines of asked.csv in a run's folder, in order; [] where it cannot be read.
+
+    A line that is not whole, or has other columns, is left out.
+    """
+    header = list(columns(Asked))
+    found: dict[Asked, None] = {}
+    with contextlib.suppress(OSError, csv.Error):  # the latter where the last line is cut short
+        text = _printable((folder / ASKED).read_bytes().decode(errors="replace"))
+        lines = (f"{line}\n" for line in text.split("\n")[:-1])
+        for row in csv.reader(lines, strict=True):
+            if len(row) == len(header) and row != header:
+                found[Asked(*row)] = None
+    return list(found)
+
+
 def _printable(value: Any) -> Any:
     """JSON without control characters, which no page and no terminal should be given."""
     match value:
@@ -489,15 +519,6 @@ def _printable(value: Any) -> Any:
         case dict():
             return {_printable(key): _printable(entry) for key, entry in value.items()}
     return value
-
-
-def _from_format_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 knew no conditions, only overrides; its aims could be any word."""
-    stage = {key: value for key, value in content["stage"].items() if key != "claim"}
-    stage["aim"] = stage["aim"] if stage["aim"] in {aim.value for aim in Aim} else Aim.loss
-    scale, overrides = content["config"]["scale"]["name"], sorted(content["variant"])
-    conditions = {"scale.name": scale, "overrides": overrides}
-    return {**content, "stage": stage, "conditions": conditions, "recipe": ""}
 
 
 def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
@@ -529,43 +550,23 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int], known: Results) 
     )
 
 
-class Conditions(NamedTuple):
-    """What must be equal for two runs of one seed to be compared by loss; settings as JSON."""
+def must_be_equal(run: Run) -> tuple[str | None, ...]:
+    """What two runs have in common whose losses may be compared, their settings and seed aside.
 
-    data_sha256: str
-    windows_sha256: str | None
-    device: str | None
-    device_name: str | None
-    code: str
-    torch: str
-    products: str
-    settings: str
-
-    @classmethod
-    def of(cls, run: Run) -> "Conditions":
-        """The conditions of a run."""
-        on, settings = run.environment, json.dumps(run.conditions, sort_keys=True, default=str)
-        precisions = run.products.precisions if run.products else ""
-        text = run.data.sha256, run.data.windows_sha256
-        return cls(*text, on.device, on.device_name, run.code, on.torch, precisions, settings)
-
-    def same_but_for_settings(self, other: "Conditions") -> bool:
-        """Whether text, windows, device, code and precision are the same."""
-        return self._replace(settings=other.settings) == other
-
-    @property
-    def describes_settings(self) -> bool:
-        """Whether the settings are those of the configuration, as they were not in format 2."""
-        return "train.steps" in json.loads(self.settings)
+    The text, its held-out windows, the device and its name, code, torch and precision.
+    """
+    on, precisions = run.environment, run.products.precisions if run.products else ""
+    text = run.data.sha256, run.data.windows_sha256
+    return *text, on.device, on.device_name, run.code, on.torch, precisions
 
 
-def same_speed_conditions(a: Run, b: Run) -> bool:
-    """Whether two comparable runs may be compared by speed too."""
-    ours, theirs = (
-        (on.threads, on.processes, on.sharding, r.products.answers if r.products else "")
-        for r, on in ((a, a.environment), (b, b.environment))
-    )
-    return ours == theirs
+def speed_conditions(run: Run) -> tuple[Any, ...]:
+    """What else they have in common where their speeds may be compared too.
+
+    CPU threads, processes, sharding, and how matrix products are computed.
+    """
+    on, answers = run.environment, run.products.answers if run.products else ""
+    return on.threads, on.processes, on.sharding, answers
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:
@@ -575,6 +576,6 @@ def find_baseline(run: Run, experiment: Path) -> Run | None:
         for other in read_runs(experiment).values()
         if other.stage.aim is Aim.baseline and other.status is Status.finished
         if other.ablation.is_plain and other.seed == run.seed
-        if Conditions.of(other) == Conditions.of(run)
+        if must_be_equal(other) == must_be_equal(run) and other.conditions == run.conditions
     ]
     return max(alike, key=lambda other: other.started, default=None)

@@ -10,7 +10,6 @@ import shlex
 import signal
 import tempfile
 import traceback
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,6 @@ from runner.identity import (
     hash_with_source,
     label,
     override_key,
-    settings_sha256,
     variant,
 )
 from runner.interruption import Interrupted, say_why_first
@@ -43,6 +41,7 @@ from runner.progress import text_progress
 from runner.record import (
     CHECKPOINT,
     WEIGHTS,
+    Asked,
     DataInfo,
     Environment,
     Process,
@@ -50,7 +49,7 @@ from runner.record import (
     Severity,
     Status,
     find_baseline,
-    same_speed_conditions,
+    speed_conditions,
 )
 from runner.settings import remarks
 from runner.worker import shares_the_machine
@@ -80,13 +79,13 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
         warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
     # Several processes ask the first, once they are connected.
-    if world.size() == 1 and (same := find_done(folder, config, planned, console)):
+    if world.size() == 1 and (same := find_done(folder, config, planned, command.asked, console)):
         return same.run
     prepare_libraries(cache_dir)
     if isolate:
-        _train_isolated(config, source, folder, planned, console)
+        _train_isolated(config, source, folder, planned, command.asked, console)
     else:
-        train_recorded(config, source, folder.path, planned)
+        train_recorded(config, source, folder.path, planned, command.asked)
         folder.reload()
     if not world.is_first():
         return None
@@ -99,24 +98,29 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
 
 
 def find_done(
-    folder: RunFolder, config: Config, planned: Run, console: Console
+    folder: RunFolder, config: Config, planned: Run, asked: Asked, console: Console
 ) -> RunFolder | None:
-    """The folder in which the run is finished or diverged; prints this, or what is damaged."""
-    for same in (folder, *_elsewhere(folder.path.parent.parent, planned)):
+    """The folder in which the run is finished or diverged, after a note there of what is asked.
+
+    It may be another stage's, where the same was asked for in another way. Prints this, or what is
+    damaged.
+    """
+    everywhere = sorted(folder.path.parent.parent.glob(f"*/{planned.label}"))
+    for same in map(RunFolder, dict.fromkeys([folder.path, *everywhere])):
         if is_done(same, config, planned.fingerprint, console):
             if same.run.status is Status.finished:  # its process may have been killed before this
                 (same.path / CHECKPOINT).unlink(missing_ok=True)
+            _note(asked, same, console)
             return same
     return None
 
 
-def _elsewhere(experiment: Path, planned: Run) -> Iterator[RunFolder]:
-    """The folders of other stages in which the same ablation may be, asked for in another way."""
-    if planned.ablation.is_plain:
-        return
-    for path in sorted(experiment.glob(f"*/{planned.label}")):
-        if path.parent.name != planned.stage.name:
-            yield RunFolder(path)
+def _note(asked: Asked, folder: RunFolder, console: Console) -> None:
+    """Keep what a command asked, where the folder can still be written."""
+    try:
+        folder.ask(asked)
+    except OSError as error:
+        warn(console, f"The report will not know that this was asked for: {sentence(error)}")
 
 
 def prepare_libraries(cache_dir: Path) -> None:
@@ -160,7 +164,6 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         code=hash_with_source(command.conditions),
         command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
-        settings_sha256=settings_sha256(plain),
         conditions=command.conditions,
         config=plain,
         notes=[*command.notes, *remarks(config)],
@@ -196,11 +199,16 @@ def is_done(folder: RunFolder, config: Config, identity: str, console: Console) 
 
 
 def _train_isolated(
-    config: Config, source: Source, folder: RunFolder, planned: Run, console: Console
+    config: Config,
+    source: Source,
+    folder: RunFolder,
+    planned: Run,
+    asked: Asked,
+    console: Console,
 ) -> None:
     """`train_recorded` in a process of its own, whose record is closed here if it crashes."""
     try:
-        status = in_own_process(train_recorded, config, source, folder.path, planned)
+        status = in_own_process(train_recorded, config, source, folder.path, planned, asked)
     except Interrupted as interrupted:
         folder.reload()
         if folder.status is Status.running and world.is_first():
@@ -215,7 +223,7 @@ def _train_isolated(
     folder.reload()
 
 
-def train_recorded(config: Config, source: Source, path: Path, planned: Run) -> None:
+def train_recorded(config: Config, source: Source, path: Path, planned: Run, asked: Asked) -> None:
     """Load the tokens and train; every failure is written into the record.
 
     Waits while another command trains in the folder `path`, and trains nothing that it has
@@ -231,17 +239,18 @@ def train_recorded(config: Config, source: Source, path: Path, planned: Run) -> 
     folder = RunFolder(path) if world.is_first() else UnwrittenFolder(path)
     minutes = config.train.timeout_minutes
     with connected(device, minutes) as parallel, folder.locked(console) as waited:
-        asked = planned.fingerprint, config.train.sharding, config.checkpoint
-        if len(set(parallel.gather([asked]))) > 1:
+        same = planned.fingerprint, config.train.sharding, config.checkpoint
+        if len(set(parallel.gather([same]))) > 1:
             raise UsageError(
                 "The processes were given other commands, texts or code; start all with the same."
             )
         check = waited or parallel.size > 1
         if parallel.ask_first(
-            lambda: check and find_done(folder, config, planned, console) is not None
+            lambda: check and find_done(folder, config, planned, asked, console) is not None
         ):
             return
         folder.start(planned, afresh=config.force)
+        _note(asked, folder, console)
         _train_in(folder, config, source, parallel, console)
 
 
@@ -404,6 +413,6 @@ def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
     ours, theirs = run.results, baseline.results
     losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    if shares_the_machine() or not same_speed_conditions(run, baseline):
+    if shares_the_machine() or speed_conditions(run) != speed_conditions(baseline):
         return losses
     return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

@@ -9,7 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.schema import SamplerConfig
-from runner.messages import errors_in_a_sentence, fail, sentence
+from runner.entry import errors_in_a_sentence
+from runner.messages import fail, sentence
 from runner.settings import typed
 
 

@@ -1,7 +1,6 @@
-"""The experiments of a command, what it says of its runs, its exit status, and its workers' end."""
+"""What a sweep says of its runs, its exit status, and its workers' end."""
 
 import contextlib
-import itertools
 import math
 import multiprocessing
 import os
@@ -13,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
@@ -21,11 +19,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runner import world
+from runner.expansion import expand
+from runner.experiments import config_dirs, experiments
 from runner.interruption import REQUEST, Interrupted, install_handlers
 from runner.messages import duration, open_streams, say
 from runner.record import Run, Status, read_runs
 from runner.worker import is_ending
-from stages.plans import expand
 
 # How often the records are read while others train.
 SECONDS_BETWEEN_LOOKS = 10.0
@@ -149,29 +148,3 @@ def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:
             if run.status in failed or run.is_abandoned:
                 failures.add((file, run.started, run.ended))
     return failures
-
-
-def config_dirs(config: DictConfig) -> list[Path]:
-    """The folders in which a user keeps stages and plans of their own."""
-    sources = config.hydra.runtime.config_sources
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
-
-
-def experiments(config: DictConfig) -> list[Path]:
-    """The experiment folders of a command, from its composed configuration and its overrides.
-
-    The configuration of a sweep holds one `experiment` only; the overrides may name several.
-    """
-    params = config.hydra.sweeper.get("params") or {}
-    typed = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parser = OverridesParser.create()
-    values = {"output_dir": [str(config.output_dir)], "experiment": [str(config.experiment)]}
-    for override in parser.parse_overrides(typed):
-        key = override.key_or_group
-        if key in values and override.is_sweep_override():
-            each = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            values[key] = [str(one.value()) for one in parser.parse_overrides(each)]
-        elif key in values:
-            values[key] = [str(override.value())]
-    pairs = itertools.product(*values.values())
-    return list(dict.fromkeys(Path(output).expanduser() / name for output, name in pairs))

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from conf.errors import UsageError, did_you_mean
 from conf.schema import TidierConfig
+from runner.entry import errors_in_a_sentence
 from runner.folder import LOCK
-from runner.messages import errors_in_a_sentence, fail, say, sentence, warn
+from runner.messages import fail, say, sentence, warn
 from runner.record import CHECKPOINT, EVENTS, WEIGHTS, UnreadableRecord, read_run
 from runner.settings import typed
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.reading import read_yaml
+from conf.files import read_yaml
 from conf.schema import Aim, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError, did_you_mean
-from conf.reading import read_yaml
+from conf.files import read_yaml
 from conf.schema import RecipeConf
 from stages.ladder import group_files
 

@@ -33,7 +33,6 @@ def synthetic_run(**given: Any) -> Run:
         "code": "test",
         "command": "python -m runner +stage=test",
         "variant": [],
-        "settings_sha256": "test",
         "conditions": {},
         "config": CONFIG,
         "data": DataInfo(name="text", sha256="test"),

@@ -32,10 +32,15 @@ def test_a_run_from_python_is_an_object_with_its_steps(
     again = runner.train("step02", *common)
     assert again.folder == first.folder
     assert "already finished" in capsys.readouterr().out
-    runner.train("step03", *common, "without=[step03:model.gain]")
+    runner.train("step03", *common, "without=[step03:model.init]")
+    runner.train("step03", *common)
     stages = reports.stages(tmp_path / "ladder")
-    assert list(stages["stage"]) == ["step02", "step03"]
-    assert stages["loss_vs_previous"].notna().tolist() == [False, True]
+    found = [(row.what, row.against) for row in stages.itertuples()]
+    assert found == [
+        ("step02 train.steps=3", ""), ("step03 train.steps=3", "step02"),
+        ("step03 without step03:model.init train.steps=3", "step03"),
+    ]  # fmt: skip
+    assert stages["reference_loss_value"].notna().tolist() == [False, True, True]
     assert "ladder/step02/" in repr(reports.load(tmp_path / "ladder"))
 
 

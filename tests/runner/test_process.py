@@ -16,11 +16,11 @@ from rich.console import Console
 
 import runner.run
 from conf.schema import Config
+from runner.entry import errors_in_a_sentence
 from runner.folder import RunFolder
 from runner.interruption import Interrupted
-from runner.messages import errors_in_a_sentence
 from runner.process import in_own_process
-from runner.record import Run, Status
+from runner.record import Asked, Run, Status
 from runner.run import _train_isolated, prepare_libraries
 from tests.conftest import ROOT, CommandLine, Settings
 from tests.environment import environment
@@ -241,7 +241,8 @@ def test_a_stage_that_outlives_the_server_keeps_its_result(
     monkeypatch.setattr(runner.run, "train_recorded", _finish_without_a_server)
     folder = RunFolder(tmp_path / "run")
     console = Console(file=io.StringIO())
-    _train_isolated(settings("+stage=step02"), [], folder, synthetic_run(), console)
+    asked = Asked("step02", "", "", "{}", "", "", "", "", "")
+    _train_isolated(settings("+stage=step02"), [], folder, synthetic_run(), asked, console)
     assert folder.status is Status.finished
 
 
@@ -256,7 +257,9 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
     assert ("GOMP_SPINCOUNT" in os.environ) is (policy is None)
 
 
-def _finish_without_a_server(config: Config, files: list[Path], path: Path, planned: Run) -> None:
+def _finish_without_a_server(
+    config: Config, files: list[Path], path: Path, planned: Run, asked: Asked
+) -> None:
     folder = RunFolder(path)
     with folder.locked(Console(file=io.StringIO())):
         folder.start(planned, afresh=True)

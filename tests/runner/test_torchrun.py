@@ -302,6 +302,8 @@ def test_a_sweep_on_two_processes_trains_every_stage_and_reports(processes: Proc
     assert (processes.folder / "outputs/sweep/report/index.html").exists()
     status, printed = processes.run(*sweep)
     assert (status, printed.count("already finished")) == (0, 3), printed
+    tables = [file.read_text() for file in processes.folder.glob("outputs/sweep/*/*/asked.csv")]
+    assert [table.count("\n") for table in tables] == [3, 3, 3], "a header, and a line a command"
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 
 from conf.errors import UsageError
 from hydra_plugins.balanced_sweeper import BalancedSweeper
+from runner.expansion import expand, parse
 from stages.arithmetic import Ablation, Ladder
 from stages.ladder import CONF, read_ladder
-from stages.plans import expand, parse, read_plans
+from stages.plans import read_plan, read_plans
 
 PLANS = {plan.name: plan for plan in read_plans()}
 NUMBERS = {
@@ -18,7 +19,9 @@ NUMBERS = {
     "leave_one_out": 5 * 8,
     "only_one": 5 * 9,
     "factorial": 5 * 32,
-    "inside": 5 * 17,
+    "inside": 5 * 10,
+    "inside_step06": 5 * 4,
+    "inside_step09": 5 * 5,
     "learning_rate": 5 * 4 * 6,
     "claims": 5 * 3,
     "speed": 10 * 3,
@@ -54,13 +57,19 @@ def test_every_run_of_a_plan_can_be_made(name: str) -> None:
         ladder.settings(Ablation(run["stage"], without, plus))
 
 
-def test_each_part_of_a_step_is_left_out_and_alone() -> None:
-    cells = [tuple(map(str, parse(run)["without"])) for run in expand(PLANS["inside"].params)]
-    for step in ("step06", "step09"):
-        keys = {f"{step}:{key}" for s in read_ladder() if s.name == step for key in s.changes}
-        parts = [set(cell) for cell in dict.fromkeys(cells) if cell and cell[0] in keys]
-        assert all(keys - part in parts for part in parts)
-        assert len(parts) == 2 * {"step06": 3, "step09": 4}[step]
+@pytest.mark.parametrize(("step", "parts"), [("step06", 3), ("step09", 4)])
+def test_each_part_of_a_step_is_left_out_and_alone(step: str, parts: int) -> None:
+    (stage,) = (stage for stage in read_ladder() if stage.name == step)
+    left_out = [parse(run)["without"] for run in expand(PLANS["inside"].params, ["seed=1"])]
+    alone = [parse(run) for run in expand(PLANS[f"inside_{step}"].params, ["seed=1"])]
+    assert left_out[:3] == [[], ["step06"], ["step09"]]
+    assert {(run["stage"], *run["without"]) for run in alone} == {("step09", step)}
+    assert alone[0]["plus"] == []
+    found = [[e for e in entries if e.startswith(f"{step}:")] for entries in left_out]
+    assert [run["plus"] for run in alone[1:]] == [entries for entries in found if entries]
+    assert len(alone[1:]) == parts
+    keys = [entry for run in alone for entry in run["plus"]]
+    assert sorted(keys) == sorted(f"{step}:{key}" for key in stage.changes)
 
 
 def test_typed_values_replace_those_of_a_plan() -> None:
@@ -81,6 +90,17 @@ def test_a_plan_sets_its_values_in_its_parameters_alone(tmp_path: Path) -> None:
     file.write_text("plan: {title: Own, question: What}\n")
     with pytest.raises(UsageError, match=r"has no hydra\.sweeper\.params"):
         read_plans([tmp_path])
+
+
+@pytest.mark.parametrize("about", ["{title: Own, questin: What}", "word", "{reference: [step10]}"])
+def test_a_plan_has_a_title_a_question_and_maybe_a_reference(tmp_path: Path, about: str) -> None:
+    file = tmp_path / "own.yaml"
+    runs = "hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n"
+    file.write_text(f"plan: {about}\n{runs}")
+    with pytest.raises(UsageError, match=r"own\.yaml: plan has a title, a question and maybe a r"):
+        read_plan(file)
+    file.write_text(f"plan: {{reference: {{stage: step10, train.steps: null}}}}\n{runs}")
+    assert read_plan(file).about.reference == {"stage": "step10", "train.steps": None}
 
 
 def test_every_second_round_runs_backwards() -> None:

@@ -1,0 +1,64 @@
+"""Overrides as Hydra reads them: their values, and the runs that a sweep's ask for."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from conf.errors import UsageError
+from stages.ladder import CONF
+
+
+@contextmanager
+def hydra_open(config_dirs: Iterable[Path]) -> Iterator[None]:
+    """Let hydra.compose search these folders before the project's, as --config-dir does."""
+    Hydra.create_main_hydra2("runner", _search_path(config_dirs))
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _search_path(config_dirs: Iterable[Path]) -> ConfigSearchPath:
+    search_path = create_config_search_path(str(CONF))
+    for folder in config_dirs:
+        search_path.prepend("command-line", f"file://{folder.resolve()}")
+    return search_path
+
+
+def parse(overrides: Sequence[str]) -> dict[str, Any]:
+    """The value of each override of a run by its key, as Hydra's grammar reads it."""
+    parsed = map(_parse_one, overrides)
+    return {override.key_or_group: override.value() for override in parsed}
+
+
+@cache
+def _parse_one(override: str) -> Override:
+    """The runs of a plan share their overrides, which Hydra parses slowly."""
+    return OverridesParser.create().parse_override(override)
+
+
+def expand(
+    params: Mapping[str, str], typed: Sequence[str] = (), config_dirs: Iterable[Path] = ()
+) -> list[list[str]]:
+    """The overrides of each run that a sweep asks for, as Hydra's basic sweeper orders them.
+
+    `typed` replace parameters of the same key. Raises Hydra's errors.
+    """
+    parser = OverridesParser.create(config_loader=ConfigLoaderImpl(_search_path(config_dirs)))
+    swept = [f"{key}={value}" for key, value in params.items()]
+    runs: list[list[str]]
+    (runs,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
+    if not runs:
+        raise UsageError(f"{' '.join([*swept, *typed])} matches nothing, so there is no run.")
+    return runs

@@ -1,0 +1,241 @@
+"""What a command asks of a run, what that is compared with, and where it is kept."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import runner
+from conf.reading import register
+from runner.command import composed, read_command, recipe_as_overrides
+from runner.expansion import hydra_open
+from runner.files import seal, unseal
+from runner.folder import RunFolder
+from runner.record import Asked, Status, UnreadableRecord, read_asked, read_run
+from stages.ladder import read_ladder
+from tests.conftest import CommandLine
+from tests.records import synthetic_run
+
+SCALE = "scale=smoke"
+CUSTOM = ("model=custom", "model.target=own:Net")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder with stages of one's own: a branch, one with another model, and one on that."""
+    (tmp_path / "stage").mkdir()
+    for name, content in {
+        "branch": "defaults: [step05, _self_]\nmodel: {norm: rms}",
+        "wide": "defaults: [step05, override /model: mini, _self_]\nstage: {title: Wide}",
+        "wider": "defaults: [wide, _self_]\ntrain: {clip_grad_norm: 1.0}",
+    }.items():
+        (tmp_path / "stage" / f"{name}.yaml").write_text(f"# @package _global_\n{content}\n")
+    return tmp_path
+
+
+def ask(*overrides: str, mine: Path | None = None) -> Asked:
+    """What is kept of a command with these overrides."""
+    register()
+    composed.cache_clear()
+    folders = [mine] if mine else []
+    with hydra_open(folders):
+        words = [SCALE, *recipe_as_overrides(overrides, folders), *overrides]
+        return read_command(composed(*words), words, read_ladder(folders))[1].asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "reference"),
+    [
+        (["+stage=step04"], ["+stage=step03"]),
+        (["seed=2", "+stage=step10", "train.steps=20"],
+         ["seed=2", "train.steps=20", "+stage=step09"]),
+        (["+stage=step02", "plus=[step03]"], ["+stage=step02"]),
+        (["+stage=step09", "plus=[step10]"], ["+stage=step09"]),
+        (["+stage=step09", "without=[step04]"], ["+stage=step09"]),
+        (["+stage=step09", "without=[step09]"], ["+stage=step09"]),
+        (["+stage=step09", "without=[step06,step09:train.betas]", "plus=[step06:train.compile]"],
+         ["+stage=step09", "without=[step06,step09:train.betas]"]),
+        (["+stage=step09", "without=[step09]", "plus=[step09:train.fused]"],
+         ["+stage=step09", "without=[step09]"]),
+        (["+stage=branch"], ["+stage=step05"]),
+        (["+stage=wide"], ["+stage=step05"]),
+        (["+stage=wider"], ["+stage=wide"]),
+        (["+stage=wider", "without=[step04]"], ["+stage=wider"]),
+        (["+stage=wider", "without=[step04]", "plus=[step10]"],
+         ["+stage=wider", "without=[step04]"]),
+    ],
+)  # fmt: skip
+def test_a_run_names_what_it_is_compared_with_as_that_names_itself(
+    mine: Path, asked: list[str], reference: list[str]
+) -> None:
+    found = ask(*asked, mine=mine)
+    assert shlex.split(found.reference_command) == ["python", "-m", "runner", SCALE, *reference]
+    other = ask(*reference, mine=mine)
+    assert found.reference == other.settings != found.settings
+    assert found.base == other.base
+
+
+@pytest.mark.parametrize("asked", ["+stage=step01", "+stage=step02", "+recipe=gpt2_124m"])
+def test_flow_check_baseline_and_recipe_are_compared_with_nothing(asked: str) -> None:
+    found = ask(asked)
+    assert (found.reference, found.reference_command) == ("", "")
+
+
+def test_a_stage_is_kept_as_it_was_asked_for() -> None:
+    found = ask("+stage=step09", "without=[step08,step09]", "plus=[]")
+    assert (found.stage, found.without, found.plus, found.plan) == (
+        "step09", "step08,step09", "", "",
+    )  # fmt: skip
+    assert found.settings == ask("+stage=step07").settings
+
+
+def test_the_control_is_compared_with_accumulation_under_the_untyped_steps() -> None:
+    rate = "train.learning_rate=0.001"
+    plan = ("+plan=control", "seed=3", "+stage=step09", "train.steps=400", "train.warmup_steps=80")
+    found = ask(*plan, rate)
+    assert found.plan == "control"
+    assert found.reference_command == f"python -m runner {SCALE} seed=3 {rate} +stage=step10"
+    assert found.reference == ask("+stage=step10", rate).settings
+    assert json.loads(found.typed) == {
+        "train.learning_rate": 0.001, "train.steps": 400, "train.warmup_steps": 80,
+    }  # fmt: skip
+
+
+def test_a_plan_may_name_any_reference(mine: Path) -> None:
+    (mine / "plan").mkdir()
+    (mine / "plan" / "own.yaml").write_text(
+        "# @package _global_\nplan: {reference: {without: [step04], train.eps: 1e-7, model: mini}}"
+        "\nhydra: {mode: MULTIRUN, sweeper: {params: {+stage: step09}}}\n"
+    )
+    found = ask("+plan=own", "+stage=step09", "model=gpt2", mine=mine)
+    expected = ("+stage=step09", "without=[step04]", "train.eps=1e-7", "model=mini")
+    assert found.reference == ask(*expected).settings
+
+
+def test_a_step_without_effect_on_a_custom_model_is_in_no_hash() -> None:
+    step02, step03, step04 = (
+        ask(f"+stage={stage}", *CUSTOM, "model.knobs={norm: kind}")
+        for stage in ("step02", "step03", "step04")
+    )
+    assert step02.settings == step03.settings == step03.reference == step04.reference
+    assert step04.settings != step02.settings
+    assert ask("+stage=step02", *CUSTOM, "model.gain=2") == ask("+stage=step02", *CUSTOM)
+
+
+def test_equal_numbers_are_the_same_setting_and_truth_values_are_no_numbers() -> None:
+    def settings(given: str) -> str:
+        return ask("+stage=step02", *CUSTOM, f"model.arguments={given}").settings
+
+    assert settings("{width: 1, of: [1, {a: 2}]}") == settings("{width: 1.0, of: [1.0, {a: 2.0}]}")
+    assert settings("{width: 1}") != settings("{width: true}")
+    assert settings("{width: 1}") != settings("{width: 1.5}")
+
+
+def test_a_typed_key_that_a_stage_changes_makes_another_ladder() -> None:
+    plain, default = ask("+stage=step02"), ask("+stage=step02", "model.norm=none")
+    assert plain.settings == default.settings
+    assert plain.base != default.base
+    assert plain.base == ask("+stage=step05", "train.eps=1e-8", "device=cpu", "seed=7").base
+    assert plain.base != ask("+stage=step05", "train.eps=1e-7").base
+
+
+def test_typed_settings_are_those_that_decide_losses_and_no_recipes() -> None:
+    typed = ask("+recipe=gpt2_124m", "train={steps: 9}", "sample.tokens=3", "checkpoint=none").typed
+    assert json.loads(typed) == {"train.steps": 9}
+
+
+LINES = [
+    Asked("step02", "", "", "{}", "", "0a", "1b", "", ""),
+    Asked("step09", "step04", "a,b", '{"x": "\\n"}', "own", "2c", "1b", "0a", "run 'a \"q\"\nb'"),
+    Asked("step03", "", "", '{"data.path": "ä"}', "", "3d", "1b", "0a", "run \u2028é"),
+]
+
+
+def test_what_was_asked_is_kept_in_order_and_read_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert read_asked(tmp_path) == []
+    for asked in (*LINES, LINES[0]):
+        folder.ask(asked)
+    assert read_asked(tmp_path) == LINES
+    folder.start(synthetic_run(), afresh=True)
+    assert read_asked(tmp_path) == LINES
+
+
+def test_a_line_cut_short_loses_itself_alone(tmp_path: Path) -> None:
+    folder, file = RunFolder(tmp_path), tmp_path / "asked.csv"
+    folder.ask(LINES[0])
+    begun = file.stat().st_size
+    folder.ask(LINES[1])
+    content = file.read_bytes()
+    for cut in range(begun, len(content)):
+        file.write_bytes(content[:cut])
+        assert read_asked(tmp_path) == LINES[:1], content[begun:cut]
+        folder.ask(LINES[2])
+        assert read_asked(tmp_path) == [LINES[0], LINES[2]], content[begun:cut]
+
+
+def test_lines_with_other_columns_or_characters_are_left_out_or_replaced(tmp_path: Path) -> None:
+    RunFolder(tmp_path).ask(LINES[0])
+    file = tmp_path / "asked.csv"
+    file.write_bytes(
+        file.read_bytes() + b'"step03","1"\n\n' + b'"a\x1b\xff",' + b'"",' * 7 + b'""\n'
+    )
+    assert [asked.stage for asked in read_asked(tmp_path)] == ["step02", "a\ufffd\ufffd"]
+    file.unlink()
+    file.mkdir()
+    assert read_asked(tmp_path) == []
+
+
+def test_a_record_of_another_format_is_not_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(synthetic_run(), afresh=True)
+    folder.end(Status.finished)
+    content = unseal((tmp_path / "run.json").read_bytes())
+    assert content["format"] == 1
+    (tmp_path / "run.json").write_bytes(seal({**content, "format": 4}))
+    with pytest.raises(UnreadableRecord, match="has 4 as its format, and this reads 1"):
+        read_run(tmp_path)
+
+
+def test_a_run_asked_for_twice_is_trained_once_and_keeps_both(
+    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        SCALE, "data=text", f"data.path={text_file}", f"cache_dir={cache_dir}",
+        f"output_dir={tmp_path}", "train.steps=2", "train.compile=false", "quiet=true",
+    ]  # fmt: skip
+    first = runner.train("step09", *common, "without=[step09]")
+    capsys.readouterr()
+    again = runner.train("step08", *common)
+    assert "already finished" in capsys.readouterr().out
+    assert again.folder == first.folder
+    kept = read_asked(first.folder)
+    assert [(asked.stage, asked.without) for asked in kept] == [
+        ("step09", "step09"),
+        ("step08", ""),
+    ]
+    assert len({asked.settings for asked in kept}) == len({asked.base for asked in kept}) == 1
+    assert len({asked.reference for asked in kept}) == 2
+
+    (first.folder / "asked.csv").unlink()
+    (first.folder / "asked.csv").mkdir()  # as on a disk that cannot be written
+    assert runner.train("step08", *common).record.status is Status.finished
+    assert "The report will not know that this was asked for: " in capsys.readouterr().out
+
+
+def test_what_trains_the_same_with_a_custom_model_is_trained_once(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\ndef Net():\n"
+        "    return nn.Sequential(nn.Embedding(50257, 8), nn.Linear(8, 50257))\n"
+    )
+    sweep = ("-m", "+stage=step02,step03", *CUSTOM, "train.steps=2", "~hydra.callbacks.report")
+    listed = command_line(*sweep, "dry_run=true", PYTHONPATH=str(tmp_path)).stdout
+    assert "2 runs: 0 finished, 1 to train, 1 the same as one of these." in listed
+    done = command_line(*sweep, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 0,") == 1
+    (file,) = tmp_path.glob("outputs/ladder/*/*/run.json")
+    assert [asked.stage for asked in read_asked(file.parent)] == ["step02", "step03"]

@@ -1,12 +1,11 @@
 """From the records of runs to numbers, figures and pages. Never trains, never imports torch.
 
     import reports
-    records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .held_out
+    records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .windows
     stages = reports.stages("outputs/ladder")   # a row a stage: differences and verdicts
     page = reports.write_report(["outputs/ladder"])
 
-pandas and matplotlib are imported when a function is first called, so that `import reports` is
-cheap for a program that only may need a report later. Each function raises
+pandas and matplotlib are imported when a function is first called. Each function raises
 `conf.errors.UsageError` where there is nothing to report on.
 """
 
@@ -47,16 +46,15 @@ def stages(
     rules: ReportConf | None = None,
     config_dirs: Sequence[Path] = (),
 ) -> pd.DataFrame:
-    """What the report says of each stage: a row a stage of each group, as in stages.csv.
+    """What the report says of each question that was asked: a row each, as in stages.csv.
 
-    `rules` and `config_dirs` are as in `write_report`. Column `group` is 0 for the runs that the
-    report is on; `outcome` and `verdict` are the report's, `loss_vs_previous` and its interval are
-    in nats/token.
+    `rules` and `config_dirs` are as in `write_report`. Column `group` is 0 for the ladder that the
+    report is on; `reference_loss_value` and its interval are in nats/token.
     """
-    from reports.findings import Findings
-    from reports.page import stages_table
+    from reports.report import Report
+    from reports.values import as_frame
 
-    return stages_table(Findings.of(experiments, rules, config_dirs))
+    return as_frame(Report.of(experiments, rules, config_dirs))
 
 
 def write_report(
@@ -69,21 +67,17 @@ def write_report(
     """Write the report on an experiment's folder, or several side by side; return its page.
 
     It is written into `report/` in the folder, on several into a folder of its own beside the first
-    that is called after them, or into `output`.
-
-    `rules` are the settings of its statistics, those of conf/report where none are given;
-    `config_dirs` hold stages and plans of your own. The answer and the ladder's short table are
-    printed to `console`, if one is given.
-
-    Leaves `report/index.html` (one self-contained file), `report.md`, `stages.csv`, `steps.csv`,
-    `report.json` and `figures/`, each replaced in one go, so that a reader never sees a
-    partial file. Raises UsageError where the folder cannot be written, too.
+    that is called after them, or into `output`: index.html (one self-contained file), report.md,
+    report.json, tables as CSV and figures/, each replaced in one go. `rules` are the settings of
+    its statistics, those of conf/report where none are given; `config_dirs` hold stages and plans
+    of your own. The answer is printed to `console`, if one is given. Raises UsageError where the
+    folder cannot be written, too.
     """
-    from reports.findings import Findings
     from reports.page import write
+    from reports.report import Report
     from reports.summary import show
 
-    found = Findings.of(experiments, rules, config_dirs)
+    found = Report.of(experiments, rules, config_dirs)
     folder = Path(experiments[0])
     if len(experiments) == 1:
         folder = folder / "report"

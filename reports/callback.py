@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - pandas needs it, and it cannot be imported at exit
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from conf.errors import UsageError
 from conf.schema import ReportConf
 from reports.rules import read_rules
 from runner import world
+from runner.experiments import config_dirs, experiments
 from runner.messages import error, say
-from runner.sweep import config_dirs, experiments
 
 
 class Report(Callback):  # type: ignore[misc]  # Hydra has no types
@@ -52,14 +51,6 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
             written = max([self.began, *(page.stat().st_mtime for page in pages)])
             if time.time() - written > self.refresh_seconds:
                 _report(config)
-
-    def on_dry_run(self, config: DictConfig, experiments: Sequence[Path], console: Console) -> None:
-        """Print how many seeds would decide, from the spread seen so far: `runner.dry_run`."""
-        from reports.power import print_seeds
-
-        for experiment in experiments:
-            if any(experiment.glob("*/*/run.json")):
-                print_seeds(experiment, _rules(config), console)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.on_multirun_end)

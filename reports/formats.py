@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from reports.speed import SpeedUp
 from reports.statistics import Estimate
-from runner.record import Results
 
 NONE = "–"
 
@@ -23,16 +22,9 @@ loss = partial(number, form=".3f")
 count = partial(number, form=",.0f")
 
 
-def memory(value: float) -> str:
-    """Bytes as gibibytes."""
-    return number(value / 2**30, ".2f", " GiB")
-
-
-def interval(results: Results) -> str:
+def interval(worst: float, best: float) -> str:
     """The guide's interval, [worst, best]."""
-    if not math.isfinite(results.worst):
-        return NONE
-    return f"[{results.worst:.2f}, {results.best:.2f}]"
+    return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
 
 
 def signed(value: float) -> str:
@@ -43,7 +35,7 @@ def signed(value: float) -> str:
 
 def bounds(estimate: Estimate | None) -> str:
     """The interval of a difference in loss; empty where it is unknown."""
-    if estimate is None or math.isnan(estimate.low):
+    if estimate is None or not estimate.known:
         return ""
     return f"{signed(estimate.low)} to {signed(estimate.high)}"
 
@@ -62,33 +54,18 @@ def times(speed: SpeedUp | None) -> str:
 
 
 def times_bounds(speed: SpeedUp | None) -> str:
-    """The interval of a speed-up over rounds, or that it is a figure without a claim."""
-    if speed is None:
+    """The interval of a speed-up over rounds; empty where it is a figure without a claim."""
+    if speed is None or speed.doubt:
         return ""
-    found = speed.estimate
-    return f"{found.low:.2f} to {found.high:.2f}" if speed.claims else "no claim"
+    return f"{speed.estimate.low:.2f} to {speed.estimate.high:.2f}"
 
 
-def gain(speed: SpeedUp) -> str:
-    """A speed-up in percent, with its interval."""
+def percent(speed: SpeedUp) -> str:
+    """A speed-up in percent, with its interval where it is a claim."""
     found = speed.estimate
     value, low, high = (100 * (v - 1) for v in (found.value, found.low, found.high))
-    within = f" ({low:+.0f}% to {high:+.0f}%)" if speed.claims else ""
+    within = "" if speed.doubt else f" ({low:+.0f}% to {high:+.0f}%)"
     return f"{value:+.0f}%{within}".replace("-", "−")
-
-
-def setting(value: Any) -> str:
-    """A configured value as one would type it."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list() | tuple():
-            return f"[{', '.join(map(setting, value))}]"
-        case float():
-            return f"{value:g}"
-    return str(value)
 
 
 MARKDOWN = str.maketrans(
@@ -103,12 +80,5 @@ def markdown(value: Any) -> str:
 
 def together(values: Sequence[str]) -> str:
     """a, b and c"""
-    *most, last = values or [""]
+    *most, last = list(map(str, values)) or [""]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-FILTERS: dict[str, Callable[..., str]] = {
-    "loss": loss, "count": count, "memory": memory, "interval": interval, "signed": signed,
-    "bounds": bounds, "change": change, "times": times, "times_bounds": times_bounds,
-    "setting": setting, "markdown": markdown,
-}  # fmt: skip

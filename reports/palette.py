@@ -1,18 +1,17 @@
 """Every colour of the report: the page's, and one colour and one dash a stage in every figure.
 
-The eight stage colours were searched for so that each stands out from the background (contrast of
-at least 3 to 1, WCAG 1.4.11) and from every other, and from the baseline's grey, for normal
-vision and under simulated protanopia, deuteranopia and tritanopia.
+The colours of stages were searched for so that each stands out from the background (contrast of at
+least 3 to 1, WCAG 1.4.11) and from every other and the baseline's grey, for normal vision and under
+simulated protanopia and deuteranopia: as they are, and as the filter of the dark page shows them.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-# name -> (light, dark); the page has them as CSS variables. Every light value occurs once: figures
-# are drawn in the light theme and the page finds the colours again by value.
+# name -> (light, dark); the page has them as CSS variables.
 THEME = {
     "page": ("#ffffff", "#14171c"),
     "raised": ("#f7f8fa", "#1b1f26"),
@@ -29,38 +28,29 @@ THEME = {
     "warn": ("#6b4a00", "#f3d58a"),
     "warn-wash": ("#fdf4dc", "#332a15"),
     "link": ("#1257a8", "#8ab8f5"),
-    "stage-0": ("#0d92ee", "#4f7ae6"),
-    "stage-1": ("#c17b1c", "#f8c654"),
-    "stage-2": ("#5e0f70", "#a06cae"),
-    "stage-3": ("#34786b", "#6fe3b4"),
-    "stage-4": ("#9d5225", "#c87d1a"),
-    "stage-5": ("#815cb1", "#d088f7"),
-    "stage-6": ("#7e0319", "#d04a58"),
-    "stage-7": ("#483ea7", "#c6c9ff"),
 }
-HUES = 8
+# Of figures, which are drawn for the light page.
+INK, MUTED, LINE, GRID, GREY, GOOD, BAD = (
+    THEME[name][0] for name in ("ink", "muted", "line", "grid", "baseline", "good", "bad")
+)
+STAGES = ("#0093fb", "#c17e1d", "#770048", "#3b7765", "#9a5203", "#8565ad", "#961706", "#463da7")
 DASHES = ("solid", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
-FIRST_HUE_NUMBER = 3
+FIRST_NUMBER = 3  # of the ladder's stages, the one with the first colour
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a stage is drawn: the name of its colour in THEME, its dash, its place in the report."""
+    """How a stage is drawn: its colour on white, and the dash of its lines in matplotlib's form."""
 
-    colour: str
-    dash: str | tuple[int, tuple[float, ...]]
-    index: int
-
-    @property
-    def hex(self) -> str:
-        return THEME[self.colour][0]
+    hex: str
+    dash: Any
 
     @property
     def dasharray(self) -> str:
         """The dash for SVG, for a line as wide as the figures' (1.7)."""
-        return (
-            "none" if isinstance(self.dash, str) else " ".join(f"{1.7 * d:g}" for d in self.dash[1])
-        )
+        if self.dash == "solid":
+            return "none"
+        return " ".join(f"{1.7 * part:g}" for part in self.dash[1])
 
 
 def looks(stages: Sequence[tuple[str, int, str]]) -> dict[str, Look]:
@@ -69,15 +59,13 @@ def looks(stages: Sequence[tuple[str, int, str]]) -> dict[str, Look]:
     The project's own stages have their colour by number, so that it is the same in a report on a
     part of the ladder; others take what is free, and past eight a new dash.
     """
-    taken: set[tuple[int, int]] = set()
     found: dict[str, Look] = {}
-    for index, (name, number, aim) in enumerate(stages):
+    for name, number, aim in stages:
         if aim in ("baseline", "flow"):
-            found[name] = Look("baseline", DASHES[0] if aim == "baseline" else DASHES[2], index)
+            found[name] = Look(GREY, DASHES[0] if aim == "baseline" else DASHES[2])
             continue
-        first = number - FIRST_HUE_NUMBER
-        slots = (((first + n) % HUES, n // HUES) for n in itertools.count())
-        hue, dash = next(slot for slot in slots if slot not in taken)
-        taken.add((hue, dash))
-        found[name] = Look(f"stage-{hue}", DASHES[dash % len(DASHES)], index)
+        first = (number - FIRST_NUMBER) % len(STAGES)
+        colours = STAGES[first:] + STAGES[:first]
+        every = [Look(colour, dash) for dash in DASHES for colour in colours]
+        found[name] = next((look for look in every if look not in found.values()), every[0])
     return found

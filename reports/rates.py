@@ -2,123 +2,118 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from conf.schema import ReportConf
-from reports.cells import Bank, Cell
-from reports.compare import StageRuns
-from reports.read import Floats
+from reports.arm import Arm
+from reports.compare import Comparison
+from reports.ladders import Group
+from reports.read import Floats, Row
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from runner.record import Run
 from stages.arithmetic import Ablation, Ladder
-from stages.ladder import CONF
-from stages.plans import Plan
+from stages.ladder import CONF, Stage, flatten
 
 RATE = "train.learning_rate"
+
+Halves = dict[int, tuple[Floats, Floats]]  # by seed: every second held-out window, and the others
 
 
 @dataclass(frozen=True)
 class StageRates:
-    """A stage at several learning rates, and its differences from the stage below it in the plan.
+    """A stage at several learning rates, and its differences from the nearest such stage below it.
 
     `losses` is the mean held-out loss at each of `rates`; `fixed` is the stage's rate on the
     ladder, `best` the one with the lowest loss on every second held-out window, the first among
-    them; `at_edge` says whether it is the lowest or highest of the plan. The differences are on
+    them; `at_edge` says whether it is the lowest or highest that was tried. The differences are on
     the other windows. They are None for the lowest stage. `lost` are the runs without a loss, by
     their rate.
     """
 
-    name: str
-    title: str
+    stage: Stage
     rates: list[float]
     losses: list[float]
     seeds: int
     fixed: float
     best: float
+    at_edge: bool
     below: str = ""
     at_fixed: Estimate | None = None
     at_best: Estimate | None = None
-    at_edge: bool = False
-    lost: dict[float, list[Run]] = field(default_factory=dict)
+    lost: dict[float, list[Row]] = field(default_factory=dict)
 
 
-def find_rates(bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> list[StageRates]:
-    """The stages of the plans that vary the learning rate alone; empty where none has run."""
-    cells = {cell: None for plan in plans if RATE in plan.params for cell in bank.cells(plan)}
-    grid: dict[str, dict[float, StageRuns]] = {}
-    lost: dict[str, dict[float, list[Run]]] = {}
-    tried: dict[str, list[float]] = {}
-    for cell in filter(_varies_the_rate, cells):
-        name, rate, runs = cell.ablation.stage, dict(cell.typed)[RATE], bank.find(cell)
-        tried.setdefault(name, []).append(rate)
-        if runs and runs.measurable:
-            grid.setdefault(name, {})[rate] = runs
-        if runs and runs.lost:
-            lost.setdefault(name, {})[rate] = runs.lost
-    ladder = bank.ladder()
-    if bank.by_hand.get(RATE) in {rate for rates in tried.values() for rate in rates}:
-        # Typed by the plan: its records alone do not hold the rate that a stage has without it.
-        common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
-        ladder = Ladder(bank.stages, {**bank.base, RATE: common})
-    found: list[StageRates] = []
+def find_rates(
+    main: Group, found: Sequence[Comparison], ladder: Sequence[Stage], rules: ReportConf
+) -> list[StageRates]:
+    """The stages at which the learning rate alone was typed, several times; empty for none.
+
+    Under the conditions of the main ladder, and with its other settings.
+    """
+    own = main.stages[0]
+    grid: dict[str, dict[float, Arm]] = defaultdict(dict)
+    for each in found:
+        same = each.key[:2] == own.key[:2] and _shared(each) == _shared(own)
+        if same and each.is_plain and RATE in each.typed:
+            grid[each.stage][float(each.typed[RATE])] = each.arm
+    # No rate is typed here: a record of a typed one does not hold that of the configuration.
+    common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
+    untyped = Ladder(ladder, {**flatten(own.arm.newest.config), RATE: common})
+    stages: list[StageRates] = []
     reported: dict[str, dict[float, dict[int, Floats]]] = {}
-    for stage in bank.stages:
-        if len(by_rate := grid.get(stage.name, {})) < 2:
-            continue
-        fixed = float(ladder.settings(Ablation(stage.name))[RATE])
-        halves = {rate: _halves(runs) for rate, runs in by_rate.items()}
-        seeds = set.intersection(*(set(half) for half in halves.values()))
+    for stage in ladder:
+        tried = grid.get(stage.name, {})
+        arms = {rate: arm for rate, arm in sorted(tried.items()) if arm.measurable}
+        halves = {rate: _halves(arm) for rate, arm in arms.items()}
+        seeds = set.intersection(*map(set, halves.values())) if len(arms) > 1 else set()
         if not seeds:
             continue
-        reported[stage.name] = {
+        kept = reported[stage.name] = {
             rate: {seed: half[seed][1] for seed in seeds} for rate, half in halves.items()
         }
         chosen = {r: np.mean([half[s][0].mean() for s in seeds]) for r, half in halves.items()}
         best = min(chosen, key=lambda rate: chosen[rate])
-        below = next((f for f in reversed(found) if f.name in _below(bank, stage.name)), None)
+        fixed = float(untyped.settings(Ablation(stage.name))[RATE])
+        chain = [each.name for each in untyped.chain(stage.name)[:-1]]
+        below = next((f for f in reversed(stages) if f.stage.name in chain), None)
         at_fixed = at_best = None
         if below:
-            ours, theirs = reported[stage.name], reported[below.name]
-            at_fixed = _difference(theirs.get(below.fixed), ours.get(fixed), rules)
-            at_best = _difference(theirs[below.best], ours[best], rules)
-        rates = sorted(by_rate)
-        found.append(
+            theirs = reported[below.stage.name]
+            at_fixed = _difference(theirs.get(below.fixed), kept.get(fixed), rules)
+            at_best = _difference(theirs[below.best], kept[best], rules)
+        stages.append(
             StageRates(
-                stage.name,
-                stage.about.title,
-                rates,
-                [by_rate[rate].mean.held_out for rate in rates],
+                stage,
+                list(arms),
+                [arm.mean("held_out") for arm in arms.values()],
                 len(seeds),
                 fixed,
                 best,
-                below.name if below else "",
+                best in (min(tried), max(tried)),
+                below.stage.name if below else "",
                 at_fixed,
                 at_best,
-                best in (min(tried[stage.name]), max(tried[stage.name])),
-                lost.get(stage.name, {}),
+                {rate: arm.lost for rate, arm in sorted(tried.items()) if arm.lost},
             )
         )
-    return found
+    return stages
 
 
-def _varies_the_rate(cell: Cell) -> bool:
-    return cell.ablation.is_plain and [key for key, _ in cell.typed] == [RATE]
+def _shared(found: Comparison) -> dict[str, Any]:
+    """The settings that all stages share, without the rate."""
+    return {key: v for key, v in found.arm.newest.conditions.items() if key != RATE}
 
 
-def _below(bank: Bank, name: str) -> list[str]:
-    return [stage.name for stage in bank.ladder().chain(name)[:-1]]
-
-
-def _halves(runs: StageRuns) -> dict[int, tuple[Floats, Floats]]:
-    """The last held-out losses of each seed: every second window, and the others."""
+def _halves(arm: Arm) -> Halves:
     return {
-        run.record.seed: (losses[::2], losses[1::2])
-        for run in runs.measurable
-        if len(losses := run.held_out.final) > 1
+        run.seed: (losses[::2], losses[1::2])
+        for run in arm.measurable
+        if len(losses := arm.windows(run)) > 1
     }
 
 

@@ -1,4 +1,4 @@
-"""Run folders read back, as typed runs and as DataFrames.
+"""Run folders read back as three frames; nothing behind this file knows how a record lies on disk.
 
 A record that cannot be read, or that is not a run's, is left out and named in `problems`.
 """
@@ -20,7 +20,6 @@ import pandas as pd
 
 from conf.errors import UsageError
 from runner.record import (
-    FIRST_WITH_WINDOWS,
     HELD_OUT,
     STEPS,
     Run,
@@ -30,11 +29,16 @@ from runner.record import (
     UnreadableRecord,
     Window,
     columns,
+    must_be_equal,
+    read_asked,
     read_run,
+    speed_conditions,
     summarise,
+    warm_steps,
 )
 
 Floats = npt.NDArray[np.float64]
+Row = Any  # a row of the frame of runs: its columns are its attributes
 
 
 def _described(kind: type) -> dict[str, str]:
@@ -54,86 +58,38 @@ RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
     **_described(Settings),
     **_described(Run),
+    "asked": "what commands asked of it, see runner.record.Asked",
+    "equal": "what must be equal to compare losses, see runner.record.must_be_equal",
+    "equal_speed": "what must be equal to compare speeds too",
+    "frozen": "parameters that the model needs no gradient for",
+    "host": "the machine's name",
 }
 STEP_COLUMNS = {
     **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
     **columns(Step),
+    "warm": "whether the step counts for speed",
     "tokens_seen": "tokens trained on up to and with the step",
     "seconds": "sum of step_ms up to and with the step, in seconds",
 }
-HELD_OUT_COLUMNS = {
+WINDOW_COLUMNS = {
     **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
     **columns(Window),
 }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The steps of a run, an array for each of the last columns of STEP_COLUMNS."""
-
-    step: Floats
-    loss: Floats
-    grad_norm: Floats
-    lr: Floats
-    step_ms: Floats
-    tokens: Floats
-    tokens_seen: Floats
-    seconds: Floats
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out losses of a run, an array for each column of held_out.csv."""
-
-    step: Floats
-    first_token: Floats
-    tokens: Floats
-    loss: Floats
-
-    @property
-    def curve(self) -> pd.Series:
-        """The mean loss of each evaluation, by step."""
-        return pd.Series(self.loss).groupby(self.step).mean()
-
-    @property
-    def final(self) -> Floats:
-        """The losses of the last evaluation, in the order of the windows."""
-        last = self.step == max(self.step, default=0)
-        return self.loss[last][np.argsort(self.first_token[last])]
-
-
-@dataclass(frozen=True)
-class ReadRun:
-    """A run as it was read: its name as in RUN_COLUMNS, its record and its two tables."""
-
-    name: str
-    experiment: str
-    record: Run
-    curve: Curve
-    held_out: HeldOut
-
-    @property
-    def finished(self) -> bool:
-        return self.record.status is Status.finished
-
-    @property
-    def is_ablation(self) -> bool:
-        """Whether steps were taken back from its stage or added to it."""
-        return not self.record.ablation.is_plain
 
 
 @dataclass(frozen=True, repr=False)
 class Records:
     """What was read.
 
-    found: every run, in order of experiment, stage, seed and start.
-    runs: a row a run, columns as in RUN_COLUMNS.
+    runs: a row a run, columns as in RUN_COLUMNS, in order of experiment, stage, seed and start.
     steps: a row a step of a run (tidy), columns as in STEP_COLUMNS.
-    held_out: a row a window of an evaluation of a run (tidy), columns as in HELD_OUT_COLUMNS.
+    windows: a row a window of an evaluation of a run (tidy), columns as in WINDOW_COLUMNS.
     problems: a sentence for each record that was left out, or read only in part.
     """
 
-    found: list[ReadRun]
+    runs: pd.DataFrame
+    steps: pd.DataFrame
+    windows: pd.DataFrame
     problems: list[str]
 
     def __repr__(self) -> str:
@@ -148,26 +104,30 @@ class Records:
         return self.runs[shown].round(3)
 
     @cached_property
-    def runs(self) -> pd.DataFrame:
-        return pd.DataFrame([_row(run) for run in self.found], columns=list(RUN_COLUMNS))
+    def rows(self) -> list[Row]:
+        """The runs one by one; what is no number is None where there is nothing to say."""
+        frame = self.runs.copy()
+        words = frame.select_dtypes(exclude="number")
+        frame[words.columns] = words.astype(object).where(words.notna(), None)
+        return list(frame.itertuples(index=False, name="RunRow"))
 
     @cached_property
-    def steps(self) -> pd.DataFrame:
-        tables = [_tidy(run, run.curve) for run in self.found]
-        whole = pd.concat(tables, ignore_index=True)[list(STEP_COLUMNS)]
-        return whole.astype({"step": np.int64})
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """The steps of each run that has some."""
+        return {str(run): table for run, table in self.steps.groupby("run", sort=False)}
 
     @cached_property
-    def held_out(self) -> pd.DataFrame:
-        tables = [_tidy(run, run.held_out) for run in self.found]
-        whole = pd.concat(tables, ignore_index=True)[list(HELD_OUT_COLUMNS)]
-        return whole.astype(dict.fromkeys(("step", "first_token", "tokens"), np.int64))
+    def evaluations(self) -> dict[str, pd.DataFrame]:
+        """The held-out windows of each run that has some."""
+        return {str(run): table for run, table in self.windows.groupby("run", sort=False)}
 
-
-def _tidy(run: ReadRun, table: Curve | HeldOut) -> pd.DataFrame:
-    about = {"run": run.name, "experiment": run.experiment}
-    about |= {"stage": run.record.stage.name, "seed": run.record.seed}  # type: ignore[dict-item]
-    return pd.DataFrame(vars(table)).assign(**about)
+    def final_windows(self, run: str) -> Floats:
+        """The losses of a run's last evaluation, in nats/token, in the order of the windows."""
+        if run not in self.evaluations:
+            return np.empty(0)
+        table = self.evaluations[run]
+        last = table[table["step"] == table["step"].max()]
+        return last.sort_values("first_token")["loss"].to_numpy()
 
 
 def read_records(experiments: Iterable[str | Path]) -> Records:
@@ -175,8 +135,8 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
     folders = list(dict.fromkeys(Path(experiment) for experiment in experiments))
     if not folders:
         raise UsageError("No experiment was named; give its folder, such as outputs/ladder.")
-    found: list[ReadRun] = []
     problems: list[str] = []
+    found: list[tuple[Run, dict[str, Any], pd.DataFrame, pd.DataFrame]] = []
     for experiment, named in _names(folders).items():
         for folder in _run_folders(experiment):
             name = f"{named}/{folder.parent.name}/{folder.name}"
@@ -190,8 +150,26 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
             f"No record of {len(problems)} under {folders[0]} can be read; train a stage with "
             f"`python -m runner +stage=step02`.{first}"
         )
-    found.sort(key=lambda run: (run.experiment, *_order(run.record)))
-    return Records(found, problems)
+    found.sort(key=lambda each: (each[1]["experiment"], *_order(each[0])))
+    runs = pd.DataFrame([row for _, row, _, _ in found], columns=list(RUN_COLUMNS))
+    steps = _joined([steps for _, _, steps, _ in found], runs)
+    windows = _joined([windows for _, _, _, windows in found], runs)
+    steps["loss"] = steps["loss"].where(np.isfinite(steps["loss"]))
+    sums = steps.groupby("run", sort=False)[["tokens", "step_ms"]].cumsum()
+    steps["tokens_seen"], steps["seconds"] = sums["tokens"], sums["step_ms"] / 1000
+    counts = dict.fromkeys(("step", "first_token", "tokens"), np.int64)
+    return Records(
+        runs,
+        steps[list(STEP_COLUMNS)].astype({"step": np.int64, "warm": bool}),
+        windows[list(WINDOW_COLUMNS)].astype(counts),
+        problems,
+    )
+
+
+def _joined(tables: list[pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
+    """A table of all runs, with what the tables say of a run."""
+    whole = pd.concat(tables, keys=runs["run"], names=["run"]).reset_index("run")
+    return whole.merge(runs[["run", "experiment", "stage", "seed"]], on="run", how="left")
 
 
 def _order(run: Run) -> tuple[int, str, int, str]:
@@ -218,7 +196,7 @@ def _run_folders(experiment: Path) -> list[Path]:
     try:
         files = [
             file
-            for name in ("run.json", "steps.csv")
+            for name in ("run.json", STEPS)
             for file in experiment.glob(f"*/*/{name}")
             if file.parent.name != "report"  # of an experiment below
         ]
@@ -237,8 +215,10 @@ def _run_folders(experiment: Path) -> list[Path]:
     return sorted({file.parent for file in files})
 
 
-def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> ReadRun:
-    """One run; a table is empty, and a problem is named, where it cannot be read."""
+def _read(
+    folder: Path, name: str, experiment: str, problems: list[str]
+) -> tuple[Run, dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """One run, its row, its steps and its windows; a table that cannot be read is empty."""
     try:
         run = read_run(folder)
     except FileNotFoundError:
@@ -248,21 +228,33 @@ def _read(folder: Path, name: str, experiment: str, problems: list[str]) -> Read
     if run.is_abandoned:
         message = "Its process ended without closing the record."
         run = replace(run, status=Status.interrupted, message=message)
-    table = _table(folder / STEPS, Step, run.steps_sha256, f"{name} has no curve", problems)
-    # A resumed run may write a step again; what it wrote last is what it trained on from.
-    table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    table["loss"] = table["loss"].where(np.isfinite(table["loss"]))
-    windows = pd.DataFrame(columns=list(columns(Window)), dtype=float)
-    if run.format >= FIRST_WITH_WINDOWS:
-        without = f"{name} has no held-out windows"
-        windows = _table(folder / HELD_OUT, Window, run.held_out_sha256, without, problems)
+    steps = _table(folder / STEPS, Step, run.steps_sha256, f"{name} has no curve", problems)
+    if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
+        # A resumed run may write a step again; what it wrote last is what it trained on from.
+        steps = steps.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    steps["warm"] = warm_steps(len(steps), run.resumed_at)
+    without = f"{name} has no held-out windows"
+    windows = _table(folder / HELD_OUT, Window, run.held_out_sha256, without, problems)
     if not run.status.is_final:
-        steps = [Step(*values) for values in table.itertuples(index=False)]
-        run = replace(run, results=summarise(steps, run.resumed_at, run.results))
-    sums = {"tokens_seen": table["tokens"].cumsum(), "seconds": table["step_ms"].cumsum() / 1000}
-    curve = {str(key): np.asarray(value) for key, value in table.assign(**sums).items()}
-    held_out = HeldOut(**{str(key): np.asarray(value) for key, value in windows.items()})
-    return ReadRun(name, experiment, run, Curve(**curve), held_out)
+        done = [Step(*values) for values in steps[list(columns(Step))].itertuples(index=False)]
+        run = replace(run, results=summarise(done, run.resumed_at, run.results))
+    asked = read_asked(folder)
+    if not asked:
+        problems.append(
+            f"{name} is compared with nothing, as it has no asked.csv; type its command again: "
+            f"{run.command}."
+        )
+    row = {**dict(_values(run.settings)), **dict(_values(run))}
+    row |= {
+        "run": name,
+        "experiment": experiment,
+        "status": run.status.value,
+        "aim": run.stage.aim.value,
+        "asked": asked,
+    }
+    row |= {"equal": must_be_equal(run), "equal_speed": speed_conditions(run)}
+    row |= {"frozen": run.model.frozen, "host": run.process.host}
+    return run, row, steps, windows
 
 
 def _table(
@@ -295,16 +287,12 @@ def _read_table(path: Path, names: list[str], sha256: str | None) -> pd.DataFram
         raw = pd.read_csv(
             io.StringIO(whole), index_col=False, on_bad_lines="skip", float_precision="round_trip"
         )
-        table = raw[names].apply(pd.to_numeric, errors="coerce").astype(float)
+        table = raw[names]
+        if not all(kind.kind in "fi" for kind in table.dtypes):
+            table = table.apply(pd.to_numeric, errors="coerce").astype(float)
     except (ValueError, KeyError):
         raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None
-    return table[np.isfinite(table["step"]) & (table["step"] >= 0)]
-
-
-def _row(run: ReadRun) -> dict[str, Any]:
-    record = run.record
-    row = {**dict(_values(record.settings)), **dict(_values(record)), "status": record.status.value}
-    return {"run": run.name, **row, "experiment": run.experiment}
+    return table[np.isfinite(table["step"]) & (table["step"] >= 0)].astype(float)
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

@@ -1,67 +1,87 @@
-"""The ladder's short table, for the terminal."""
+"""The report for the terminal: short tables, the answer, and how many seeds would decide."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports import formats, plan_sentences
-from reports.findings import Findings
+from reports import tables
+from reports.report import Report
+from reports.statistics import Estimate, seeds_to_decide
+from reports.tables import Say, Table
+from reports.verdicts import is_judged_by_loss, several_seeds
+from reports.wording import sentences, words
 
-# Columns of a terminal from which titles and the differences' intervals fit beside the numbers.
-ROOMY = 130
-# Columns below which a stage's verdict is a line of its own, and those that fit all numbers.
+# Columns of a terminal below which a stage's verdict is a line of its own.
 NARROW = 100
-ALL_NUMBERS = 60
-STYLES = {"good": "green", "bad": "red", "even": "", "none": "dim"}
+SHORT = ["Stage", "Held-out loss", "Difference", "×baseline"]
+MORE = ["Interval", "Tokens/s"]  # which a terminal of so many columns has room for
+ALL_NUMBERS = 70
+COMPARED = ["With", "Run", "Against", "Held-out loss", "From the lowest", "Difference", "Outcome"]
+MOST_ROWS = 12  # of a plan's table
+STYLES = {"good": "green", "bad": "red", "none": "dim"}
+SIZES = (1.5, 2.5, 5, 10)  # times the margin
 
 
-def show(found: Findings, page: Path, console: Console) -> None:
-    """Print the answer, the main group's table, what is shown apart, and the page's path."""
-    roomy, narrow = console.width >= ROOMY, console.width < NARROW
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage", no_wrap=True, max_width=20)
-    if roomy:
-        table.add_column("title", no_wrap=True, max_width=28)
-    numbers = ["held-out", "previous", "×baseline"]
-    if console.width >= ALL_NUMBERS:
-        numbers = ["interval", "held-out", "previous", "tokens/s", "×baseline"]
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    if not narrow:
-        table.add_column("verdict", overflow="fold", min_width=10)
-    verdicts = []
-    for stage in found.main.stages:
-        before, verdict = stage.vs_previous.loss, found.verdicts[0][stage.name]
-        values = {
-            "interval": formats.interval(stage.mean),
-            "held-out": formats.loss(stage.mean.held_out),
-            "previous": formats.change(before)
-            if roomy or not before
-            else formats.signed(before.value),
-            "tokens/s": formats.count(stage.mean.tokens_per_second),
-            "×baseline": formats.times(stage.vs_baseline.speed),
-        }
-        names = [stage.name, *([stage.title] if roomy else [])]
-        said = Text(verdict.text, style=STYLES[verdict.tone])
-        cells = map(Text, [*names, *(values[heading] for heading in numbers)])
-        table.add_row(*cells, *([] if narrow else [said]))
-        verdicts.append(Text(f"{stage.name}: ").append(said))
-    console.print(table)
-    for verdict_line in verdicts if narrow else []:
-        console.print(verdict_line)
+def show(report: Report, written: Path, console: Console) -> None:
+    """Print the answer, the main ladder's table, what is shown apart, and the page's path."""
+    say = words(report.rules)
+    wide = SHORT + MORE * (console.width >= ALL_NUMBERS)
+    ladder = tables.ladder(report, {}, (0, 1), say)
+    sweeps = report.answer.sweeps if not report.main.baseline else []
+    if sweeps:
+        _print(tables.side_by_side(sweeps), COMPARED, console)
+    else:
+        _print(ladder, wide + ["Verdict"] * (console.width >= NARROW), console)
+    if console.width < NARROW and not sweeps:
+        for row in ladder.rows:
+            said = Text(row[-1].text, style=STYLES.get(row[-1].tone, ""))
+            console.print(Text(f"{row[0].text}: ").append(said))
+    for table in report.tables:
+        if len(table.rows) <= MOST_ROWS:
+            _print(tables.rows(table.rows, table), COMPARED, console)
     console.print()
-    worth = plan_sentences.worth(found.worth, found.rules) if found.worth else []
-    for sentence in (*found.answer, *worth):
+    worth = sentences(say("worth", report.worth, report.rules)) if report.worth else []
+    for sentence in (*sentences(say("answer", report)), *worth, _power(report, say)):
         console.print(Text(sentence))
-    for warning in (
-        found.disturbed,
-        *(f"Shown apart: {difference}." for _, difference, _ in found.others),
-        *found.records.problems,
-    ):
-        if warning:
-            console.print(Text(warning, style="yellow"))
-    console.print(Text(f"Report: {page}"), soft_wrap=True)
+    apart = [say("apart", group, report.main) for group in report.apart]
+    warnings = [say("busy", report), *(f"Shown apart: {each}." for each in apart)]
+    for warning in filter(None, [*warnings, *report.records.problems]):
+        console.print(Text(warning, style="yellow"))
+    console.print(Text(f"Report: {written}"), soft_wrap=True)
+
+
+def _print(table: Table, titles: Sequence[str], console: Console) -> None:
+    """The columns of a table that are named."""
+    shown = RichTable(box=None, pad_edge=False, header_style="bold")
+    chosen = [i for i, (title, _) in enumerate(table.columns) if title in titles]
+    for title, kind in (table.columns[i] for i in chosen):
+        is_number = kind in ("number", "interval")
+        justify: Any = "right" if is_number else "left"
+        shown.add_column(title.lower(), justify=justify, no_wrap=is_number, overflow="fold")
+    for row in table.rows:
+        cells = (row[i] for i in chosen)
+        shown.add_row(*(Text(cell.text, style=STYLES.get(cell.tone, "")) for cell in cells))
+    console.print(shown)
+
+
+def _power(report: Report, say: Say) -> str:
+    """How many seeds tell a difference of a given size, from the spread between seeds so far."""
+    judged = [stage for stage in report.main.ladder if is_judged_by_loss(stage)]
+    losses = [stage.versus.loss for stage in judged if stage.versus.loss]
+    known = [loss.deviation for loss in losses if several_seeds(loss) and loss.deviation > 0]
+    if not losses:
+        return ""
+    spread = float(np.median(known)) if known else 0.0
+    seeds = {
+        size: seeds_to_decide(Estimate(size, n=2, deviation=spread), len(known), report.rules)
+        for size in (times * report.rules.margin for times in SIZES)
+        if known
+    }
+    return say("power", seeds, spread, len(known))

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import combinations
+from math import factorial
 
 import numpy as np
 
 from conf.schema import Aim, ReportConf
-from reports.cells import Bank, Cell
-from reports.compare import Comparison, Group, Pairs, StageRuns, held_out_difference, pairs_of
-from reports.shapley import Factorial
+from reports.arm import Arm, Versus
+from reports.compare import Comparison
+from reports.ladders import Group
+from reports.read import Floats, Row
 from reports.statistics import Estimate, holm, mean_difference
-from runner.record import Run
-from stages.arithmetic import Ablation, Entry
 from stages.ladder import Stage
-from stages.plans import Plan
 
-# A factorial, if it has finished in a seed; how many of its sets have, of how many; their runs.
-Found = tuple[Factorial | None, tuple[int, int], dict[str, StageRuns | None]]
+
+@dataclass(frozen=True)
+class Factorial:
+    """The held-out losses of all sets of n steps, in nats/token, for some seeds.
+
+    `losses` has a row a seed and 2^n columns: column m is the set whose steps are the bits of m.
+    """
+
+    steps: list[str]
+    seeds: list[int]
+    losses: Floats
+
+    def effect(self, *steps: int) -> Floats:
+        """A seed's mean change of the loss by a step, or by two beyond the sum of both.
+
+        Over all orders of the steps: of one the Shapley value (Shapley 1953), of two the Shapley
+        interaction index (Grabisch and Roubens 1999). An interaction below zero helps; one above
+        zero says that the two do the same work, or harm each other.
+        """
+        n, size, found = len(self.steps), len(steps), np.zeros(len(self.seeds))
+        for before in range(2**n):
+            k = before.bit_count()
+            if any(before >> step & 1 for step in steps):
+                continue
+            weight = factorial(k) * factorial(n - k - size) / factorial(n - size + 1)
+            for chosen in range(2**size):
+                with_them = sum(1 << step for i, step in enumerate(steps) if chosen >> i & 1)
+                sign = (-1) ** (size - chosen.bit_count())
+                found += weight * sign * self.losses[:, before | with_them]
+        return found
 
 
 class Way(str, Enum):
@@ -36,24 +65,15 @@ class Way(str, Enum):
 class StepWorth:
     """A step by every way that was measured.
 
-    `context` is its change alone less its change when missing, seed by seed, and `p` Holm's
-    adjusted p-value of that: whether what it is worth depends on the other steps.
-    `times_the_tokens` is how many times as many tokens a step takes with it.
+    `p` is Holm's adjusted p-value of its change alone less its change when missing, seed by seed:
+    whether what it is worth depends on the other steps. `times_the_tokens` is how many times as
+    many tokens a step takes with it.
     """
 
     stage: Stage
     ways: dict[Way, Estimate]
-    times_the_tokens: float = 1.0
-    context: Estimate | None = None
+    times_the_tokens: float
     p: float = math.nan
-
-    @property
-    def name(self) -> str:
-        return self.stage.name
-
-    @property
-    def title(self) -> str:
-        return self.stage.about.title
 
 
 @dataclass(frozen=True)
@@ -70,9 +90,9 @@ class Interaction:
 class Worth:
     """What the steps are worth, `top` being the stage from which they are left out.
 
-    `factorial` is None, and `interactions` empty, where no seed has every set of steps;
-    `sets` says how many sets have finished, of how many. `lost` are the runs without a loss, by
-    what they train.
+    `factorial` is None, and `interactions` empty, where no seed has every set of steps; `sets` says
+    how many sets have finished, of how many. `lost` are the runs without a loss, by what they
+    train.
     """
 
     steps: list[StepWorth]
@@ -81,137 +101,112 @@ class Worth:
     factorial: Factorial | None
     sets: tuple[int, int]
     interactions: list[Interaction]
-    lost: dict[str, list[Run]]
+    lost: dict[str, list[Row]]
 
 
-def find_worth(main: Group, bank: Bank, plans: Sequence[Plan], rules: ReportConf) -> Worth | None:
-    """What the runs of a group and the ablations say; None where there are no ablations."""
-    lowest = next(stage.name for stage in bank.stages if stage.about.aim is Aim.baseline)
-    top = _top(main, bank)
-    factorial, sets, found = _factorial(bank, plans)
-    found |= {name: bank.find(Cell(Ablation(name))) for name in (lowest, top)}
-    below_top = bank.names_below(top)
-    steps, contexts = [], []
-    ladder = main.ladder if all(run.ablation.is_plain for run in main.runs) else []
-    for stage in bank.stages:
-        if stage.about.aim in (Aim.flow, Aim.baseline) or stage.choices:
-            continue
-        ways: dict[Way, Estimate] = {}
-        mine = next((s for s in ladder if s.name == stage.name), None)
-        if mine and mine.vs_previous.loss and not mine.vs_previous.skipped:
-            ways[Way.in_place] = mine.vs_previous.loss
-        plus, without = (
-            Cell(Ablation(lowest, plus=(stage.name,))),
-            Cell(Ablation(top, (stage.name,))),
-        )
-        added = found[str(plus)] = bank.find(plus)
-        taken = found[str(without)] = bank.find(without) if stage.name in below_top else None
-        alone, missing = pairs_of(found[lowest], added), pairs_of(taken, found[top])
-        for way, pairs in ((Way.alone, alone), (Way.missing, missing)):
-            if difference := held_out_difference(pairs, rules):
-                ways[way] = difference
-        if factorial and stage.name in factorial.steps:
-            values = factorial.values(factorial.steps.index(stage.name))
-            ways[Way.average] = mean_difference(values, rules)
-        comparisons = [Comparison(pairs=alone), Comparison(pairs=missing)]
-        comparisons += [mine.vs_previous] if mine else []
-        more = max(comparison.times_the_tokens for comparison in comparisons)
-        steps.append(StepWorth(stage, ways, more))
-        contexts.append(_context(alone, missing, rules))
-    names = {run.name for runs in found.values() if runs for run in runs.rounds}
-    if names <= bank.in_ladder or not any(set(step.ways) - {Way.in_place} for step in steps):
+def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth | None:
+    """What the stages and the ablations of a group say; None where there are no ablations."""
+    plain = {each.stage: each for each in main.comparisons if each.is_plain}
+    lowest = next((name for name, each in plain.items() if each.aim is Aim.baseline), "")
+    added = [c for c in main.comparisons if c.stage == lowest and c.plus and not c.without]
+    taken = [c for c in main.comparisons if len(c.without) == 1 and not c.plus]
+    tops = Counter(c.stage for c in taken if c.arm.measurable)
+    top = max(tops, key=lambda name: (tops[name], name), default="")
+    alone = {c.plus[0]: c for c in added if len(c.plus) == 1}
+    missing = {c.without[0]: c for c in taken if c.stage == top}
+    base = plain.get(lowest)
+    complete, sets = _factorial(base.arm, added) if base else (None, (0, 0))
+    losses = [c.versus.loss for c in (*alone.values(), *missing.values())]
+    if not any(losses) and complete is None:
         return None
-    steps = [
-        replace(step, context=context, p=p)
-        for step, context, p in zip(steps, contexts, _adjusted(contexts, rules), strict=True)
-        if step.ways
-    ]
-    interactions = _interactions(factorial, rules) if factorial else []
-    lost: dict[str, list[Run]] = {}
-    for name, runs in found.items():
-        if runs and runs.lost and runs.lost not in lost.values():
-            lost[name] = runs.lost
-    return Worth(steps, lowest, top, factorial, sets, interactions, lost)
-
-
-def _top(main: Group, bank: Bank) -> str:
-    """The stage from which most single steps were left out, else the highest that finished."""
-    left_out = {
-        stage.name: sum(
-            runs is not None and any(run.name not in bank.in_ladder for run in runs.measurable)
-            for step in bank.names_below(stage.name)
-            for runs in [bank.find(Cell(Ablation(stage.name, (step,))))]
-        )
-        for stage in bank.stages
-    }
-    most = max(left_out, key=lambda name: left_out[name])
-    return most if left_out[most] or main.last is None else main.last.name
-
-
-def _factorial(bank: Bank, plans: Sequence[Plan]) -> Found:
-    """The largest factorial among the plans, over the seeds that have all of its sets.
-
-    With it, how many sets have finished, of how many, and the runs of each.
-    """
-    best: Found = None, (0, 0), {}
-    for plan in plans:
-        all_cells = [cell for cell in bank.cells(plan) if not (cell.typed or cell.ablation.without)]
-        cells = {frozenset(cell.ablation.plus): cell for cell in all_cells}
-        names = _in_order(frozenset().union(*cells), bank)
-        subsets = [
-            frozenset(name for i, name in enumerate(names) if members >> i & 1)
-            for members in range(2 ** len(names))
-        ]
-        if len(names) < 2 or set(subsets) != set(cells) or len(cells) < len(all_cells):
+    steps, contexts = [], []
+    for stage in ladder:
+        name = stage.name
+        if stage.about.aim in (Aim.flow, Aim.baseline):
             continue
-        found = {str(cells[plus]): bank.find(cells[plus]) for plus in subsets}
-        losses = [
-            {run.record.seed: run.record.results.held_out for run in runs.measurable}
-            for runs in found.values()
-            if runs and runs.measurable
+        mine, with_it, without_it = (
+            found[name].versus if name in found else Versus() for found in (plain, alone, missing)
+        )
+        ways: dict[Way, Estimate] = {}
+        if mine.loss:
+            ways[Way.in_place] = mine.loss
+        if with_it.loss:
+            ways[Way.alone] = with_it.loss
+        if without_it.loss:
+            ways[Way.missing] = without_it.loss.flipped
+        if complete and name in complete.steps:
+            values = complete.effect(complete.steps.index(name))
+            ways[Way.average] = mean_difference(values, rules)
+        if ways:
+            more = mine.times_the_tokens, with_it.times_the_tokens, 1 / without_it.times_the_tokens
+            steps.append(StepWorth(stage, ways, max(more)))
+            contexts.append(_context(with_it, without_it, rules))
+    adjusted = zip(steps, _adjusted(contexts, rules), strict=True)
+    return Worth(
+        [replace(step, p=p) for step, p in adjusted],
+        lowest,
+        top,
+        complete,
+        sets,
+        _interactions(complete, rules) if complete else [],
+        {c.what: c.arm.lost for c in (*added, *missing.values()) if c.arm.lost},
+    )
+
+
+def _factorial(base: Arm, added: Sequence[Comparison]) -> tuple[Factorial | None, tuple[int, int]]:
+    """The largest plan of every set of some steps, over the seeds that have all of its sets.
+
+    With it, how many sets have finished, of how many.
+    """
+    best: tuple[Factorial | None, tuple[int, int]] = None, (0, 0)
+    for plan in sorted({plan for each in added for plan in each.plans} | {""}):
+        arms = {
+            frozenset(each.plus): each.arm
+            for each in added
+            if (plan in each.plans if plan else not each.plans)
+        }
+        arms[frozenset()] = base
+        steps = sorted(frozenset[str]().union(*arms))
+        members = [
+            frozenset(name for i, name in enumerate(steps) if column >> i & 1)
+            for column in range(2 ** len(steps))
         ]
-        sets = len(losses), len(subsets)
-        seeds = sorted(set.intersection(*map(set, losses))) if sets[0] == sets[1] else []
+        if len(steps) < 2 or not arms.keys() <= set(members) or len(arms) < len(members) / 2:
+            continue
+        losses = [
+            {run.seed: run.held_out for run in arms[each].measurable} if each in arms else {}
+            for each in members
+        ]
+        sets = sum(map(bool, losses)), len(members)
+        seeds = sorted(set.intersection(*map(set, losses)))
         table = np.array([[each[seed] for each in losses] for seed in seeds])
-        factorial = Factorial(names, seeds, table) if seeds else None
-        best = max(best, (factorial, sets, found), key=_size)
+        whole = Factorial(steps, seeds, table) if seeds else None
+        if sets[0] > best[1][0]:
+            best = whole, sets
     return best
 
 
-def _in_order(entries: Collection[str], bank: Bank) -> list[str]:
-    """Steps, and keys of steps, in the order of the ladder."""
-    number = {stage.name: i for i, stage in enumerate(bank.stages)}
-    return sorted(entries, key=lambda entry: (number.get(Entry.read(entry).step, math.inf), entry))
-
-
-def _size(found: Found) -> tuple[int, int]:
-    factorial, (finished, _), _ = found
-    return (factorial.losses.size if factorial else 0), finished
-
-
-def _context(alone: Pairs, missing: Pairs, rules: ReportConf) -> Estimate | None:
+def _context(alone: Versus, missing: Versus, rules: ReportConf) -> Estimate | None:
     """What a step changes alone less what it changes when missing, over the seeds of both."""
-    by_seed: list[dict[int, float]] = [
-        {b.record.seed: b.record.results.held_out - a.record.results.held_out for a, b in pairs}
-        for pairs in (alone, missing)
-    ]
-    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    ours, theirs = (
+        {before.seed: after.held_out - before.held_out for before, after in versus.pairs}
+        for versus in (alone, missing)
+    )
+    seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < rules.minimum_seeds:
         return None
-    return mean_difference(np.array([by_seed[0][s] - by_seed[1][s] for s in seeds]), rules)
+    return mean_difference(np.array([ours[s] + theirs[s] for s in seeds]), rules)
 
 
-def _interactions(factorial: Factorial, rules: ReportConf) -> list[Interaction]:
-    found = {
-        (one, other): mean_difference(factorial.interaction(one, other), rules)
-        for one, other in factorial.pairs
+def _interactions(whole: Factorial, rules: ReportConf) -> list[Interaction]:
+    found: Mapping[tuple[int, int], Estimate] = {
+        (one, other): mean_difference(whole.effect(one, other), rules)
+        for one, other in combinations(range(len(whole.steps)), 2)
     }
-    names = factorial.steps
+    p_values = _adjusted(list(found.values()), rules)
     return [
-        Interaction(names[one], names[other], change, p)
-        for ((one, other), change), p in zip(
-            found.items(), _adjusted(list(found.values()), rules), strict=True
-        )
+        Interaction(whole.steps[one], whole.steps[other], change, p)
+        for ((one, other), change), p in zip(found.items(), p_values, strict=True)
     ]
 
 

@@ -32,6 +32,7 @@ IN_TEXT = (
     "python -m runner --config-dir=mine",
     "python -m runner --config-dir=mine +stage=step07b",
     "python -m runner --config-dir=mine +plan=norms",
+    "python -m runner +plan=inside_step09",
     "python -m runner --config-dir=mine +recipe=week",
     "python -m reports --config-dir=mine outputs/ladder",
     "python -m runner +stage=step02 'plus=[step03]' --cfg job",

@@ -41,10 +41,12 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, cache_dir: Path) -> Non
         assert done.returncode == 0, f"{command}: {done.stdout[-500:]}{done.stderr[-500:]}"
         printed[command] = done.stdout
     assert len(printed) == 7
-    assert any("not applicable: it trains exactly as step02" in text for text in printed.values())
+    same = "step03: not applicable to this model: trains exactly as step02"
+    assert any(same in text for text in printed.values())
     assert any("Skip connection" in text for text in printed.values())
     runs = read_runs(tmp_path / "outputs" / "ladder").values()
     assert all(run.status is Status.finished for run in runs)
+    assert {run.stage.name for run in runs} == {"step01", "step02", "step04", "step04b"}
     skip = [run for run in runs if run.stage.name == "step04b"]
     assert sorted(run.seed for run in skip) == [1, 2, 3]
     assert skip[0].stage.changes == {"model.arguments.skip": (False, True)}

@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 from scipy import stats
 
 import reports
 from conf.schema import ReportConf
-from reports.curves import earlier_stop
-from reports.read import Curve, Floats, ReadRun, Records
+from reports.curves import holds_from
+from reports.read import Floats
 from reports.rules import read_rules
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from reports.verdicts import Outcome, correct_family, decide
@@ -90,28 +90,15 @@ def train_bank() -> None:
 def read_bank(experiment: Path) -> Bank:
     """The bank from its records."""
     records = reports.load(experiment)
-    chosen = [r for r in records.found if r.record.stage.name == "step05"]
-    losses = {
-        gain: np.array(
-            [
-                run.record.results.held_out
-                for run in sorted(chosen, key=lambda run: run.record.seed)
-                if run.record.config["model"]["gain"] == gain
-                and run.record.config["evaluation"]["tokens"] != WHOLE
-            ]
-        )
-        for gain in GAINS
-    }
-    return Bank(losses, _on_all_windows(records))
-
-
-def _on_all_windows(records: Records) -> tuple[Floats, Floats]:
-    first, second = (
-        run.held_out.final
-        for run in records.found
-        if run.record.config["evaluation"]["tokens"] == WHOLE
-    )
-    return first, second
+    losses: dict[float, list[float]] = {gain: [] for gain in GAINS}
+    windows: list[Floats] = []
+    for run in records.rows:  # by stage and seed
+        if run.config["evaluation"]["tokens"] == WHOLE:
+            windows.append(records.final_windows(run.run))
+        elif run.stage == "step05":
+            losses[run.config["model"]["gain"]].append(run.held_out)
+    first, second = windows
+    return Bank({gain: np.array(each) for gain, each in losses.items()}, (first, second))
 
 
 Draw = Callable[[np.random.Generator, int], Floats]
@@ -161,9 +148,8 @@ def rates(
 
 
 def outcomes_of(family: list[Estimate], rules: ReportConf) -> list[Outcome]:
-    """The outcomes of one family of tests, where all runs finished and no stop matters."""
-    tested = correct_family({str(i): found for i, found in enumerate(family)})
-    return [decide(each, None, (False, False), rules)[0] for each in tested.values()]
+    """The outcomes of one family of tests, where all runs finished."""
+    return [decide(each, (False, False), rules)[0] for each in correct_family(family)]
 
 
 def two_hundred(
@@ -178,25 +164,23 @@ def two_hundred(
     return found
 
 
-def false_stops(seeds: int, rules: ReportConf, draws: np.random.Generator) -> float:
-    """How often a constant difference is said to depend on when you stop.
+def false_turns(seeds: int, rules: ReportConf, draws: np.random.Generator) -> float:
+    """How often a step is named from which a difference is said to hold, where it is constant.
 
     It is none, or ten margins large. The batches' noise is drawn, with the standard deviation of a
-    training loss.
+    training loss; the outcome is the sign of the difference's mean.
     """
     found = 0
     for i in range(RESAMPLES // 4):
         size = 10 * rules.margin * (i % 2)
-        pairs = [_noisy_pair(size, draws) for _ in range(seeds)]
-        found += earlier_stop(pairs, rules) is not None
+        pairs = [(_noisy(0, draws), _noisy(size, draws)) for _ in range(seeds)]
+        mean = np.mean([after.loss.mean() - before.loss.mean() for before, after in pairs])
+        found += holds_from(pairs, bool(mean < 0), rules) is not None
     return found / (RESAMPLES // 4)
 
 
-def _noisy_pair(size: float, draws: np.random.Generator) -> tuple[ReadRun, ReadRun]:
-    steps, none = np.arange(50.0), np.zeros(50)
-    losses = (draws.normal(0, NOISE, 50), draws.normal(size, NOISE, 50))
-    first, second = (SimpleNamespace(curve=Curve(steps, 7 + loss, *[none] * 6)) for loss in losses)
-    return cast("tuple[ReadRun, ReadRun]", (first, second))
+def _noisy(size: float, draws: np.random.Generator) -> pd.DataFrame:
+    return pd.DataFrame({"step": range(50), "loss": 7 + draws.normal(size, NOISE, 50)})
 
 
 def power(
@@ -252,7 +236,7 @@ def measure(console: Console) -> None:
             for n in SIZES
             for effect in (0.5, 1, 1.5, 2)
         ],
-        "false_stops": {n: false_stops(n, rules, draws) for n in (1, *SIZES)},
+        "false_turns": {n: false_turns(n, rules, draws) for n in SIZES},
         "window_coverage": window_coverage(bank, rules, draws),
         "all_windows": len(bank.windows[0]),
     }

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import reports
 from conf.schema import Aim
-from reports.palette import THEME
+from reports.palette import STAGES, THEME
 from runner.training.device import DATASHEET_FLOPS
 from stages.ladder import Stage, read_ladder
 from tests.benchmarks import machine
@@ -518,7 +518,7 @@ def draw(measured: Measured, file: Path) -> None:
             for ax, key, colour in zip(
                 column,
                 ("tokens_per_second", "memory_gib"),
-                (THEME["stage-0"][0], THEME["stage-1"][0]),
+                STAGES[:2],
                 strict=True,
             ):
                 heights = [point[key] for point in points]

@@ -11,6 +11,7 @@ from tests.benchmarks import error_rates
 from tests.benchmarks.error_rates import (
     Bank,
     do_nothing,
+    false_turns,
     power,
     rates,
     two_hundred,
@@ -39,6 +40,11 @@ def test_do_nothing_changes_are_almost_never_an_outcome(bank: Bank) -> None:
         assert found.family <= 0.1, kind
         assert 0.92 <= found.coverage <= 0.98, kind
     assert found.equivalent < 0.2, "such scatter is not shown to be small"
+
+
+def test_a_constant_difference_is_almost_never_said_to_have_turned(bank: Bank) -> None:
+    for seeds in error_rates.SIZES:
+        assert false_turns(seeds, RULES, np.random.default_rng(4)) <= 0.05
 
 
 def test_a_planted_difference_is_found_as_often_as_its_power_says(bank: Bank) -> None:

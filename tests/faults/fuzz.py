@@ -136,7 +136,7 @@ class Damage:
 
 DAMAGE = st.builds(
     Damage,
-    st.sampled_from(["run.json", "run.json", "steps.csv", "held_out.csv"]),
+    st.sampled_from(["run.json", "run.json", "steps.csv", "held_out.csv", "asked.csv"]),
     st.floats(0, 1),
     st.one_of(st.just(b""), st.binary(max_size=9)),
     JSON,

@@ -2,281 +2,264 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
+import reports
+from conf.reading import register
+from conf.schema import Aim, StageConf
+from runner import record
 from runner.files import file_sha256, seal
+from runner.folder import RunFolder
+from runner.identity import conditions, resolved, short_hash
+from stages.arithmetic import Ablation, Ladder
+from stages.ladder import CONF, Stage, nest, read_ladder
+from tests.records import synthetic_run
 
-# name -> (title, aim, changes, floor of the loss, milliseconds a step)
-LADDER: dict[str, tuple[str, str, dict[str, list[Any]], float, float]] = {
-    "step01": ("Flow check", "flow", {}, 9.0, 300.0),
-    "step02": ("Baseline", "baseline", {}, 7.4, 900.0),
-    "step03": ("Initialisation", "loss", {"model.init": ["torch", "gpt2"]}, 6.5, 900.0),
-    "step04": ("Layer norm", "loss", {"model.norm": ["none", "layer"]}, 6.15, 950.0),
-    "step05": ("Residual stream", "loss", {"model.residual": [False, True]}, 6.04, 960.0),
-    "step06": (
-        "TF32, compile, round numbers",
-        "speed",
-        {"model.pad_vocab": [False, True], "train.compile": [False, True]},
-        6.04,
-        400.0,
-    ),
-    "step07": ("Flash attention", "speed", {"model.attention": ["manual", "flash"]}, 6.04, 330.0),
-    "step08": (
-        "Gradient clipping",
-        "stability",
-        {"train.clip_grad_norm": [None, 1.0]},
-        5.87,
-        333.0,
-    ),
-    "step09": (
-        "AdamW groups and schedule",
-        "loss",
-        {"train.weight_decay": [0.01, 0.1]},
-        5.84,
-        325.0,
-    ),
-    "step10": (
-        "Gradient accumulation",
-        "loss",
-        {"train.total_batch_tokens": [None, 2048]},
-        5.6,
-        2600.0,
-    ),
-}
-ORDER = list(LADDER)
+# The loss that each stage goes down to, and its milliseconds a step.
+FLOORS = {
+    "step01": (9.0, 300.0), "step02": (7.4, 900.0), "step03": (6.5, 900.0), "step04": (6.15, 950.0),
+    "step05": (6.04, 960.0), "step06": (6.04, 400.0), "step07": (6.04, 330.0),
+    "step08": (5.87, 333.0), "step09": (5.84, 325.0), "step10": (5.6, 2600.0),
+}  # fmt: skip
+ORDER = list(FLOORS)
+FIVE = (1, 2, 3, 4, 5)
 WINDOWS = 64  # of held-out text, the same for every synthetic run
+RATE = "train.learning_rate"
+EVIL = "<img src=http://nowhere.invalid/x onerror=alert(1)> |a| *b* `c` $d$ ~~e~~ _f_ [g](h) & \\"
 
 
-def write_run(experiment: Path, stage: str = "step02", seed: int = 1, **given: Any) -> Path:
+@cache
+def real_ladder(*typed: tuple[str, Any]) -> Ladder:
+    """The real stages over the real configuration, with typed settings."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = conditions(resolved(compose("config", ["scale=cpu"])))
+    return Ladder(read_ladder(), base | dict(typed), dict(typed).keys())
+
+
+def ladder_of(stage: str, parent: str | None, typed: Mapping[str, Any]) -> Ladder:
+    """The same; with a stage of one's own on `parent`, if there is no such one."""
+    ladder = real_ladder(*typed.items())
+    if stage in ORDER:
+        return ladder
+    about = StageConf(name=stage, title=stage, aim=Aim.loss, guide="", claims=[])
+    own = Stage(stage, about, parent, 11, {f"train.{stage}": True}, [])
+    return Ladder([*ladder.stages, own], ladder.base, ladder.typed)
+
+
+def question(
+    stage: str,
+    without: Sequence[str] = (),
+    plus: Sequence[str] = (),
+    typed: Mapping[str, Any] = {},
+    plan: str = "",
+    parent: str | None = None,
+    inert: Sequence[str] = (),
+) -> record.Asked:
+    """What the runner keeps of a command; settings that are `inert` do nothing in its model."""
+    ladder = ladder_of(stage, parent, typed)
+    below = ladder.chain(stage)[-1].parent
+    before = Ablation(below) if below else None
+    if plus or without:
+        before = Ablation(stage, without if plus else ())
+
+    def hashed(asked: Ablation) -> str:
+        return short_hash({k: v for k, v in ladder.settings(asked).items() if k not in inert})
+
+    words = [f"{key}={value}" for key, value in typed.items()]
+    words += [f"+stage={before.stage}", *before.overrides] if before else []
+    return record.Asked(
+        stage,
+        ",".join(without),
+        ",".join(plus),
+        json.dumps(dict(typed), sort_keys=True),
+        plan,
+        hashed(Ablation(stage, without, plus)),
+        short_hash([ladder.base, sorted(typed)]),
+        hashed(before) if before else "",
+        " ".join(["python -m runner", *words]) if before else "",
+    )
+
+
+def write_run(
+    experiment: Path,
+    stage: str = "step02",
+    seed: int = 1,
+    *,
+    without: Sequence[str] = (),
+    plus: Sequence[str] = (),
+    typed: Mapping[str, Any] = {},
+    plan: str = "",
+    parent: str | None = None,
+    asked: Sequence[record.Asked] = (),
+    floor: float | None = None,
+    step_ms: float | None = None,
+    losses: Sequence[float] | np.ndarray | None = None,
+    noise: float = 0.03,
+    every: int | None = None,
+    repeat: int = 1,
+    at: float | None = None,
+    status: str = "finished",
+    **given: Any,
+) -> Path:
     """Write one synthetic run and return its folder.
 
-    given: `floor`, `step_ms`, `steps`, `losses`, `noise`, `repeat`, `status`, `label`, `started`,
-    `parent`, `variant`, `every` (steps between evaluations) and `old` (written as format 2 was)
-    shape the run; any other key is a dotted path into run.json, with __ for the dots. `all_steps`
-    are the steps without a stage. Rounds, seed and repeat, follow each other.
+    A question of its own is asked of it, or those that are `asked`. `every` is the number of steps
+    between evaluations, `at` the minute of its round, seed and repeat, at which it began; rounds
+    follow each other. Any other key is a dotted path into run.json, with __ for the dots.
     """
-    title, aim, changes, floor, step_ms = LADDER.get(stage, (stage, "loss", {}, 6.0, 300.0))
-    number = ORDER.index(stage) + 1 if stage in LADDER else len(ORDER) + 1
-    floor, step_ms = given.pop("floor", floor), given.pop("step_ms", step_ms)
-    steps = given.pop("steps", 5 if stage == "step01" else 50)
-    status, repeat = given.pop("status", "finished"), given.pop("repeat", 1)
-    label = given.pop("label", f"seed{seed}-{repeat}-0a0b0c0d")
-    noise, variant, old = (
-        given.pop("noise", 0.03),
-        given.pop("variant", []),
-        given.pop("old", False),
-    )
-    tokens = 2048 if stage == "step10" else 64 if stage == "step01" else 256
-    at = np.arange(steps)
-    batches = np.random.default_rng(seed).normal(0, 0.12 if tokens == 256 else 0.05, steps)
-    own = np.random.default_rng(seed * 1000 + number).normal(0, noise, steps)
-    losses = floor + (10.95 - floor) * np.exp(-at / 8) + (batches + own) * np.minimum(1, at / 4)
-    losses = np.asarray(given.pop("losses", losses), dtype=float)
-    norms = 1.4 * np.exp(-at[: len(losses)] / 15) + 0.4
-    times = step_ms * (1 + 0.02 * np.abs(np.random.default_rng(number).normal(size=len(losses))))
-
-    config: dict[str, Any] = {
-        "seed": seed,
-        "repeat": repeat,
-        "device": "auto",
-        "model": {
-            "name": "synthetic-gpt2",
-            "n_layer": 12,
-            "n_head": 12,
-            "n_embd": 768,
-            "context_length": 1024,
-            "vocab_size": 50257,
-            "pad_vocab": False,
-            "norm": "none",
-            "residual": False,
-            "attention": "manual",
-            "init": "torch",
-            "gain": 1.0,
-        },
-        "data": {"name": "synthetic"},
-        "scale": {"name": "cpu"},
-        "train": {
-            "steps": steps,
-            "micro_batch_size": 4,
-            "context": 64,
-            "total_batch_tokens": None,
-            "clip_grad_norm": None,
-            "warmup_steps": 0,
-            "learning_rate": 6e-4,
-            "compile": False,
-            "weight_decay": 0.01,
-        },
-    }
-    settings = {"scale.name": "cpu"} | {
-        f"{group}.{key}": value
-        for group in ("model", "train")
-        for key, value in config[group].items()
-    }
-    settings |= dict(_typed(override) for override in variant)
-    for below in ORDER[:number]:
-        for path, (_, after) in LADDER[below][2].items():
-            group, key = path.split(".")
-            config[group][key] = after
-    for path, value in map(_typed, variant):
-        group, key = path.split(".")
-        config[group][key] = value
-
-    begun = datetime(2026, 11, 22, tzinfo=timezone.utc) + timedelta(hours=2 * seed + 24 * repeat)
-    folder = experiment / stage / label
+    ladder, ablation = ladder_of(stage, parent, typed), Ablation(stage, without, plus)
+    settings = ladder.settings(ablation)
+    about = ladder.chain(ladder.plain_stage(ablation) or stage)[-1]
+    number, finished, fast = about.number, status == "finished", about.number >= 6
+    usual = FLOORS.get(about.name, (6.0, 300.0))
+    floor, step_ms = usual[0] if floor is None else floor, step_ms or usual[1]
+    label = given.pop("label", f"seed{seed}-{repeat}-{short_hash(settings)[:8]}")
+    folder = experiment / about.name / label
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["step,loss,grad_norm,lr,step_ms,tokens"]
-    lines += [
-        f"{i},{losses[i]!r},{norms[i]!r},0.0006,{times[i]!r},{tokens}".replace(
-            "np.float64(", ""
-        ).replace(")", "")
-        for i in range(len(losses))
+
+    planned, tokens = settings["train.steps"], {1: 64, 10: 2048}.get(number, 256)
+    own = np.random.default_rng(seed * 1000 + number)
+    if losses is None:
+        steps = np.arange(planned)
+        batches = np.random.default_rng(seed).normal(0, 0.12 if tokens == 256 else 0.05, planned)
+        falling = floor + (10.95 - floor) * np.exp(-steps / 8)
+        losses = falling + (batches + own.normal(0, noise, planned)) * np.minimum(1, steps / 4)
+    taken = len(losses)
+    times = step_ms * (1 + 0.02 * np.abs(np.random.default_rng(number).normal(size=taken)))
+    norms = 1.4 * np.exp(-np.arange(taken) / 15) + 0.4
+    curve = [
+        record.Step(i, float(losses[i]), float(norms[i]), 6e-4, float(times[i]), tokens)
+        for i in range(taken)
     ]
-    (folder / "steps.csv").write_text("\n".join(lines) + "\n")
-    windows = np.random.default_rng(7).normal(0, 0.3, WINDOWS)
-    windows += np.random.default_rng(seed * 1000 + number).normal(0, noise, WINDOWS)
-    spread = windows - windows.mean()
-    windows = spread + floor + 0.15
-    every, rows = given.pop("every", None), ["step,first_token,tokens,loss"]
-    for step in range(every, len(losses), every) if every else ():
-        level = float(np.nanmean(losses[max(0, step - 50) : step])) + 0.15
-        rows += [f"{step},{64 * i},64,{level + float(w)!r}" for i, w in enumerate(spread)]
-    if status == "finished":
-        rows += [f"{steps},{64 * i},64,{float(loss)!r}" for i, loss in enumerate(windows)]
-    (folder / "held_out.csv").write_text("\n".join(rows) + "\n")
-    finite = losses[np.isfinite(losses)]
-    median = float(np.median(times[3:])) if len(times) > 3 else math.nan
-    results = (
-        {
-            "steps": len(losses),
-            "worst": float(finite.max()),
-            "best": float(finite.min()),
-            "first": float(losses[0]),
-            "last": float(losses[-1]),
-            "mean": float(finite.mean()),
-            "held_out": float(floor + 0.15),
-            "held_out_error": float(windows.std(ddof=1) / WINDOWS**0.5),
-            "tokens_per_second": 1000 * tokens / median,
-            "step_ms": median,
-            "tokens_per_step": tokens,
-            "mfu": 0.35 * 330 / step_ms,
-            "peak_flops": 8e11,
-            "flops_before": 7.9e11,
-            "flops_after": 7.8e11,
-            "peak_flops_dtype": "bfloat16",
-            "peak_memory_bytes": 2.6e9,
-        }
-        if status == "finished"
-        else {}
-    )
-    record: dict[str, Any] = {
-        "format": 4,
-        "status": status,
-        "message": None,
-        "diverged_at": None,
-        "stage": {
-            "name": stage,
-            "number": number,
-            "title": title,
-            "aim": aim,
-            "guide": f"synthetic words on {stage}",
-            "parent": given.pop("parent", ORDER[number - 2] if 2 < number <= len(ORDER) else None),
-            "changes": changes,
-        },
-        "experiment": experiment.name,
-        "label": label,
-        "fingerprint": f"{seed:08x}",
-        "code": "c0de",
-        "command": f"python -m runner +stage={stage}",
-        "variant": variant,
-        "recipe": " ".join([stage, *variant]),
-        "conditions": settings | {"train.steps": given.pop("all_steps", 50)},
-        "resumed_at": [],
-        "config": config,
-        "data": {
-            "name": "synthetic",
-            "sha256": "5a" * 32,
-            "bytes": 1_000_000,
-            "tokens": 300_000,
-            "train_tokens": 270_000,
-            "held_out_tokens": 30_000,
-            "windows_sha256": "c0" * 32,
-            "fallback": None,
-        },
-        "model": {"parameters": 124_439_808, "flops_per_token": 8.5e8},
-        "environment": {
-            "python": "3.11.7",
-            "torch": "2.13.0",
-            "platform": "Synthetic",
-            "device": "cpu",
-            "device_name": "Synthetic CPU",
-            "threads": 2,
-            "commit": "abc1234",
-            "dirty": False,
-        },
-        "process": {"host": platform.node(), "pid": os.getpid()},
-        "steps_sha256": file_sha256(folder / "steps.csv") if status == "finished" else None,
-        "held_out_sha256": file_sha256(folder / "held_out.csv") if status == "finished" else None,
-        "compile_cache": "warm" if number >= 6 else None,
-        "started": (begun + timedelta(minutes=number)).isoformat(),
-        "ended": (begun + timedelta(minutes=number, seconds=50)).isoformat(),
-        "applied": ["bf16 autocast", "torch.compile"] if number >= 6 else [],
-        "not_applied": {"TF32": "it needs an NVIDIA GPU from Ampere on"} if number >= 6 else {},
-        "checks": [{"name": "no token sees the future", "passed": True, "detail": "exactly zero"}]
-        if stage == "step01"
-        else [],
-        "timings": {
-            "setup_s": 3.1,
-            "compile_s": 41.0 if number >= 6 else 0.0,
-            "train_s": float(times.sum() / 1000),
-            "evaluation_s": 2.0,
-        },
-        "results": results,
-        "samples": [{"prompt": "The king", "seed": 1, "text": f"synthetic text of {stage}"}]
-        if status == "finished" and stage != "step01"
-        else [],
+    windows = np.random.default_rng(7).normal(0, 0.3, WINDOWS) + own.normal(0, noise, WINDOWS)
+    evaluations = {
+        step: float(np.nanmean(losses[max(0, step - 50) : step]))
+        for step in range(every or taken, taken, every or 1)
     }
-    if "started" in given:
-        record |= {"started": given.pop("started"), "ended": None}
+    evaluations |= {planned: floor} if finished else {}
+    held_out = [
+        record.Window(step, 64 * i, 64, level + 0.15 + float(windows[i] - windows.mean()))
+        for step, level in evaluations.items()
+        for i in range(WINDOWS)
+    ]
+    for name, kind, rows in (("steps", record.Step, curve), ("held_out", record.Window, held_out)):
+        lines = [",".join(record.columns(kind))]
+        lines += [",".join(map(repr, astuple(row))) for row in rows]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+    begun = datetime(2026, 11, 22, tzinfo=timezone.utc)
+    begun += timedelta(hours=2 * seed + 24 * repeat, minutes=number if at is None else at)
+    results = record.Results(
+        held_out=floor + 0.15, held_out_error=float(windows.std(ddof=1) / WINDOWS**0.5),
+        mfu=0.35 * 330 / step_ms, peak_flops=8e11, flops_before=7.9e11, flops_after=7.8e11,
+        peak_memory_bytes=2.6e9, peak_flops_dtype="bfloat16",
+    )  # fmt: skip
+    before = ladder.settings(Ablation(about.parent)) if about.parent else ladder.base
+    config = nest(settings) | {"seed": seed, "repeat": repeat, "recipe": None}
+    config["model"]["name"], config["scale"]["name"] = "synthetic-gpt2", "cpu"
+    fields = asdict(
+        synthetic_run(
+            status=record.Status(status),
+            stage=record.StageInfo(
+                name=about.name, number=number, parent=about.parent, title=about.about.title,
+                aim=about.about.aim, guide="",
+                changes={key: (before.get(key), settings[key]) for key in about.changes},
+            ),
+            experiment=experiment.name,
+            label=label,
+            command=f"python -m runner +stage={stage}",
+            variant=[f"{key}={value}" for key, value in typed.items()],
+            conditions=ladder.base,
+            config=config,
+            data=record.DataInfo("synthetic", "5a" * 32, tokens=300_000, windows_sha256="c0" * 32),
+            model=record.ModelInfo(parameters=124_439_808),
+            environment=record.Environment(
+                "3.11.7", "2.13.0", "Synthetic", device="cpu", device_name="Synthetic CPU",
+                threads=2,
+            ),
+            process=record.Process(platform.node(), 1),
+            started=begun.isoformat(),
+            ended=None if status == "running" else (begun + timedelta(seconds=50)).isoformat(),
+            steps_sha256=file_sha256(folder / "steps.csv") if finished else None,
+            held_out_sha256=file_sha256(folder / "held_out.csv") if finished else None,
+            compile_cache="warm" if fast else None,
+            not_applied={"TF32": "it needs an NVIDIA GPU from Ampere on"} if fast else {},
+            checks=[record.Check("no token sees the future", True, "exactly zero")][: number == 1],
+            timings=record.Timings(compile_s=41.0 if fast else 0.0),
+            results=record.summarise(curve, (), results) if finished else record.Results(),
+            samples=[record.Sample("The king", 1, f"synthetic text of {stage}")][: number > 1],
+        )
+    )  # fmt: skip
     for path, value in given.items():
         *parents, key = path.split("__")
-        node = record
-        for parent in parents:
-            node = node[parent]
+        node = fields
+        for each in parents:
+            node = node[each]
         node[key] = value
-    if old:
-        record["format"] = 2
-        record["stage"]["claim"] = None
-        del record["recipe"], record["conditions"], record["held_out_sha256"]
-        del record["config"]["repeat"]
-        (folder / "held_out.csv").unlink()
-        if status == "failed":  # before its model was known
-            del record["model"]
-    (folder / "run.json").write_bytes(seal(record))
+    (folder / "run.json").write_bytes(seal(fields))
+    for one in asked or [question(stage, without, plus, typed, plan, parent)]:
+        RunFolder(folder).ask(one)
     return folder
 
 
-def _typed(override: str) -> tuple[str, Any]:
-    path, value = override.split("=")
-    return path, {"true": True, "false": False}.get(value, value)
+def write_stages(experiment: Path, seeds: Iterable[int] = FIVE, **floors: float | None) -> Path:
+    """Write runs of some stages with these floors, or their usual ones; return the experiment.
 
-
-def write_ladder(experiment: Path, seeds: tuple[int, ...] = (1,), **given: Any) -> Path:
-    """Write all ten synthetic stages for each seed and return the experiment's folder."""
+    Seeds are 0.01 apart where a floor is given.
+    """
     for seed in seeds:
-        for stage in LADDER:
-            write_run(experiment, stage, seed, **dict(given))
+        for stage, floor in floors.items():
+            write_run(experiment, stage, seed, floor=floor and floor + 0.01 * seed)
     return experiment
 
 
-@pytest.fixture
-def ladder(tmp_path: Path) -> Path:
-    """An experiment of ten synthetic stages, one seed."""
-    return write_ladder(tmp_path / "ladder")
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of ten synthetic stages, one seed; it is only read."""
+    return write_stages(tmp_path_factory.mktemp("shared") / "ladder", [1], **dict.fromkeys(ORDER))
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an experiment with something for every section; it is only read.
+
+    Five seeds, plans, every status, runs apart, a damaged record, hostile text.
+    """
+    experiment = tmp_path_factory.mktemp("shared") / "everything"
+    write_stages(experiment, **dict.fromkeys(ORDER))
+    sets = {("step03",): 6.5, ("step04",): 7.2, ("step03", "step04"): 6.15}
+    for seed in FIVE:
+        for at, (plus, floor) in enumerate(sets.items(), 40):
+            write_run(experiment, seed=seed, plus=plus, plan="factorial", floor=floor, at=at)
+        write_run(experiment, "step09", seed, without=["step04"], plan="leave_one_out", at=43)
+    for at in range(14):
+        typed, stage = {RATE: (1 + at // 2) / 1e4}, ORDER[1 + at % 2]
+        write_run(experiment, stage, typed=typed, plan="learning_rate", at=20 + at)
+    samples = [{"prompt": EVIL, "seed": 1, "text": EVIL, "step": 9 * i} for i in range(9)]
+    scores = [{"step": i, "items": 9, "acc": 0.3, "acc_norm": i / 50} for i in range(50)]
+    write_run(
+        experiment, "own", parent="step10", stage__title=EVIL, message=EVIL, notes=[EVIL],
+        not_applied={EVIL: EVIL}, config__model__name=EVIL, every=10, samples=samples,
+        hellaswag=scores,
+    )  # fmt: skip
+    losses = [11.0 - 0.05 * at for at in range(30)] + [math.nan]
+    write_run(experiment, "wild", status="diverged", losses=losses, diverged_at=30, at=12)
+    write_run(experiment, "lost", status="failed", losses=[], message=EVIL, at=13)
+    write_run(experiment, "long", 6, status="running", stage__title="word" * 40)
+    for at, stage in enumerate(("step02", "step03"), 50):
+        write_run(experiment, stage, label="apart", code="other", data__name=EVIL, at=at)
+    (write_run(experiment, "torn") / "run.json").write_text("{")
+    return reports.write_report([experiment])

@@ -1,0 +1,94 @@
+"""Comparisons as ladders: those of one experiment under equal conditions and settings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from conf.schema import Aim
+from reports.compare import Comparison, Key
+from reports.read import Row
+from stages.plans import Plan
+
+
+@dataclass(frozen=True)
+class Group:
+    """Comparisons with one key; `stages` are those of the stages as they are, if there are any."""
+
+    comparisons: list[Comparison]
+    stages: list[Comparison]
+
+    @property
+    def key(self) -> Key:
+        """That of its comparisons."""
+        return self.stages[0].key
+
+    @property
+    def experiment(self) -> str:
+        return self.key[0]
+
+    @property
+    def runs(self) -> list[Row]:
+        """The runs of the stages, one a seed."""
+        return list({run.run: run for stage in self.stages for run in stage.arm.runs}.values())
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The names of the stages' runs, repeats included."""
+        return {name for stage in self.stages for name in stage.arm.names}
+
+    @cached_property
+    def ladder(self) -> list[Comparison]:
+        """The stages that can be compared: all but the short flow check."""
+        return [stage for stage in self.stages if stage.aim is not Aim.flow]
+
+    @property
+    def baseline(self) -> Comparison | None:
+        """The baseline, where it has finished."""
+        found = (s for s in self.stages if s.aim is Aim.baseline and s.is_plain and s.arm.finished)
+        return next(found, None)
+
+    @property
+    def tops(self) -> list[Comparison]:
+        """The finished stages on which no finished one stands: the ends of the ladder's branches.
+
+        In the order of the ladder.
+        """
+        done = [stage for stage in self.ladder if stage.arm.finished]
+        below = {name for stage in done for name in stage.chain[1:]}
+        return [stage for stage in done if stage.stage not in below]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
+
+
+def find_groups(found: Sequence[Comparison], plans: Mapping[str, Plan]) -> list[Group]:
+    """The groups, the main one first.
+
+    That is the one with the most finished stages, then the most stages, then one without typed
+    settings, then the most seeds, then the newest.
+    """
+    by_key: dict[object, list[Comparison]] = defaultdict(list)
+    for each in found:
+        by_key[each.key].append(each)
+    groups = []
+    for members in by_key.values():
+        # What a plan compares with a reference of its own is no stage of the ladder.
+        plain = [m for m in members if m.is_plain and not (m.plans and _names_reference(m, plans))]
+        groups.append(Group(members, plain or members))
+
+    def rank(group: Group) -> tuple[bool, int, int, bool, int, str]:
+        finished = sum(bool(stage.arm.finished) for stage in group.stages)
+        typed = any(stage.typed for stage in group.stages)
+        newest = max(run.started for run in group.runs)
+        plain = all(stage.is_plain for stage in group.stages)
+        return plain, finished, len(group.stages), not typed, len(group.seeds), newest
+
+    return sorted(groups, key=rank, reverse=True)
+
+
+def _names_reference(found: Comparison, plans: Mapping[str, Plan]) -> bool:
+    return any(plans[name].about.reference for name in found.plans & plans.keys())

@@ -1,0 +1,252 @@
+"""What the report shows in rows: each table once, for page, Markdown and terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from conf.schema import Aim, Measure
+from reports.arm import Versus
+from reports.compare import Comparison, shown
+from reports.formats import (
+    NONE,
+    bounds,
+    change,
+    count,
+    interval,
+    loss,
+    number,
+    signed,
+    times,
+    times_bounds,
+    together,
+)
+from reports.palette import Look
+from reports.report import Control, Report
+from reports.report import Table as PlanTable
+from reports.side_by_side import Alternatives
+from reports.worth import Way
+
+Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text with notes below it, and what can be opened; `bar` is what it shows of an interval."""
+
+    text: str
+    notes: Sequence[str] = ()
+    tone: str = ""
+    look: Look | None = None
+    bar: tuple[float, float, float | None, bool, Look] | None = None  # from, to, baseline, beyond
+    more: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, each a title and a kind, and rows of as many cells."""
+
+    columns: list[tuple[str, str]]
+    rows: list[list[Cell]]
+    title: str = ""
+    kind: str = ""
+
+
+def ladder(r: Report, look: Mapping[str, Look], axis: tuple[float, float], say: Say) -> Table:
+    """The main ladder: what each stage changes, its interval, losses, speed and verdict."""
+    columns = [
+        ("Stage", ""), ("Interval", "interval"), ("Held-out loss", "number"),
+        ("Difference", "number"), ("To the baseline", "number"), ("Tokens/s", "number"),
+        ("×baseline", "number"), ("Peak memory", "number"), ("Verdict", "judged"),
+    ]  # fmt: skip
+    base = r.main.baseline
+    known: dict[str, str] = {}
+    rows = []
+    for s in r.main.stages:
+        arm, verdict, style = s.arm, r.verdicts[s.name], look.get(s.stage)
+        changes = arm.newest.changes if arm.newest.stage == s.stage else {}
+        notes = [s.title, *(f"{k} {shown(a)} → {shown(b)}" for k, (a, b) in changes.items())]
+        notes += arm.notes
+        again = [what for what, why in arm.not_applied.items() if known.get(what) == why]
+        notes += [f"Not applied: {w}: {y}" for w, y in arm.not_applied.items() if w not in again]
+        notes += [f"Still not applied: {together(again)}"] if again else []
+        known |= arm.not_applied
+        judged = (
+            [f"about {verdict.seeds_needed} seeds would decide"] if verdict.seeds_needed else []
+        )
+        if arm.newest.message and arm.newest.status not in ("finished", "failed"):
+            judged.append(arm.newest.message)
+        more = {"The guide": [arm.newest.guide]} if changes or s.aim is Aim.baseline else {}
+        if arm.findings:
+            more[", ".join(arm.findings)] = [
+                f"{f.severity.value}, in {n} of {len(arm.runs)} runs: {f.sentence} {f.advice}"
+                for n, f in arm.findings.values()
+            ]
+        if arm.newest.checks:
+            more["The checks"] = [
+                f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in arm.newest.checks
+            ]
+        spread, error = arm.spread("held_out"), arm.mean("held_out_error")
+        beside = [f"sd {loss(spread)}"] if spread == spread else []
+        if not beside and error == error:
+            beside = [f"± {loss(error)} by the text"]
+        speed = s.baseline.speed
+        rows.append([
+            Cell(s.name, notes, look=style),
+            _interval(s, base, axis, style),
+            Cell(loss(arm.mean("held_out")), beside),
+            _difference(s.versus, len(arm.finished), _spent(s, r.control)),
+            _difference(s.baseline, len(arm.finished)),
+            Cell(count(arm.mean("tokens_per_second"))),
+            Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else []),
+            Cell(number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB")),
+            Cell(say("verdict", s, verdict, r.rules), judged, verdict.tone.value, more=more),
+        ])  # fmt: skip
+    return Table(columns, rows, kind="ladder")
+
+
+def _interval(
+    s: Comparison, base: Comparison | None, axis: tuple[float, float], look: Look | None
+) -> Cell:
+    worst, best = s.arm.mean("worst"), s.arm.mean("best")
+    if look is None or not math.isfinite(worst):
+        return Cell(interval(worst, best))
+    low, high = axis
+
+    def share(value: float) -> float:
+        return round(min(max(100 * (value - low) / (high - low), 0), 100), 2)
+
+    at = share(base.arm.mean("best")) if base else None
+    bar = share(best), 100 - share(worst), at, worst > high, look
+    return Cell(interval(worst, best), bar=bar)
+
+
+def _difference(versus: Versus, seeds: int, more: Sequence[str] = ()) -> Cell:
+    """A difference in loss, with its interval, and over what it is where that is not all seeds."""
+    found = versus.loss
+    if found is None:
+        return Cell(NONE)
+    notes = [bounds(found)] if found.known else []
+    notes += [f"{found.n} {found.over.value}"] if found.n != seeds and found.known else []
+    return Cell(signed(found.value), [*notes, *more])
+
+
+def _spent(stage: Comparison, control: Control | None) -> list[str]:
+    """The difference of a stage that takes more tokens a step at as many tokens."""
+    at, notes = stage.versus.at_tokens, []
+    if stage.versus.takes_more and at:
+        notes.append(f"{signed(at.loss.value)} at equal tokens")
+    if control and control.stage is stage and (less := control.longer.versus.loss):
+        steps = count(control.longer.arm.newest.steps_planned)
+        notes.append(f"{signed(-less.value)} to {control.longer.stage} of {steps} steps")
+    return notes
+
+
+def side_by_side(found: Sequence[Alternatives]) -> Table:
+    """A row an alternative, with its difference from the lowest."""
+    columns = [
+        ("Stage", ""), ("With", ""), ("Seeds", "number"), ("Interval", ""),
+        ("Held-out loss", "number"), ("From the lowest", "number"), ("Tokens/s", "number"),
+    ]  # fmt: skip
+    rows = []
+    for stage in found:
+        for row in stage.rows:
+            arm = row.found.arm
+            rows.append([
+                Cell(stage.name, [stage.title]),
+                Cell(settings(row.differs)),
+                Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
+                Cell(interval(arm.mean("worst"), arm.mean("best"))),
+                Cell(loss(arm.mean("held_out"))),
+                Cell("lowest" if row is stage.lowest else change(row.more)),
+                Cell(count(arm.mean("tokens_per_second"))),
+            ])  # fmt: skip
+    return Table(columns, rows)
+
+
+def settings(differs: Mapping[str, Any]) -> str:
+    """What tells an alternative from others, as one would type it."""
+    said = [
+        str(value) if key == "experiment" else f"{key}={shown(value)}"
+        for key, value in differs.items()
+    ]
+    return ", ".join(said)
+
+
+def worth(r: Report) -> Table:
+    """A step by every way to say what it is worth."""
+    assert r.worth is not None
+    columns = [("Step", ""), *((way.value.capitalize(), "number") for way in Way)]
+    return Table(columns, [
+        [Cell(s.stage.name, [s.stage.about.title]), *(Cell(change(s.ways.get(w))) for w in Way)]
+        for s in r.worth.steps
+    ])  # fmt: skip
+
+
+def rates(r: Report) -> Table:
+    """A stage at the ladder's learning rate, and at its own best one."""
+    columns = [
+        ("Stage", ""), ("Rate on the ladder", "number"), ("Best rate", "number"), ("Against", ""),
+        ("At the ladder's rates", "number"), ("At the best rates", "number"),
+    ]  # fmt: skip
+    return Table(columns, [
+        [
+            Cell(s.stage.name, [s.stage.about.title]),
+            Cell(shown(s.fixed)),
+            Cell(shown(s.best), ["at the grid's edge"] if s.at_edge else []),
+            Cell(s.below or NONE),
+            Cell(change(s.at_fixed)),
+            Cell(change(s.at_best)),
+        ]
+        for s in r.rates
+    ])  # fmt: skip
+
+
+def rows(found: Sequence[Comparison], plan: PlanTable | None = None, title: str = "") -> Table:
+    """Comparisons, a row each, with the outcomes of a plan's."""
+    columns = [
+        ("Run", ""), ("Against", ""), ("Seeds", "number"), ("Held-out loss", "number"),
+        ("Difference", "number"), ("Speed-up", "number"), ("Outcome", ""),
+    ]  # fmt: skip
+    reverse = plan is not None and plan.plan is not None and plan.plan.about.reference is not None
+    outcomes = [v.outcome for v in plan.verdicts] if plan else [None] * len(found)
+    outcomes = [each and each.flipped for each in outcomes] if reverse else outcomes
+    cells = []
+    for row, outcome in zip(found, outcomes, strict=True):
+        loss_, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
+        cells.append([
+            Cell(row.what),
+            Cell(row.against or NONE, [f"{more:.3g} times the tokens"] if more > 1.01 else []),
+            Cell(", ".join(f"{n} {status}" for status, n in row.arm.statuses.items())),
+            Cell(loss(row.arm.mean("held_out"))),
+            Cell(change(loss_.flipped if loss_ and reverse else loss_)),
+            Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else []),
+            Cell(outcome.value if outcome else NONE),
+        ])  # fmt: skip
+    return Table(columns, cells, title)
+
+
+def claims(r: Report, say: Say) -> Table:
+    """The guide's claims, and what was measured."""
+    columns = [
+        ("The guide says", ""), ("Its conditions", ""), ("Ours", ""), ("Measured", ""),
+        ("Verdict", ""),
+    ]  # fmt: skip
+    tones = {"supported": "good", "contradicted": "bad", "not decided": "even"}
+    rows = []
+    for j in r.claims:
+        ours = NONE
+        if j.found:
+            run = j.found.arm.newest
+            change_alone = "" if j.claim.measure is Measure.accumulation else f"{j.claim.change}, "
+            ours = f"{change_alone}{j.found.name} against {j.found.against}; {run.model}, "
+            ours += f"{run.device_name or run.device}"
+        decide = [f"Decide it with {j.command}"] if j.command else []
+        rows.append([
+            Cell(j.claim.text), Cell(j.claim.conditions), Cell(ours),
+            Cell(say("claim", j, r.rules), decide),
+            Cell(j.ruling.value, tone=tones.get(j.ruling.value, "none")),
+        ])  # fmt: skip
+    return Table(columns, rows)

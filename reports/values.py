@@ -1,0 +1,121 @@
+"""The report as plain values, for report.json and stages.csv: enums and numbers, no sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.arm import Versus
+from reports.compare import Comparison
+from reports.report import Report
+from reports.verdicts import Verdict
+from runner.record import Results, Timings
+from stages.ladder import Stage
+
+FORMAT = 1
+MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
+
+
+def as_json(r: Report) -> str:
+    """What report.json holds; estimates are in nats/token, speed-ups are ratios."""
+    found = {
+        "format": FORMAT,
+        "rules": asdict(r.rules),
+        **{
+            name: _plain(getattr(r, name))
+            for name in (
+                "answer", "worth", "rates", "alternatives", "claims", "control", "busy", "shared",
+            )
+        },
+        "comparisons": _rows(r),
+        "tables": [
+            {
+                "plan": table.plan and table.plan.name,
+                "rows": [
+                    {"what": row.what, "against": row.against, **_plain(verdict)}
+                    for row, verdict in zip(table.rows, table.verdicts, strict=True)
+                ],
+            }
+            for table in r.tables
+        ],
+        "problems": r.records.problems,
+    }  # fmt: skip
+    return json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def as_frame(r: Report) -> pd.DataFrame:
+    """A row a comparison, in full precision, with columns such as reference_loss_value."""
+    frame = pd.json_normalize(_rows(r), sep="_")
+    # A column whose first value is null and whose others are estimates is empty there.
+    empty = [c for c in frame if any(str(other).startswith(f"{c}_") for other in frame)]
+    return frame.drop(columns=[c for c in empty if frame[c].isna().all()])
+
+
+def _rows(r: Report) -> list[dict[str, Any]]:
+    """The comparisons; those of group 0, the main ladder, come first, with their verdicts."""
+    order = {group.key: number for number, group in enumerate(r.groups)}
+    found = sorted(r.comparisons, key=lambda each: order[each.key])
+    verdicts = {id(stage): r.verdicts[stage.name] for stage in r.main.stages}
+    return [_row(order[each.key], each, verdicts.get(id(each))) for each in found]
+
+
+def _row(group: int, found: Comparison, verdict: Verdict | None) -> dict[str, Any]:
+    arm = found.arm
+    return {
+        "group": group,
+        "experiment": found.key[0],
+        "stage": found.stage,
+        "what": found.what,
+        "without": ",".join(found.without),
+        "plus": ",".join(found.plus),
+        "typed": json.dumps(found.typed),
+        "plans": ",".join(sorted(found.plans)),
+        "number": found.number,
+        "title": found.title,
+        "aim": found.aim.value,
+        "scale": arm.newest.scale,
+        "status": arm.status.value,
+        "seeds": " ".join(str(run.seed) for run in arm.runs),
+        "finished_runs": len(arm.finished),
+        "runs": " ".join(run.run for run in arm.rounds),
+        **{name: arm.mean(name) for name in MEANS},
+        "held_out_spread": arm.spread("held_out"),
+        "clipped": arm.clipped and arm.clipped[0],
+        "not_applied": "; ".join(f"{what}: {why}" for what, why in arm.not_applied.items()),
+        "findings": "; ".join(f"{name} ({n})" for name, (n, _) in arm.findings.items()),
+        "against": found.against,
+        "same_as": found.same_as,
+        "reference": _versus(found.versus),
+        "baseline": _versus(found.baseline),
+        **(_plain(verdict) if verdict else {}),
+    }
+
+
+def _versus(versus: Versus) -> dict[str, Any]:
+    found = {"loss": versus.loss, "speed": versus.speed, "at_tokens": versus.at_tokens}
+    return {name: _plain(value) for name, value in found.items() if value}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, comparisons, stages and runs by their names."""
+    match value:
+        case Enum():
+            return value.value
+        case Comparison():
+            return value.what
+        case Stage():
+            return value.name
+        case np.ndarray():
+            return value.tolist()
+        case dict():
+            return {str(_plain(key)): _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return value.run if hasattr(value, "run") else [_plain(each) for each in value]
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return value

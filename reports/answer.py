@@ -94,7 +94,7 @@ def find_answer(
         },
         lowest=_lowest(main, rules),
         tops=[top for top in main.tops if top is not main.baseline],
-        sweeps=[each for each in sweeps if sum(bool(r.found.arm.finished) for r in each.rows) > 1],
+        sweeps=[each for each in sweeps if any(row.more for row in each.rows)],
         decides=several,
     )
 

@@ -78,7 +78,10 @@ def find_groups(found: Sequence[Comparison], plans: Mapping[str, Plan]) -> list[
     for members in by_key.values():
         # What a plan compares with a reference of its own is no stage of the ladder.
         plain = [m for m in members if m.is_plain and not (m.plans and _names_reference(m, plans))]
-        groups.append(Group(members, plain or members))
+        newest = {m.stage: m for m in sorted(plain, key=lambda m: m.arm.newest.started)}
+        ladder = [m for m in plain if newest[m.stage] is m]  # an overlay may have been edited
+        groups.append(Group(members, ladder or members))
+        groups += [Group([m], [m]) for m in plain if newest[m.stage] is not m]
 
     def rank(group: Group) -> tuple[bool, int, int, bool, int, str]:
         finished = sum(bool(stage.arm.finished) for stage in group.stages)

@@ -5,8 +5,10 @@ A record that cannot be read, or that is not a run's, is left out and named in `
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -22,6 +24,7 @@ from conf.errors import UsageError
 from runner.record import (
     HELD_OUT,
     STEPS,
+    Asked,
     Run,
     Settings,
     Status,
@@ -238,12 +241,7 @@ def _read(
     if not run.status.is_final:
         done = [Step(*values) for values in steps[list(columns(Step))].itertuples(index=False)]
         run = replace(run, results=summarise(done, run.resumed_at, run.results))
-    asked = read_asked(folder)
-    if not asked:
-        problems.append(
-            f"{name} is compared with nothing, as it has no asked.csv; type its command again: "
-            f"{run.command}."
-        )
+    asked = _asked(folder, name, run, problems)
     row = {**dict(_values(run.settings)), **dict(_values(run))}
     row |= {
         "run": name,
@@ -257,18 +255,36 @@ def _read(
     return run, row, steps, windows
 
 
+def _asked(folder: Path, name: str, run: Run, problems: list[str]) -> list[Asked]:
+    """What was asked of a run; a line that cannot be, as its settings are others, is left out."""
+    found = read_asked(folder)
+    whole = [one for one in found if one.settings == found[0].settings and _is_object(one.typed)]
+    if not found:
+        again = f"type its command again: {run.command}"
+        problems.append(f"{name} is compared with nothing, as it has no asked.csv; {again}.")
+    elif len(whole) < len(found):
+        problems.append(f"{name}: {len(found) - len(whole)} lines of asked.csv are damaged.")
+    return whole
+
+
+def _is_object(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
+
+
 def _table(
     path: Path, kind: type, sha256: str | None, without: str, problems: list[str]
 ) -> pd.DataFrame:
     """A table of the record, Step or Window; empty, and a problem, where it cannot be read."""
     try:
-        return _read_table(path, list(columns(kind)), sha256)
+        return _read_table(path, kind, sha256)
     except UnreadableRecord as error:
         problems.append(f"{without}: {error}.")
         return pd.DataFrame(columns=list(columns(kind)), dtype=float)
 
 
-def _read_table(path: Path, names: list[str], sha256: str | None) -> pd.DataFrame:
+def _read_table(path: Path, kind: type, sha256: str | None) -> pd.DataFrame:
     """The whole lines of a CSV file; a last line cut short was never finished.
 
     `sha256` is the file's checksum when its run ended, or None while it has not.
@@ -282,17 +298,19 @@ def _read_table(path: Path, names: list[str], sha256: str | None) -> pd.DataFram
         raise UnreadableRecord(f"{path.name} is not readable text") from None
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
-    whole = text[: text.rfind("\n") + 1]
+    whole, names = text[: text.rfind("\n") + 1], list(columns(kind))
     try:
         raw = pd.read_csv(
             io.StringIO(whole), index_col=False, on_bad_lines="skip", float_precision="round_trip"
         )
         table = raw[names]
-        if not all(kind.kind in "fi" for kind in table.dtypes):
+        if not all(dtype.kind in "fi" for dtype in table.dtypes):
             table = table.apply(pd.to_numeric, errors="coerce").astype(float)
     except (ValueError, KeyError):
         raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None
-    return table[np.isfinite(table["step"]) & (table["step"] >= 0)].astype(float)
+    counts = table[[entry.name for entry in fields(kind) if entry.type is int]]
+    whole_lines: pd.DataFrame = table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
+    return whole_lines.astype(float)
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

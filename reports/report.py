@@ -96,7 +96,8 @@ class Report:
         main = groups[0]
         tables = _tables(found, groups, plans, rules)
         in_tables = {id(row) for table in tables for row in table.rows}
-        free = [each for each in found if id(each) not in in_tables or each.key == main.key]
+        elsewhere = in_tables | {id(each) for each in found if each.key == main.key}
+        free = [*main.stages, *(each for each in found if id(each) not in elsewhere)]
         alternatives = find_alternatives(free, main.names, rules)
         verdicts = judge(main.stages, rules, is_judged_by_loss)
         by_stage = {each.name: v for each, v in zip(main.stages, verdicts, strict=True)}
@@ -145,7 +146,7 @@ def _tables(
         run = each.arm.newest
         for name in sorted(each.plans) or ([""] if not each.is_plain else []):
             members[(name, *each.key[:2], run.model, run.scale)].append(each)
-    by_key = {group.key: group for group in groups}
+    by_key = {group.key: group for group in reversed(groups)}
     tables = []
     for (name, *_), rows in sorted(members.items(), key=lambda item: (not item[0][0], item[0][0])):
         if all(row.is_plain and row.key == groups[0].key for row in rows):

@@ -98,15 +98,19 @@ def judge(
     found: Sequence[Comparison], rules: ReportConf, in_family: Callable[[Comparison], bool]
 ) -> list[Verdict]:
     """The verdict on each comparison, with those of the family corrected together."""
-    family: dict[int, Estimate] = {}
-    pairs: set[frozenset[str]] = set()
+    family: dict[frozenset[str], Estimate] = {}  # the same two the other way round are no other
     for each in found:
         loss, pair = each.versus.loss, frozenset((each.settings, each.reference))
-        if loss and several_seeds(loss) and in_family(each) and pair not in pairs:
-            family[id(each)] = loss
-            pairs.add(pair)  # the same two the other way round are no other test
+        if loss and several_seeds(loss) and in_family(each):
+            family.setdefault(pair, loss)
     tested = dict(zip(family, correct_family(list(family.values())), strict=True))
-    return [_verdict(each, tested.get(id(each)), len(tested), rules) for each in found]
+    verdicts = []
+    for each in found:
+        loss = each.versus.loss
+        same = tested.get(frozenset((each.settings, each.reference)))
+        mine = replace(same, loss=loss) if same and loss and in_family(each) else None
+        verdicts.append(_verdict(each, mine, len(tested), rules))
+    return verdicts
 
 
 def is_judged_by_loss(found: Comparison) -> bool:

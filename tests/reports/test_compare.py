@@ -348,12 +348,13 @@ def test_runs_under_other_conditions_are_never_compared(
     assert report.apart == report.groups[1:]
 
 
+@pytest.mark.parametrize("below", ["as it is", "edited too"])
 def test_a_stage_as_it_was_before_its_overlay_was_edited_is_no_part_of_the_ladder(
-    tmp_path: Path,
+    tmp_path: Path, below: str
 ) -> None:
     experiment = write_stages(tmp_path / "edited", step02=7.0, step03=7.3)
-    edited = question("step03", inert=["model.gain"])
-    earlier = replace(edited, reference=question("step03").reference)
+    reference = question("step03").reference if below == "as it is" else "of another step02"
+    earlier = replace(question("step03", inert=["model.gain"]), reference=reference)
     for seed in FIVE:
         floor = 6.7 + 0.01 * seed
         write_run(experiment, "step03", seed, floor=floor, asked=[earlier], label=f"{seed}", at=1)

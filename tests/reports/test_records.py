@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from conf.errors import UsageError
 from reports.read import RUN_COLUMNS, STEP_COLUMNS, WINDOW_COLUMNS
 from reports.report import Report
 from tests.conftest import ROOT
-from tests.reports.conftest import ORDER, WINDOWS, write_run
+from tests.reports.conftest import ORDER, WINDOWS, question, write_run
 
 
 def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
@@ -76,6 +77,29 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(
     assert [stage.stage for stage in stages] == ["step02", "step03"]
     steps.write_bytes(whole[:-9])
     assert len(reports.load(tmp_path / "torn").steps.query("stage == 'step03'")) == 49
+
+
+def test_a_window_that_is_no_number_loses_itself_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "torn", status="running", every=10)
+    lines = (folder / "held_out.csv").read_text().splitlines()
+    lines[5] = lines[5].replace(",64,", ",x,", 1)
+    (folder / "held_out.csv").write_text("\n".join(lines) + "\n")
+    assert len(reports.load(tmp_path / "torn").windows) == 4 * WINDOWS - 1
+
+
+@pytest.mark.parametrize(
+    "damage", [{"typed": "{"}, {"typed": "[1]"}, {"typed": "null"}, {"settings": "0"}]
+)
+def test_a_damaged_question_is_named_and_the_rest_goes_on(
+    tmp_path: Path, damage: dict[str, str]
+) -> None:
+    asked = question("step03")
+    write_run(tmp_path / "damaged", "step02")
+    write_run(tmp_path / "damaged", "step03", asked=[asked, replace(asked, **damage)])
+    report = Report.of([tmp_path / "damaged"])
+    assert [stage.name for stage in report.main.stages] == ["step02", "step03"]
+    (problem,) = report.records.problems
+    assert "step03" in problem
 
 
 @pytest.mark.parametrize("file", ["run.json", "steps.csv", "held_out.csv"])

@@ -41,7 +41,7 @@ def main() -> None:
         default=[],
         help="a folder with stages and plans of your own, as given to the runner",
     )
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     words = given.experiments
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     experiments = [word for word in words if word not in settings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conf.schema import ReportConf
+from conf.schema import Aim, ReportConf
 from reports.claims import over_seeds
 from reports.compare import Comparison
 from reports.ladders import Group
@@ -13,6 +13,9 @@ from reports.side_by_side import Alternatives
 from reports.speed import Pace
 from reports.verdicts import Kind, Outcome, Verdict, keeps_loss
 from runner.record import Status
+
+# A stage that is not for speed is named for it where its gain is surely more than this.
+WORTHWHILE = 1.01
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ def find_answer(
     lower = [s for s in by[Outcome.lower] if not s.versus.takes_more]
     paced = [s for s in main.ladder if s.versus.speed and not s.same_as]
     pace = {s.name: s.versus.speed.pace for s in paced if s.versus.speed}
-    gained = [s for s in paced if pace[s.name] is Pace.faster]
+    gained = [
+        stage
+        for stage in paced
+        if (speed := stage.versus.speed) and speed.pace is Pace.faster
+        if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE
+    ]
     faster = [s for s in gained if keeps_loss(s.versus.loss, rules) or s in by[Outcome.lower]]
     speeds = [s for s in paced if verdicts[s.name].kind is Kind.speed]
     rounds = max((s.versus.speed.estimate.n for s in paced if s.versus.speed), default=0)

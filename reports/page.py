@@ -196,7 +196,7 @@ def _headline(r: Report) -> str:
     """What was run, in a line."""
     found = facts(r.main)
     names = ("Model", "Data", "Tokens a step", "Device", "Scale", "Seeds", "Started")
-    return " · ".join(f"{name.lower()} {found[name]}" for name in names)
+    return " · ".join(f"{name.lower()} {found[name]}" for name in names if name in found)
 
 
 def facts(main: Group) -> dict[str, str]:
@@ -222,7 +222,9 @@ def facts(main: Group) -> dict[str, str]:
         "Started": lambda r: r.started[:10],
     }
     found = {
-        name: ", ".join(dict.fromkeys(str(value) for run in ladder if (value := of(run))))
+        name: dict.fromkeys(
+            str(of(run)) for run in ladder if of(run) not in (None, "", formats.NONE)
+        )
         for name, of in columns.items()
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: ", ".join(values) for name, values in found.items() if values}

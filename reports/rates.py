@@ -59,8 +59,9 @@ def find_rates(
     grid: dict[str, dict[float, Arm]] = defaultdict(dict)
     for each in found:
         same = each.key[:2] == own.key[:2] and _shared(each) == _shared(own)
-        if same and each.is_plain and RATE in each.typed:
-            grid[each.stage][float(each.typed[RATE])] = each.arm
+        rate = each.typed.get(RATE)
+        if same and each.is_plain and isinstance(rate, int | float):
+            grid[each.stage][float(rate)] = each.arm
     # No rate is typed here: a record of a typed one does not hold that of the configuration.
     common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
     untyped = Ladder(ladder, {**flatten(own.arm.newest.config), RATE: common})

@@ -305,12 +305,12 @@ def _read_table(path: Path, kind: type, sha256: str | None) -> pd.DataFrame:
         )
         table = raw[names]
         if not all(dtype.kind in "fi" for dtype in table.dtypes):
-            table = table.apply(pd.to_numeric, errors="coerce").astype(float)
+            table = table.apply(pd.to_numeric, errors="coerce")
     except (ValueError, KeyError):
         raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None
-    counts = table[[entry.name for entry in fields(kind) if entry.type is int]]
-    whole_lines: pd.DataFrame = table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
-    return whole_lines.astype(float)
+    table = table.astype(float)
+    counts = table[[entry.name for entry in fields(kind) if entry.type is int]].to_numpy()
+    return table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

@@ -36,7 +36,7 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         for page in _report(config):
-            picture = page.parent / "figures" / f"stage-{config.stage.name}.png"
+            picture = page.parent / "figures" / f"stage-{config.stage.name}.svg"
             if picture.exists():
                 say(Console(), f"  picture: {picture}")
             say(Console(), f"  report: {page}")

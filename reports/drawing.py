@@ -40,22 +40,20 @@ LINEAR_NATS = 0.1
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as two whole files on white paper; `alt` says its labels and numbers."""
+    """A figure as a whole SVG file on white paper; `alt` says its labels and numbers."""
 
     name: str
     alt: str
     svg: bytes
-    png: bytes
 
 
 def picture(figure: Figure, name: str, alt: str) -> Picture:
     """Render a figure, under the style in which it was drawn."""
-    svg, png = io.BytesIO(), io.BytesIO()
+    svg = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", pil_kwargs={"compress_level": 4})
-    return Picture(name, alt, svg.getvalue(), png.getvalue())
+    return Picture(name, alt, svg.getvalue())
 
 
 @contextmanager

@@ -98,7 +98,6 @@ def build(report: Report) -> dict[str, bytes]:
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     for picture in (picture for section in sections for picture in section.pictures):
         files[f"figures/{picture.name}.svg"] = picture.svg
-        files[f"figures/{picture.name}.png"] = picture.png
     return files
 
 

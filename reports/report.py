@@ -149,7 +149,7 @@ def _tables(
     by_key = {group.key: group for group in reversed(groups)}
     tables = []
     for (name, *_), rows in sorted(members.items(), key=lambda item: (not item[0][0], item[0][0])):
-        if all(row.is_plain and row.key == groups[0].key for row in rows):
+        if all(row.is_plain and not row.typed and row.key == groups[0].key for row in rows):
             continue  # they are the main ladder
         plan = plans.get(name) or (Plan(name, PlanConf(title=name), {}) if name else None)
         verdicts = judge(rows, rules, lambda each: not each.same_as)

@@ -142,7 +142,7 @@ def killed_tokenizing(lab: Lab, times: int) -> None:
 @fault("kill -9 while the report is written", "written by the same command", 5)
 def killed_writing_the_report(lab: Lab, times: int) -> None:
     for i in range(times):
-        where = (r"index\.html\.~", r"steps\.csv\.~", r"stage-.*\.png\.~")[i % 3]
+        where = (r"index\.html\.~", r"steps\.csv\.~", r"stage-.*\.svg\.~")[i % 3]
         experiment = lab.new_experiment()
         at = f"os.rename /report/.*{where} 0"
         done = lab.run(experiment, *SWEEP, PYTHONPATH=ASSASSIN, KILL_AT=at)

@@ -107,7 +107,7 @@ def test_a_sweep_over_settings_is_answered_without_a_ladder(tmp_path: Path) -> N
     page = reports.write_report([tmp_path / "sweep"], console=Console(file=said, width=150))
     table = said.getvalue().partition("\n\n")[0]
     assert [f"{RATE}={rate}" in table for rate in ("0.0001", "0.001", "9")] == [True] * 3
-    assert (page.parent / "figures" / "settings-step05.png").exists()
+    assert (page.parent / "figures" / "settings-step05.svg").exists()
 
 
 def test_experiments_are_side_by_side_and_each_keeps_its_own_report(tmp_path: Path) -> None:

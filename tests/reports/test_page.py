@@ -80,7 +80,7 @@ def test_a_report_has_every_file_and_a_picture_for_everything(page: Path) -> Non
         "speed-tokens", "speed-steps", "gradient-norms", "norm-spread", "guide-loss", "guide-norm",
     }  # fmt: skip
     figures = {path.name for path in (page.parent / "figures").iterdir()}
-    assert {f"{name}.{kind}" for name in wanted for kind in ("svg", "png")} <= figures
+    assert {f"{name}.svg" for name in wanted} <= figures
     table = pd.read_csv(page.parent / "stages.csv").query("group == 0").set_index("what")
     assert f"{table.held_out['step07']:.3f}" == "6.190"
     assert "6.190" in page.read_text("utf-8")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -123,20 +124,62 @@ def _finite(runs: Iterable[Row], column: str) -> list[float]:
     return [float(value) for value in values if pd.notna(value) and math.isfinite(value)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Versus:
-    """Runs against those of another arm, over the seeds of which both have a loss, `pairs`.
+    """The runs of an arm against those of another, joined by seed, and for speeds by repeat too.
 
-    `loss` is of the held-out loss; `at_tokens` of the training loss, where both have seen as many
-    tokens. None where no seed has both, or where there is no other arm: it was never run.
+    What is compared is None, or empty, where there is no other arm, as it was never run, where it
+    is the same one, and where they have no seed in common. `shared` are the names of runs that
+    shared their machine.
     """
 
-    other: Arm | None = None
-    pairs: list[tuple[Row, Row]] = field(default_factory=list)
-    curves: Curves = ()
-    loss: Estimate | None = None
-    speed: SpeedUp | None = None
-    at_tokens: At | None = None
+    arm: Arm | None
+    other: Arm | None
+    rules: ReportConf
+    shared: Collection[str] = ()
+
+    @cached_property
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """The runs of the seeds of which both arms have a loss, the other arm's first."""
+        if self.arm is None or self.other is None or self.arm is self.other:
+            return []
+        by_seed = {run.seed: run for run in self.other.measurable}
+        return [(by_seed[r.seed], r) for r in self.arm.measurable if r.seed in by_seed]
+
+    @cached_property
+    def loss(self) -> Estimate | None:
+        """The difference in held-out loss over seeds; of one seed over its windows, if it can."""
+        if not (self.arm and self.other and self.pairs):
+            return None
+        values = np.array([after.held_out - before.held_out for before, after in self.pairs])
+        if len(values) > 1:
+            return mean_difference(values, self.rules)
+        (before, after), *_ = self.pairs
+        first, second = self.other.windows(before), self.arm.windows(after)
+        if len(first) and len(first) == len(second):
+            return mean_over_windows(second - first, self.rules)
+        return Estimate(float(values[0]))
+
+    @cached_property
+    def speed(self) -> SpeedUp | None:
+        """The speed-up over the rounds that both arms have finished."""
+        if self.arm is None or self.other is None or self.arm is self.other:
+            return None
+        before, after = (filter(is_finished, arm.rounds) for arm in (self.other, self.arm))
+        return speed_up([*before], [*after], self.shared, self.rules)
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The steps of each pair of runs of which both have some."""
+        if not (self.arm and self.other and self.pairs):
+            return []
+        found = [(self.other.steps_of([a]), self.arm.steps_of([b])) for a, b in self.pairs]
+        return [(before[0], after[0]) for before, after in found if before and after]
+
+    @cached_property
+    def at_tokens(self) -> At | None:
+        """The difference in training loss where both have seen as many tokens."""
+        return at_equal_tokens(self.curves, self.rules)
 
     @property
     def times_the_tokens(self) -> float:
@@ -149,45 +192,3 @@ class Versus:
     @property
     def takes_more(self) -> bool:
         return self.times_the_tokens > MORE_TOKENS
-
-
-def join(before: Arm | None, after: Arm, shared: set[str], rules: ReportConf) -> Versus:
-    """An arm against another: losses by seed, speeds by seed and repeat."""
-    if before is None:
-        return Versus()
-    pairs = pairs_of(before, after)
-    curves = [
-        (before.steps_of([a])[0], after.steps_of([b])[0])
-        for a, b in pairs
-        if before.steps_of([a]) and after.steps_of([b])
-    ]
-    first, second = ([run for run in arm.rounds if is_finished(run)] for arm in (before, after))
-    return Versus(
-        before,
-        pairs,
-        curves,
-        difference(before, after, rules),
-        speed_up(first, second, shared, rules),
-        at_equal_tokens(curves, rules),
-    )
-
-
-def pairs_of(before: Arm | None, after: Arm | None) -> list[tuple[Row, Row]]:
-    """The runs of the seeds of which both have a loss; empty where there are no runs."""
-    by_seed = {run.seed: run for run in before.measurable} if before else {}
-    runs = after.measurable if after else []
-    return [(by_seed[run.seed], run) for run in runs if run.seed in by_seed]
-
-
-def difference(before: Arm | None, after: Arm | None, rules: ReportConf) -> Estimate | None:
-    """In held-out loss, over seeds; for one seed over the windows, where both runs have them."""
-    pairs = pairs_of(before, after)
-    if not (before and after and pairs):
-        return None
-    values = np.array([b.held_out - a.held_out for a, b in pairs])
-    if len(values) > 1:
-        return mean_difference(values, rules)
-    first, second = before.windows(pairs[0][0]), after.windows(pairs[0][1])
-    if len(first) and len(first) == len(second):
-        return mean_over_windows(second - first, rules)
-    return Estimate(float(values[0]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.schema import Aim, ReportConf
-from reports.arm import Arm, Versus, is_finished, join
+from reports.arm import Arm, Versus, is_finished
 from reports.read import Records, Row
 from reports.speed import find_shared
 from stages.ladder import Stage
@@ -121,8 +121,7 @@ def compare(
         both = *key[:2], settings, other
         if both not in joined:
             before, after = arms.get((*key[:2], other)), arms[both[:3]]
-            same = not other or other == settings
-            joined[both] = Versus(before) if same else join(before, after, shared, rules)
+            joined[both] = Versus(after, before, rules, shared)
         return joined[both]
 
     found = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.schema import ReportConf
-from reports.arm import difference
+from reports.arm import Versus
 from reports.compare import Comparison
 from reports.statistics import Estimate
 
@@ -65,7 +65,7 @@ def _compared(members: Sequence[Comparison], rules: ReportConf) -> Alternatives:
         Alternative(
             members[i],
             differs[i],
-            difference(best.arm, members[i].arm, rules)
+            Versus(members[i].arm, best.arm, rules).loss
             if best and best is not members[i] and best.key[1] == members[i].key[1]
             else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -54,7 +54,7 @@ class SpeedUp:
 
 
 def speed_up(
-    before: Sequence[Row], after: Sequence[Row], shared: set[str], rules: ReportConf
+    before: Sequence[Row], after: Sequence[Row], shared: Collection[str], rules: ReportConf
 ) -> SpeedUp | None:
     """The speed-up over the rounds, seed and repeat, that both have; None where they have none.
 
@@ -78,7 +78,9 @@ def _has_speed(before: Row, after: Row) -> bool:
     )
 
 
-def _doubt(pairs: Sequence[tuple[Row, Row]], shared: set[str], rules: ReportConf) -> Doubt | None:
+def _doubt(
+    pairs: Sequence[tuple[Row, Row]], shared: Collection[str], rules: ReportConf
+) -> Doubt | None:
     runs = [run for pair in pairs for run in pair]
     if any(run.run in shared for run in runs):
         return Doubt.shared

@@ -125,7 +125,8 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
         if stage.about.aim in (Aim.flow, Aim.baseline):
             continue
         mine, with_it, without_it = (
-            found[name].versus if name in found else Versus() for found in (plain, alone, missing)
+            found[name].versus if name in found else Versus(None, None, rules)
+            for found in (plain, alone, missing)
         )
         ways: dict[Way, Estimate] = {}
         if mine.loss:

@@ -78,7 +78,7 @@ def find_answer(
     speeds = [s for s in paced if verdicts[s.name].kind is Kind.speed]
     rounds = max((s.versus.speed.estimate.n for s in paced if s.versus.speed), default=0)
     several = len(main.seeds) > 1
-    ones = [s for s in main.ladder if verdicts[s.name].kind is Kind.one_seed]
+    ones = [s for s in main.ladder if verdicts[s.name].kind in (Kind.one_seed, Kind.no_seed)]
     unfinished = [s for s in main.stages if not s.arm.finished]
     return Answer(
         lower=lower,
@@ -91,7 +91,7 @@ def find_answer(
         equivalent=by[Outcome.equivalent],
         undecided=[*by[Outcome.inconclusive], *(ones if several else [])],
         undecided_speed=[s for s in speeds if pace[s.name] in (Pace.even, Pace.undecided)]
-        if rounds >= rules.minimum_rounds
+        if several
         else [],
         claims_speed=rounds >= rules.minimum_rounds,
         no_reference=[s for s in main.ladder if verdicts[s.name].kind is Kind.no_reference],

@@ -93,7 +93,9 @@ def _speed_up(
 def _gain(each: Comparison, alone: set[str]) -> SpeedUp | None:
     """The speed-up by a change, if that is all in which a question differs from its reference."""
     speed = each.versus.speed
-    if speed and (each.stage in alone if each.is_plain else {*each.plus} <= alone and each.plus):
+    if speed and (
+        (each.stage in alone and each.is_on_parent) or (each.plus and {*each.plus} <= alone)
+    ):
         return speed
     if speed and len(each.without) == 1 and each.without[0] in alone and not each.plus:
         return SpeedUp(speed.estimate.flipped, speed.doubt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from reports.arm import Arm, Versus, is_finished
 from reports.read import Records, Row
 from reports.speed import find_shared
 from stages.ladder import Stage
-from stages.plans import Plan
 
 Key = tuple[str, tuple[Any, ...], str]  # experiment, conditions, hash of the ladder's settings
 
@@ -48,6 +48,11 @@ class Comparison:
     @property
     def is_plain(self) -> bool:
         return not (self.without or self.plus)
+
+    @property
+    def is_on_parent(self) -> bool:
+        """Whether it is compared with the stage that it stands on, if it stands on one."""
+        return self.is_plain and self.against in ("", *self.chain[1:2])
 
     @property
     def same_as(self) -> str:
@@ -91,12 +96,10 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def compare(
-    records: Records, ladder: Sequence[Stage], plans: Mapping[str, Plan], rules: ReportConf
-) -> list[Comparison]:
+def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> list[Comparison]:
     """Every question in the records, in the order of the ladder.
 
-    `ladder` tells what no record does of a stage, `plans` which references plans name.
+    `ladder` tells what no record does of a stage.
     """
     rows = [run for run in records.rows if run.asked]
     equal = _conditions(rows)
@@ -108,11 +111,12 @@ def compare(
         for one in row.asked:
             key = row.experiment, equal[row.run], one.base
             asked[key, one.stage, one.without, one.plus, one.settings, one.reference].append(one)
-    baselines = {
-        key: settings
-        for (key, stage, without, plus, settings, _) in asked
-        if stage in about and about[stage][2] is Aim.baseline and not (without or plus)
-    }
+    baselines: dict[Key, str] = {}  # of two, as of an overlay that was edited, the newer one
+    for key, stage, without, plus, settings, _ in asked:
+        if stage in about and about[stage][2] is Aim.baseline and not (without or plus):
+            mine, known = (arms.get((*key[:2], s)) for s in (settings, baselines.get(key)))
+            if mine and (known is None or mine.newest.started > known.newest.started):
+                baselines[key] = settings
     joined: dict[tuple[str, tuple[Any, ...], str, str], Versus] = {}
     shared = find_shared(records)
 
@@ -127,9 +131,8 @@ def compare(
     found = []
     for (key, stage, without, plus, settings, reference), lines in asked.items():
         taken, added = (tuple(text.split(",")) if text else () for text in (without, plus))
-        number, title, aim, parent = about.get(stage, (0, stage, Aim.loss, None))
+        number, title, aim, _ = about.get(stage, (0, stage, Aim.loss, None))
         names = frozenset(line.plan for line in lines if line.plan)
-        named = next((plans[n].about.reference for n in names & plans.keys()), None)
         found.append(
             Comparison(
                 key=key,
@@ -141,7 +144,7 @@ def compare(
                 settings=settings,
                 reference=reference,
                 reference_command=lines[-1].reference_command,
-                against=_against(stage, taken, added, parent, named),
+                against=_against(lines[-1].reference_command),
                 number=number,
                 title=title,
                 aim=aim,
@@ -163,19 +166,12 @@ def _chain(stage: str, about: Mapping[str, tuple[int, str, Aim, str | None]]) ->
     return tuple(found)
 
 
-def _against(
-    stage: str,
-    without: Sequence[str],
-    plus: Sequence[str],
-    parent: str | None,
-    named: Mapping[str, Any] | None,
-) -> str:
-    """What a question is compared with, in words: see runner.command."""
-    if named:
-        return str(named.get("stage", stage))
-    if plus:
-        return _named(stage, without)
-    return stage if without else parent or ""
+def _against(command: str) -> str:
+    """What the command of a reference trains, as one would say it; empty for no command."""
+    words = dict(word.lstrip("+").partition("=")[::2] for word in shlex.split(command)[3:])
+    lists = (words.get(word, "").strip("[]") for word in ("without", "plus"))
+    taken, added = (text.split(",") if text else [] for text in lists)
+    return _named(words.get("stage", ""), taken, added)
 
 
 def _order(found: Comparison) -> tuple[Any, ...]:
@@ -193,13 +189,13 @@ def _conditions(rows: Sequence[Row]) -> dict[str, tuple[Any, ...]]:
 
     A run that ended before all of it was known has that of a finished one that agrees with it.
     """
-    known = {run.equal: run for run in rows if is_finished(run)}
+    known = {(run.experiment, run.equal): None for run in rows if is_finished(run)}
     return {
         run.run: next(
             (
                 equal
-                for equal, other in reversed(known.items())
-                if run.experiment == other.experiment and not is_finished(run)
+                for experiment, equal in reversed(known)
+                if run.experiment == experiment and not is_finished(run)
                 if all(a == b or not a for a, b in zip(run.equal, equal, strict=True))
             ),
             run.equal,

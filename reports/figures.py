@@ -102,7 +102,10 @@ class Painter:
 
     def _curves(self, of: Callable[[Arm], Band | None]) -> list[Curve]:
         """A curve of each stage that has one, labelled with its number or name."""
-        found = [(s, of(s.arm), cut(self.long(s).split()[0], 12)) for s in self.stages]
+        found = [
+            (s, of(s.arm), str(s.number) if self._numbered else cut(s.name, 12))
+            for s in self.stages
+        ]
         return [Curve(s.name, self.look[s.stage], each, end) for s, each, end in found if each]
 
     def all_stages(self, name: str) -> Picture:
@@ -160,7 +163,7 @@ def effects(painter: Painter, verdicts: Mapping[str, Verdict], rules: ReportConf
     losses, speeds, found = [], [], []
     for stage in painter.stages:
         if loss := stage.versus.loss:
-            is_claim = verdicts[stage.stage].outcome is not None
+            is_claim = verdicts[stage.name].outcome is not None
             losses.append(painter.row(stage, loss, signed(loss.value), is_claim))
         if speed := stage.versus.speed:
             speeds.append(painter.row(stage, speed.estimate, times(speed), not speed.doubt))

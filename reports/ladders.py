@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from conf.schema import Aim
 from reports.compare import Comparison, Key
 from reports.read import Row
-from stages.plans import Plan
 
 
 @dataclass(frozen=True)
 class Group:
-    """Comparisons with one key; `stages` are those of the stages as they are, if there are any."""
+    """Comparisons with one key; `stages` are those of the stages as they are, if there are any.
+
+    `replaced`: a stage as it was before its overlay was edited.
+    """
 
     comparisons: list[Comparison]
     stages: list[Comparison]
+    replaced: bool = False
 
     @property
     def key(self) -> Key:
@@ -65,7 +68,7 @@ class Group:
         return sorted({run.seed for run in self.runs})
 
 
-def find_groups(found: Sequence[Comparison], plans: Mapping[str, Plan]) -> list[Group]:
+def find_groups(found: Sequence[Comparison]) -> list[Group]:
     """The groups, the main one first.
 
     That is the one with the most finished stages, then the most stages, then one without typed
@@ -77,21 +80,18 @@ def find_groups(found: Sequence[Comparison], plans: Mapping[str, Plan]) -> list[
     groups = []
     for members in by_key.values():
         # What a plan compares with a reference of its own is no stage of the ladder.
-        plain = [m for m in members if m.is_plain and not (m.plans and _names_reference(m, plans))]
+        plain = [each for each in members if each.is_on_parent]
         newest = {m.stage: m for m in sorted(plain, key=lambda m: m.arm.newest.started)}
         ladder = [m for m in plain if newest[m.stage] is m]  # an overlay may have been edited
         groups.append(Group(members, ladder or members))
-        groups += [Group([m], [m]) for m in plain if newest[m.stage] is not m]
+        groups += [Group([m], [m], replaced=True) for m in plain if newest[m.stage] is not m]
 
-    def rank(group: Group) -> tuple[bool, int, int, bool, int, str]:
+    def rank(group: Group) -> tuple[bool, bool, int, int, bool, int, str]:
         finished = sum(bool(stage.arm.finished) for stage in group.stages)
         typed = any(stage.typed for stage in group.stages)
         newest = max(run.started for run in group.runs)
         plain = all(stage.is_plain for stage in group.stages)
-        return plain, finished, len(group.stages), not typed, len(group.seeds), newest
+        size = finished, len(group.stages)
+        return plain, not group.replaced, *size, not typed, len(group.seeds), newest
 
     return sorted(groups, key=rank, reverse=True)
-
-
-def _names_reference(found: Comparison, plans: Mapping[str, Plan]) -> bool:
-    return any(plans[name].about.reference for name in found.plans & plans.keys())

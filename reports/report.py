@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,10 @@ class Report:
         records, rules = read_records(experiments), rules or read_rules()
         ladder = read_ladder(config_dirs, records.problems)
         plans = _read_plans(config_dirs, records.problems)
-        found = compare(records, ladder, plans, rules)
+        found = compare(records, ladder, rules)
         if not found:
             raise UsageError(f"No run can be compared. The first problem: {records.problems[0]}")
-        groups = find_groups(found, plans)
+        groups = find_groups(found)
         main = groups[0]
         tables = _tables(found, groups, plans, rules)
         in_tables = {id(row) for table in tables for row in table.rows}
@@ -149,7 +150,8 @@ def _tables(
     by_key = {group.key: group for group in reversed(groups)}
     tables = []
     for (name, *_), rows in sorted(members.items(), key=lambda item: (not item[0][0], item[0][0])):
-        if all(row.is_plain and not row.typed and row.key == groups[0].key for row in rows):
+        in_main = all(row in groups[0].stages for row in rows)
+        if in_main and (groups[0].baseline in rows or not rows[0].typed):
             continue  # they are the main ladder
         plan = plans.get(name) or (Plan(name, PlanConf(title=name), {}) if name else None)
         verdicts = judge(rows, rules, lambda each: not each.same_as)
@@ -167,9 +169,15 @@ def _control(main: Group, found: Sequence[Comparison], plans: Mapping[str, Plan]
             Control(stages[each.reference], each)
             for each in longer
             if each.reference in stages and each.key[:2] == main.key[:2]
+            if math.isclose(_tokens(each), _tokens(stages[each.reference]), rel_tol=0.01)
         ),
         None,
     )
+
+
+def _tokens(found: Comparison) -> float:
+    """The tokens that its runs train on."""
+    return found.arm.mean("steps") * found.arm.mean("tokens_per_step")
 
 
 def _apart(

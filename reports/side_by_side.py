@@ -60,6 +60,7 @@ def _compared(members: Sequence[Comparison], rules: ReportConf) -> Alternatives:
     differs = [{key: each.get(key) for key in keys} for each in described]
     order = sorted(range(len(members)), key=lambda i: _sort_key(differs[i].values()))
     finite = [members[i] for i in order if members[i].arm.measurable]
+    finite = [each for each in finite if each.key[1] == members[0].key[1]] or finite
     best = min(finite, key=lambda each: each.arm.mean("held_out"), default=None)
     rows = [
         Alternative(

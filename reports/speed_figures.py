@@ -40,7 +40,7 @@ def speeds(painter: Painter) -> list[Picture]:
     found.append(rows("speed-compile", labels, compilation, notice=notice, bars=True))
     if not math.isnan(peak):
         title, axis = "Model FLOPs use", "% of the highest matrix-product rate measured"
-        if any("(" in row.text for row in use):
+        if any(math.isfinite(stage.arm.mean("datasheet_mfu")) for stage in stages):
             title += " (in brackets: of the datasheet's bf16)"
         found.append(rows("speed-mfu", (title, axis), use, notice=notice, bars=True))
     return found

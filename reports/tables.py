@@ -9,6 +9,7 @@ from typing import Any
 
 from conf.schema import Aim, Measure
 from reports.arm import Versus
+from reports.claims import Ruling
 from reports.compare import Comparison, shown
 from reports.formats import (
     NONE,
@@ -27,6 +28,7 @@ from reports.palette import Look
 from reports.report import Control, Report
 from reports.report import Table as PlanTable
 from reports.side_by_side import Alternatives
+from reports.speed import SpeedUp
 from reports.worth import Way
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
@@ -210,18 +212,22 @@ def rows(found: Sequence[Comparison], plan: PlanTable | None = None, title: str 
         ("Run", ""), ("Against", ""), ("Seeds", "number"), ("Held-out loss", "number"),
         ("Difference", "number"), ("Speed-up", "number"), ("Outcome", ""),
     ]  # fmt: skip
-    reverse = plan is not None and plan.plan is not None and plan.plan.about.reference is not None
     outcomes = [v.outcome for v in plan.verdicts] if plan else [None] * len(found)
-    outcomes = [each and each.flipped for each in outcomes] if reverse else outcomes
     cells = []
     for row, outcome in zip(found, outcomes, strict=True):
-        loss_, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
+        arm, what, against = row.arm, row.what, row.against
+        found_loss, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
+        if row.is_plain and not row.is_on_parent and row.versus.other:
+            # What a plan names as its reference is shown less the plan's runs.
+            arm, what, against, more = row.versus.other, row.against, row.what, 1 / more
+            found_loss, outcome = found_loss and found_loss.flipped, outcome and outcome.flipped
+            speed = speed and SpeedUp(speed.estimate.flipped, speed.doubt)
         cells.append([
-            Cell(row.what),
-            Cell(row.against or NONE, [f"{more:.3g} times the tokens"] if more > 1.01 else []),
-            Cell(", ".join(f"{n} {status}" for status, n in row.arm.statuses.items())),
-            Cell(loss(row.arm.mean("held_out"))),
-            Cell(change(loss_.flipped if loss_ and reverse else loss_)),
+            Cell(what),
+            Cell(against or NONE, [f"{more:.3g} times the tokens"] if more > 1.01 else []),
+            Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
+            Cell(loss(arm.mean("held_out"))),
+            Cell(change(found_loss)),
             Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else []),
             Cell(outcome.value if outcome else NONE),
         ])  # fmt: skip
@@ -234,7 +240,7 @@ def claims(r: Report, say: Say) -> Table:
         ("The guide says", ""), ("Its conditions", ""), ("Ours", ""), ("Measured", ""),
         ("Verdict", ""),
     ]  # fmt: skip
-    tones = {"supported": "good", "contradicted": "bad", "not decided": "even"}
+    tones = {Ruling.supported: "good", Ruling.contradicted: "bad", Ruling.not_decided: "even"}
     rows = []
     for j in r.claims:
         ours = NONE
@@ -247,6 +253,6 @@ def claims(r: Report, say: Say) -> Table:
         rows.append([
             Cell(j.claim.text), Cell(j.claim.conditions), Cell(ours),
             Cell(say("claim", j, r.rules), decide),
-            Cell(j.ruling.value, tone=tones.get(j.ruling.value, "none")),
+            Cell(j.ruling.value, tone=tones.get(j.ruling, "none")),
         ])  # fmt: skip
     return Table(columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -45,7 +46,7 @@ def as_json(r: Report) -> str:
         ],
         "problems": r.records.problems,
     }  # fmt: skip
-    return json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_frame(r: Report) -> pd.DataFrame:
@@ -83,8 +84,8 @@ def _row(group: int, found: Comparison, verdict: Verdict | None) -> dict[str, An
         "seeds": " ".join(str(run.seed) for run in arm.runs),
         "finished_runs": len(arm.finished),
         "runs": " ".join(run.run for run in arm.rounds),
-        **{name: arm.mean(name) for name in MEANS},
-        "held_out_spread": arm.spread("held_out"),
+        **{name: _plain(arm.mean(name)) for name in MEANS},
+        "held_out_spread": _plain(arm.spread("held_out")),
         "clipped": arm.clipped and arm.clipped[0],
         "not_applied": "; ".join(f"{what}: {why}" for what, why in arm.not_applied.items()),
         "findings": "; ".join(f"{name} ({n})" for name, (n, _) in arm.findings.items()),
@@ -116,6 +117,8 @@ def _plain(value: Any) -> Any:
             return {str(_plain(key)): _plain(each) for key, each in value.items()}
         case list() | tuple():
             return value.run if hasattr(value, "run") else [_plain(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
     if is_dataclass(value):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     return value

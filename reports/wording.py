@@ -105,7 +105,8 @@ def machine(run: Row) -> str:
 
 def models(main: Group) -> list[str]:
     """The models by name, with their parameters in millions."""
-    sizes = {run.model: formats.number(run.parameters / 1e6, ".3g") for run in main.runs}
+    known = [run for run in main.runs if is_finite(run.parameters)]
+    sizes = {run.model: formats.number(run.parameters / 1e6, ".3g") for run in known}
     return [f"{name} ({size} million parameters)" for name, size in sizes.items()]
 
 
@@ -114,12 +115,13 @@ def baseline_command(main: Group) -> str:
     return over_seeds(main.stages[0].arm.newest.command, main.seeds, ["+stage=step02"])
 
 
-def differences(group: Group, main: Group) -> list[str]:
-    """In what the conditions of a group differ from those of the main ladder."""
+def differences(group: Group, main: Group, typed: bool = True) -> list[str]:
+    """In what the conditions of a group differ from those of the main ladder; or but for typed."""
     ours, theirs = (describe(each.stages[0]) for each in (group, main))
-    keys = [key for key in varied([ours, theirs]) if key != "experiment"]
+    left_out = ["experiment", *([] if typed else group.stages[0].typed)]
+    keys = [key for key in varied([ours, theirs]) if key not in left_out]
     said = [f"{key} {shown(ours.get(key))} instead of {shown(theirs.get(key))}" for key in keys]
-    return said or [stage.name for stage in group.stages if not stage.is_plain]
+    return said or [stage.name for stage in group.stages if typed and not stage.is_plain]
 
 
 def peaks(runs: Sequence[Row]) -> list[str]:

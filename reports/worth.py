@@ -106,7 +106,7 @@ class Worth:
 
 def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth | None:
     """What the stages and the ablations of a group say; None where there are no ablations."""
-    plain = {each.stage: each for each in main.comparisons if each.is_plain}
+    plain = {each.stage: each for each in main.stages if each.is_plain}
     lowest = next((name for name, each in plain.items() if each.aim is Aim.baseline), "")
     added = [c for c in main.comparisons if c.stage == lowest and c.plus and not c.without]
     taken = [c for c in main.comparisons if len(c.without) == 1 and not c.plus]

@@ -207,8 +207,11 @@ def test_the_control_says_what_accumulation_brings_for_as_many_tokens(
     write: Write, experiment: Path
 ) -> None:
     typed = {"train.steps": 400, "train.warmup_steps": 80}
-    reference = question("step10").settings
-    control = replace(question("step09", typed=typed, plan="control"), reference=reference)
+    control = replace(
+        question("step09", typed=typed, plan="control"),
+        reference=question("step10").settings,
+        reference_command="python -m runner +stage=step10",
+    )
     for seed in FIVE:
         write(6.0, "step02", seed)
         write(6.0 + 0.1 * seed, "step09", seed)

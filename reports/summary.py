@@ -48,8 +48,8 @@ def show(report: Report, written: Path, console: Console) -> None:
             _print(tables.rows(table.rows, table), COMPARED, console)
     console.print()
     worth = sentences(say("worth", report.worth, report.rules)) if report.worth else []
-    said = [*sentences(say("answer", report)), *worth, _power(report, say)]
-    for sentence in filter(None, said):
+    answer = [*sentences(say("answer", report)), *worth, _power(report, say)]
+    for sentence in filter(None, answer):
         console.print(Text(sentence))
     apart = [say("apart", group, report.main) for group in report.apart]
     warnings = [say("busy", report), *(f"Shown apart: {each}." for each in apart)]

@@ -131,22 +131,13 @@ class Aim(str, Enum):
     stability = "stability"
 
 
-class Measure(Enum):
-    """How a claim is judged, and the meaning of its `values`."""
-
-    speed_up = "speed_up"  # [ratio of the tokens/s] due to `change` alone
-    step_ms = "step_ms"  # [before, after] milliseconds per step, due to `change` alone
-    accumulation = "accumulation"  # no values: the step is slower and the loss is lower
-
-
 @dataclass
 class Claim:
-    """A claim of the guide, the conditions that it states, and how it is judged."""
+    """A speed-up that the guide claims for one change, and the conditions that it states."""
 
     text: str
     conditions: str
-    measure: Measure
-    values: list[float]
+    speed_up: PositiveFloat  # ratio of the tokens/s
     change: str  # the configuration key that it is about
 
 

@@ -54,7 +54,7 @@ def stages(
     from reports.report import Report
     from reports.values import as_frame
 
-    return as_frame(Report.of(experiments, rules, config_dirs))
+    return as_frame(Report(experiments, rules, config_dirs))
 
 
 def write_report(
@@ -77,7 +77,7 @@ def write_report(
     from reports.report import Report
     from reports.summary import show
 
-    found = Report.of(experiments, rules, config_dirs)
+    found = Report(experiments, rules, config_dirs)
     folder = Path(experiments[0])
     if len(experiments) == 1:
         folder = folder / "report"

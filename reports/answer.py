@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from conf.schema import Aim, ReportConf
-from reports.claims import over_seeds
+from reports.commands import over_seeds
 from reports.compare import Comparison
 from reports.ladders import Group
 from reports.side_by_side import Alternatives
@@ -16,6 +18,21 @@ from runner.record import Status
 
 # A stage that is not for speed is named for it where its gain is surely more than this.
 WORTHWHILE = 1.01
+
+
+class Advice(Enum):
+    """What to do with a stage, or why that is not known; a stage may have one for its speed too."""
+
+    lower = "lower"  # take it for its loss
+    with_more = "with_more"  # its loss is lower, with more tokens a step
+    higher = "higher"  # leave it out
+    equivalent = "equivalent"
+    undecided = "undecided"
+    no_reference = "no_reference"
+    faster = "faster"  # take it for speed: it keeps the loss, or lowers it
+    costly = "costly"  # it is faster, but was not shown to keep the loss
+    slower = "slower"
+    undecided_speed = "undecided_speed"
 
 
 @dataclass(frozen=True)
@@ -29,25 +46,14 @@ class Untested:
 
 @dataclass(frozen=True)
 class Answer:
-    """The stages of a ladder by what was decided of them.
+    """The stages of a ladder by what was decided of them, named as in `Advice`.
 
-    `lower` are those that took no more tokens, `with_more` those that did. `faster` are the claimed
-    speed-ups that keep the loss or are of stages that lowered it, `costly` the other ones.
     `lowest` is a stage that ended below the last one, `tops` are the ends of the ladder's branches,
     `sweeps` the settings of one stage that were compared.
     """
 
-    lower: list[Comparison]
-    with_more: list[Comparison]
+    advice: dict[str, list[Comparison]]
     untested: list[Untested]
-    faster: list[Comparison]
-    costly: list[Comparison]
-    higher: list[Comparison]
-    slower: list[Comparison]
-    equivalent: list[Comparison]
-    undecided: list[Comparison]
-    undecided_speed: list[Comparison]
-    no_reference: list[Comparison]
     unfinished: dict[Status, list[Comparison]]
     lowest: Comparison | None
     tops: list[Comparison]
@@ -63,54 +69,55 @@ def find_answer(
     rules: ReportConf,
 ) -> Answer:
     """What was decided of the main ladder's stages."""
-    by = {outcome: _with_outcome(main, verdicts, outcome) for outcome in Outcome}
-    with_more = [s for s in by[Outcome.lower] if s.versus.takes_more]
-    lower = [s for s in by[Outcome.lower] if not s.versus.takes_more]
-    paced = [s for s in main.ladder if s.versus.speed and not s.same_as]
-    pace = {s.name: s.versus.speed.pace for s in paced if s.versus.speed}
-    gained = [
-        stage
-        for stage in paced
-        if (speed := stage.versus.speed) and speed.pace is Pace.faster
-        if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE
-    ]
-    faster = [s for s in gained if keeps_loss(s.versus.loss, rules) or s in by[Outcome.lower]]
-    speeds = [s for s in paced if verdicts[s.name].kind is Kind.speed]
-    rounds = max((s.versus.speed.estimate.n for s in paced if s.versus.speed), default=0)
     several = len(main.seeds) > 1
-    ones = [s for s in main.ladder if verdicts[s.name].kind in (Kind.one_seed, Kind.no_seed)]
-    unfinished = [s for s in main.stages if not s.arm.finished]
+    advice: dict[str, list[Comparison]] = {each.value: [] for each in Advice}
+    for stage in main.ladder:
+        for each in _advice(stage, verdicts[stage.name], several, rules):
+            advice[each.value].append(stage)
+    unfinished = defaultdict(list)
+    for stage in main.stages:
+        if not stage.arm.finished:
+            unfinished[stage.arm.status].append(stage)
+    speeds = [s.versus.speed for s in main.ladder if s.versus.speed and not s.same_as]
     return Answer(
-        lower=lower,
-        with_more=with_more,
-        untested=_untested(main, [*lower, *with_more], by[Outcome.higher], rules),
-        faster=faster,
-        costly=[s for s in gained if s not in faster],
-        higher=by[Outcome.higher],
-        slower=[s for s in speeds if pace[s.name] is Pace.slower],
-        equivalent=by[Outcome.equivalent],
-        undecided=[*by[Outcome.inconclusive], *(ones if several else [])],
-        undecided_speed=[s for s in speeds if pace[s.name] in (Pace.even, Pace.undecided)]
-        if several
-        else [],
-        claims_speed=rounds >= rules.minimum_rounds,
-        no_reference=[s for s in main.ladder if verdicts[s.name].kind is Kind.no_reference],
-        unfinished={
-            status: found
-            for status in Status
-            if (found := [s for s in unfinished if s.arm.status is status])
-        },
-        lowest=_lowest(main, rules),
-        tops=[top for top in main.tops if top is not main.baseline],
-        sweeps=[each for each in sweeps if any(row.more for row in each.rows)],
-        decides=several,
+        advice,
+        _untested(main, advice["lower"] + advice["with_more"], advice["higher"], rules),
+        {status: unfinished[status] for status in Status if status in unfinished},
+        _lowest(main, rules),
+        [top for top in main.tops if top is not main.baseline],
+        [each for each in sweeps if any(row.more for row in each.rows)],
+        several,
+        any(speed.estimate.n >= rules.minimum_rounds for speed in speeds),
     )
 
 
-def _with_outcome(
-    main: Group, verdicts: Mapping[str, Verdict], outcome: Outcome
-) -> list[Comparison]:
-    return [stage for stage in main.ladder if verdicts[stage.name].outcome is outcome]
+def _advice(
+    stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
+) -> Iterator[Advice]:
+    """What is said of a stage; with one seed nothing is undecided, since nothing is decided."""
+    match verdict.outcome:
+        case Outcome.lower:
+            yield Advice.with_more if stage.versus.takes_more else Advice.lower
+        case Outcome.inconclusive:
+            yield Advice.undecided
+        case Outcome():
+            yield Advice(verdict.outcome.value)
+    if several and verdict.kind in (Kind.one_seed, Kind.no_seed):
+        yield Advice.undecided
+    if verdict.kind is Kind.no_reference:
+        yield Advice.no_reference
+    speed = stage.versus.speed
+    if speed is None or stage.same_as:
+        return
+    is_for_speed = verdict.kind is Kind.speed
+    if speed.pace is Pace.faster:
+        if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE:
+            keeps = keeps_loss(stage.versus.loss, rules) or verdict.outcome is Outcome.lower
+            yield Advice.faster if keeps else Advice.costly
+    elif is_for_speed and speed.pace is Pace.slower:
+        yield Advice.slower
+    elif is_for_speed and several:
+        yield Advice.undecided_speed
 
 
 def _untested(

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-import shlex
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from conf.schema import Aim, ReportConf
 from reports.arm import Arm, Versus, is_finished
+from reports.commands import trained_by
 from reports.read import Records, Row
 from reports.speed import find_shared
 from stages.ladder import Stage
 
-Key = tuple[str, tuple[Any, ...], str]  # experiment, conditions, hash of the ladder's settings
+Conditions = tuple[str, tuple[Any, ...]]  # the experiment, and what must be equal
+Key = tuple[str, tuple[Any, ...], str]  # with the hash of the ladder's settings
+
+
+class About(NamedTuple):
+    """What is known of a stage."""
+
+    number: int
+    title: str
+    aim: Aim
+    parent: str | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,8 @@ class Comparison:
 
     `key` is what makes one ladder, `chain` the stage and those that it stands on, downwards.
     `versus` compares its runs with those of its reference, called `against`, which
-    `reference_command` trains, and `baseline` with those of the ladder's baseline.
+    `reference_command` trains, and `baseline` with those of the ladder's baseline. `claimed` is the
+    speed-up that the guide claims for its difference from the reference.
     """
 
     key: Key
@@ -41,6 +54,7 @@ class Comparison:
     title: str
     aim: Aim
     chain: tuple[str, ...]
+    claimed: float | None
     arm: Arm
     versus: Versus
     baseline: Versus
@@ -75,7 +89,7 @@ class Comparison:
         return [*(self.versus.other.lost if self.versus.other else []), *self.arm.lost]
 
 
-def _named(stage: str, without: Sequence[str] = (), plus: Sequence[str] = ()) -> str:
+def _named(stage: str, without: Sequence[str], plus: Sequence[str]) -> str:
     words = [stage]
     for word, entries in (("without", without), ("plus", plus)):
         words += [f"{word} {', '.join(entries)}"] if entries else []
@@ -102,114 +116,98 @@ def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> lis
     `ladder` tells what no record does of a stage.
     """
     rows = [run for run in records.rows if run.asked]
-    equal = _conditions(rows)
-    arms = {key: Arm(runs, records) for key, runs in _rounds(rows, equal).items()}
-    about = {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
-    about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
-    asked: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
-    for row in rows:
-        for one in row.asked:
-            key = row.experiment, equal[row.run], one.base
+    about = {s.name: About(s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
+    about |= {r.stage: About(r.number, r.title, Aim(r.aim), r.parent) for r in rows}
+    conditions, shared, claims = _conditions(rows), find_shared(records), _claims(ladder)
+    # One run for each round of a setting: the newest that finished, else the newest.
+    rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
+    asked: dict[Any, list[Any]] = defaultdict(list)
+    for run in sorted(rows, key=lambda run: (is_finished(run), run.started)):
+        rounds[conditions[run.run], run.asked[0].settings][run.seed, run.repeat] = run
+    for run in rows:
+        for one in run.asked:
+            key = *conditions[run.run], one.base
             asked[key, one.stage, one.without, one.plus, one.settings, one.reference].append(one)
+    arms = {each: Arm(list(runs.values()), records) for each, runs in rounds.items()}
     baselines: dict[Key, str] = {}  # of two, as of an overlay that was edited, the newer one
     for key, stage, without, plus, settings, _ in asked:
-        if stage in about and about[stage][2] is Aim.baseline and not (without or plus):
-            mine, known = (arms.get((*key[:2], s)) for s in (settings, baselines.get(key)))
-            if mine and (known is None or mine.newest.started > known.newest.started):
+        if stage in about and about[stage].aim is Aim.baseline and not (without or plus):
+            known = arms.get((key[:2], baselines.get(key, "")))
+            if known is None or arms[key[:2], settings].newest.started > known.newest.started:
                 baselines[key] = settings
-    joined: dict[tuple[str, tuple[Any, ...], str, str], Versus] = {}
-    shared = find_shared(records)
 
-    def versus(key: Key, settings: str, other: str) -> Versus:
+    @cache
+    def versus(equal: Conditions, settings: str, other: str) -> Versus:
         """An arm against another: each two are joined once."""
-        both = *key[:2], settings, other
-        if both not in joined:
-            before, after = arms.get((*key[:2], other)), arms[both[:3]]
-            joined[both] = Versus(after, before, rules, shared)
-        return joined[both]
+        return Versus(arms[equal, settings], arms.get((equal, other)), rules, shared)
 
     found = []
-    for (key, stage, without, plus, settings, reference), lines in asked.items():
-        taken, added = (tuple(text.split(",")) if text else () for text in (without, plus))
-        number, title, aim, _ = about.get(stage, (0, stage, Aim.loss, None))
-        names = frozenset(line.plan for line in lines if line.plan)
-        found.append(
-            Comparison(
-                key=key,
-                stage=stage,
-                without=taken,
-                plus=added,
-                typed=json.loads(lines[-1].typed),
-                plans=names,
-                settings=settings,
-                reference=reference,
-                reference_command=lines[-1].reference_command,
-                against=_against(lines[-1].reference_command),
-                number=number,
-                title=title,
-                aim=aim,
-                chain=_chain(stage, about),
-                arm=arms[(*key[:2], settings)],
-                versus=versus(key, settings, reference),
-                baseline=versus(key, settings, "" if aim is Aim.flow else baselines.get(key, "")),
-            )
-        )
+    for (key, stage, *entries, settings, reference), lines in asked.items():
+        without, plus = (tuple(text.split(",")) if text else () for text in entries)
+        number, title, aim, _ = about.get(stage, About(0, stage, Aim.loss, None))
+        against, below = _named(*trained_by(lines[-1].reference_command)), key[:2]
+        base = "" if aim is Aim.flow else baselines.get(key, "")
+        chain, claimed = _chain(stage, about), claims.get((without or plus or (stage,))[0])
+        if len(without + plus) > 1 or (not (without or plus) and against not in chain[1:2]):
+            claimed = None
+        found.append(Comparison(
+            key, stage, without, plus, json.loads(lines[-1].typed),
+            frozenset(line.plan for line in lines if line.plan),
+            settings, reference, lines[-1].reference_command, against,
+            number, title, aim, chain, 1 / claimed if claimed and without else claimed,
+            arms[below, settings], versus(below, settings, reference),
+            versus(below, settings, base),
+        ))  # fmt: skip
     return sorted(found, key=_order)
 
 
-def _chain(stage: str, about: Mapping[str, tuple[int, str, Aim, str | None]]) -> tuple[str, ...]:
+def _claims(ladder: Sequence[Stage]) -> dict[str, float]:
+    """The guide's speed-ups by what `without` and `plus` call a change."""
+    found = {}
+    for stage in ladder:
+        for claim in stage.about.claims:
+            found[f"{stage.name}:{claim.change}"] = claim.speed_up
+            if [*stage.changes] == [claim.change]:
+                found[stage.name] = claim.speed_up
+    return found
+
+
+def _chain(stage: str, about: Mapping[str, About]) -> tuple[str, ...]:
     found: list[str] = []
     name: str | None = stage
     while name is not None and name not in found:
         found.append(name)
-        name = about[name][3] if name in about else None
+        name = about[name].parent if name in about else None
     return tuple(found)
 
 
-def _against(command: str) -> str:
-    """What the command of a reference trains, as one would say it; empty for no command."""
-    words = dict(word.lstrip("+").partition("=")[::2] for word in shlex.split(command)[3:])
-    lists = (words.get(word, "").strip("[]") for word in ("without", "plus"))
-    taken, added = (text.split(",") if text else [] for text in lists)
-    return _named(words.get("stage", ""), taken, added)
+def by_size(value: Any) -> tuple[bool, float, str]:
+    """For sorting: numbers by size, and everything else by its words after them."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return not is_number, value if is_number else 0, "" if is_number else str(value)
 
 
 def _order(found: Comparison) -> tuple[Any, ...]:
     """The ladder's order; fewer entries before more, and numbers by size."""
     entries = (len(found.without), found.without, len(found.plus), found.plus)
-    typed = [
-        (key, not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0, str(v))
-        for key, v in found.typed.items()
-    ]
+    typed = [(key, by_size(value)) for key, value in found.typed.items()]
     return found.number, found.stage, *entries, typed
 
 
-def _conditions(rows: Sequence[Row]) -> dict[str, tuple[Any, ...]]:
-    """What must be equal for the runs, by name.
+def _conditions(rows: Sequence[Row]) -> dict[str, Conditions]:
+    """The experiment of each run by name, and what must be equal.
 
     A run that ended before all of it was known has that of a finished one that agrees with it.
     """
-    known = {(run.experiment, run.equal): None for run in rows if is_finished(run)}
-    return {
-        run.run: next(
-            (
-                equal
-                for experiment, equal in reversed(known)
-                if run.experiment == experiment and not is_finished(run)
-                if all(a == b or not a for a, b in zip(run.equal, equal, strict=True))
-            ),
-            run.equal,
+    known = dict.fromkeys((run.experiment, run.equal) for run in rows if is_finished(run))
+    found = {}
+    for run in rows:
+        alike = (
+            each
+            for each in reversed(known)
+            if each[0] == run.experiment
+            if all(a == b or not a for a, b in zip(run.equal, each[1], strict=True))
         )
-        for run in rows
-    }
-
-
-def _rounds(
-    rows: Sequence[Row], equal: Mapping[str, tuple[Any, ...]]
-) -> dict[tuple[str, tuple[Any, ...], str], list[Row]]:
-    """One run for each round of a setting: the newest that finished, else the newest."""
-    rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
-    for run in sorted(rows, key=lambda run: (is_finished(run), run.started)):
-        key = run.experiment, equal[run.run], run.asked[0].settings
-        rounds[key][run.seed, run.repeat] = run
-    return {key: list(runs.values()) for key, runs in rounds.items()}
+        own = run.experiment, run.equal
+        found[run.run] = own if is_finished(run) else next(alike, own)
+    return found

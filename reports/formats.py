@@ -60,14 +60,6 @@ def times_bounds(speed: SpeedUp | None) -> str:
     return f"{speed.estimate.low:.2f} to {speed.estimate.high:.2f}"
 
 
-def percent(speed: SpeedUp) -> str:
-    """A speed-up in percent, with its interval where it is a claim."""
-    found = speed.estimate
-    value, low, high = (100 * (v - 1) for v in (found.value, found.low, found.high))
-    within = "" if speed.doubt else f" ({low:+.0f}% to {high:+.0f}%)"
-    return f"{value:+.0f}%{within}".replace("-", "−")
-
-
 MARKDOWN = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\`*_[]|~$"}
 )

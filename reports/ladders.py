@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from conf.schema import Aim
 from reports.compare import Comparison, Key
@@ -85,13 +86,12 @@ def find_groups(found: Sequence[Comparison]) -> list[Group]:
         ladder = [m for m in plain if newest[m.stage] is m]  # an overlay may have been edited
         groups.append(Group(members, ladder or members))
         groups += [Group([m], [m], replaced=True) for m in plain if newest[m.stage] is not m]
+    return sorted(groups, key=_rank, reverse=True)
 
-    def rank(group: Group) -> tuple[bool, bool, int, int, bool, int, str]:
-        finished = sum(bool(stage.arm.finished) for stage in group.stages)
-        typed = any(stage.typed for stage in group.stages)
-        newest = max(run.started for run in group.runs)
-        plain = all(stage.is_plain for stage in group.stages)
-        size = finished, len(group.stages)
-        return plain, not group.replaced, *size, not typed, len(group.seeds), newest
 
-    return sorted(groups, key=rank, reverse=True)
+def _rank(group: Group) -> tuple[Any, ...]:
+    stages = group.stages
+    plain = all(stage.is_plain for stage in stages), not group.replaced
+    size = sum(bool(stage.arm.finished) for stage in stages), len(stages)
+    untyped = not any(stage.typed for stage in stages)
+    return *plain, *size, untyped, len(group.seeds), max(run.started for run in group.runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -29,6 +28,8 @@ from runner.files import write_atomically
 
 # Samples that are shown of a run, evenly spread over it.
 MOST_SAMPLES = 6
+# What the head of the page names of the facts.
+HEAD = ("Model", "Data", "Tokens a step", "Device", "Scale", "Seeds", "Started")
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ def build(report: Report) -> dict[str, bytes]:
     say, records, main = words(report.rules), report.records, report.main
     sections = _sections(report, say)
     apart = [say("apart", group, main) for group in report.apart if group.key[1:] != main.key[1:]]
+    found = facts(main)
     context = {
         "experiments": ", ".join(records.runs["experiment"].unique()),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
-        "headline": _headline(report),
-        "facts": facts(main),
+        "headline": " · ".join(f"{name.lower()} {found[name]}" for name in HEAD if name in found),
+        "facts": found,
         "notices": {
             say("fallback"): sorted(set(records.runs["data_fallback"].dropna())),
             say("not_all"): apart,
@@ -86,13 +88,10 @@ def build(report: Report) -> dict[str, bytes]:
         "theme": THEME,
         "sheet": (TEMPLATES / "page.css").read_text(encoding="utf-8"),
     }
-    texts = {
-        name.removesuffix(".jinja"): environment(report.rules, is_html)
-        .get_template(name)
-        .render(context)
-        for name, is_html in (("index.html.jinja", True), ("report.md.jinja", False))
-    }
-    texts["report.json"] = as_json(report)
+    texts = {"report.json": as_json(report)}
+    for name, is_html in (("index.html", True), ("report.md", False)):
+        template = environment(report.rules, is_html).get_template(f"{name}.jinja")
+        texts[name] = template.render(context)
     frames = {"stages": as_frame(report), "steps": records.steps, "held_out": records.windows}
     texts |= {f"{n}.csv": f.to_csv(index=False, lineterminator="\n") for n, f in frames.items()}
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
@@ -109,14 +108,11 @@ def _sections(r: Report, say: Say) -> list[Section]:
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
     guide = ("guide-loss", "guide-norm") if top in drawn else ()
     sampled = [s for s in main.stages if s.arm.newest.samples]
-    plans = [(i, t, t.plan.about.title if t.plan else "Steps taken back or added")
-             for i, t in enumerate(r.tables)]  # fmt: skip
     alternatives = r.alternatives
     found = [
         Section("effects", "What each stage changed", [say("effects", r)],
                 pictures=effects(painter, r.verdicts, r.rules)),
-        Section("ladder", "The ladder", [say("ladder", r)],
-                [tables.ladder(r, style, _axis(painter), say)]),
+        Section("ladder", "The ladder", [say("ladder", r)], [tables.ladder(r, style, say)]),
         Section("side-by-side", "Side by side", [say("side_by_side")],
                 [tables.side_by_side(alternatives)] if alternatives else [],
                 [plan_figures.side_by_side(painter, alternatives) for _ in alternatives[:1]]
@@ -128,8 +124,9 @@ def _sections(r: Report, say: Say) -> list[Section]:
                 sentences(say("rates", r.rates)) if r.rates else [],
                 [tables.rates(r)] if r.rates else [],
                 [plan_figures.rates(painter, r.rates)] if r.rates else []),
-        *(Section(f"plan-{i}", title, [say("table", t, main)], [tables.rows(t.rows, t)])
-          for i, t, title in plans),
+        *(Section(f"plan-{i}", plan.about.title or "Steps taken back or added",
+                  [say("plan", plan, main)], [tables.rows(plan.rows, plan)])
+          for i, plan in enumerate(r.plans)),
         Section("stages", "Each stage against the baseline", [say("stages", r)],
                 pictures=painter.stage_panels()),
         Section("all", "All stages", [say("all", r)], pictures=[
@@ -142,11 +139,9 @@ def _sections(r: Report, say: Say) -> list[Section]:
                 pictures=signal_figures.by_depth(painter)),
         Section("norms", "Gradient norms", [say("norms", r)], pictures=[
             painter.all_stages("gradient-norms"), painter.norm_spread()] if drawn else []),
-        Section("claims", "Claims of the guide, and what was measured", [say("claims")],
-                [tables.claims(r, say)]),
         Section("guide", "The guide's published run", [say("guide", top, guide_log())] if guide
                 else [], pictures=[painter.against_guide(name, top) for name in guide if top]),
-        Section("samples", "Samples", [say("samples", main)],
+        Section("samples", "Samples", [say("samples")],
                 quotes=[_quote(s, say) for s in sampled]),
         Section("apart", "Shown apart", [say("apart_note")],
                 [tables.rows(group.stages, title=say("apart", group, main)) for group in r.apart]),
@@ -174,12 +169,6 @@ def _worth(painter: Painter, r: Report) -> list[Picture]:
     return found
 
 
-def _axis(painter: Painter) -> tuple[float, float]:
-    """The common axis of the table's bars: (left, right) in whole nats/token."""
-    low, high = painter.loss_limits() if painter.stages else (0.0, 1.0)
-    return math.floor(low), max(math.ceil(high), math.floor(low) + 1)
-
-
 def _quote(stage: Comparison, say: Say) -> Quote:
     """A stage's samples, or of many the first, the last, and some between."""
     samples = stage.arm.newest.samples
@@ -191,39 +180,32 @@ def _quote(stage: Comparison, say: Say) -> Quote:
     return Quote(f"{stage.name} {stage.title}", say("drawn", chosen, len(samples)), texts)
 
 
-def _headline(r: Report) -> str:
-    """What was run, in a line."""
-    found = facts(r.main)
-    names = ("Model", "Data", "Tokens a step", "Device", "Scale", "Seeds", "Started")
-    return " · ".join(f"{name.lower()} {found[name]}" for name in names if name in found)
-
-
 def facts(main: Group) -> dict[str, str]:
     """What was run, for the page's head; every value found among the ladder's runs is named."""
     ladder = [run for stage in main.ladder for run in stage.arm.runs] or main.runs
-    columns: dict[str, Callable[[Row], Any]] = {
+    columns: dict[str, str | Callable[[Row], Any]] = {
         "Model": lambda r: f"{r.model} ({formats.number(r.parameters / 1e6, '.3g')} million)",
         "Data": lambda r: f"{r.data}, {formats.count(r.data_tokens)} tokens",
-        "Hash of the data": lambda r: r.data_sha256,
+        "Hash of the data": "data_sha256",
         "Tokens a step": lambda r: formats.count(r.tokens_per_step),
         "Steps": lambda r: formats.count(r.steps_planned),
         "Device": machine,
-        "CPU threads": lambda r: r.threads,
-        "Processes": lambda r: f"{r.processes}{f' ({r.sharding})' if r.sharding else ''}",
-        "Scale": lambda r: r.scale,
-        "Recipe": lambda r: r.recipe,
-        "Seeds": lambda r: r.seed,
-        "Python": lambda r: r.python,
-        "PyTorch": lambda r: r.torch,
-        "System": lambda r: r.platform,
+        "CPU threads": "threads",
+        "Processes": "processes",
+        "Sharding": "sharding",
+        "Scale": "scale",
+        "Recipe": "recipe",
+        "Seeds": "seed",
+        "Python": "python",
+        "PyTorch": "torch",
+        "System": "platform",
         "Commit": lambda r: r.commit and f"{r.commit}{' with changes' if r.dirty else ''}",
         "Overrides": lambda r: " ".join(r.variant),
         "Started": lambda r: r.started[:10],
     }
-    found = {
-        name: dict.fromkeys(
-            str(of(run)) for run in ladder if of(run) not in (None, "", formats.NONE)
-        )
-        for name, of in columns.items()
-    }
-    return {name: ", ".join(values) for name, values in found.items() if values}
+    found: dict[str, str] = {}
+    for name, of in columns.items():
+        values = [getattr(run, of) if isinstance(of, str) else of(run) for run in ladder]
+        known = dict.fromkeys(str(v) for v in values if v not in (None, "", formats.NONE))
+        found |= {name: ", ".join(known)} if known else {}
+    return found

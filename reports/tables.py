@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conf.schema import Aim, Measure
+from conf.schema import Aim
 from reports.arm import Versus
-from reports.claims import Ruling
 from reports.compare import Comparison, shown
 from reports.formats import (
     NONE,
@@ -25,10 +23,10 @@ from reports.formats import (
     together,
 )
 from reports.palette import Look
-from reports.report import Control, Report
-from reports.report import Table as PlanTable
+from reports.report import PlanRuns, Report
 from reports.side_by_side import Alternatives
 from reports.speed import SpeedUp
+from reports.verdicts import Verdict
 from reports.worth import Way
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
@@ -36,13 +34,12 @@ Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with notes below it, and what can be opened; `bar` is what it shows of an interval."""
+    """A text with notes below it, and what can be opened: lines by what is above them."""
 
     text: str
     notes: Sequence[str] = ()
     tone: str = ""
     look: Look | None = None
-    bar: tuple[float, float, float | None, bool, Look] | None = None  # from, to, baseline, beyond
     more: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -56,73 +53,72 @@ class Table:
     kind: str = ""
 
 
-def ladder(r: Report, look: Mapping[str, Look], axis: tuple[float, float], say: Say) -> Table:
+def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
     """The main ladder: what each stage changes, its interval, losses, speed and verdict."""
     columns = [
-        ("Stage", ""), ("Interval", "interval"), ("Held-out loss", "number"),
+        ("Stage", ""), ("Interval", "number"), ("Held-out loss", "number"),
         ("Difference", "number"), ("To the baseline", "number"), ("Tokens/s", "number"),
         ("×baseline", "number"), ("Peak memory", "number"), ("Verdict", "judged"),
     ]  # fmt: skip
-    base = r.main.baseline
     known: dict[str, str] = {}
     rows = []
     for s in r.main.stages:
-        arm, verdict, style = s.arm, r.verdicts[s.name], look.get(s.stage)
-        changes = arm.newest.changes if arm.newest.stage == s.stage else {}
+        arm, verdict = s.arm, r.verdicts[s.name]
+        run, seeds = arm.newest, len(arm.finished)
+        changes = run.changes if run.stage == s.stage else {}
         notes = [s.title, *(f"{k} {shown(a)} → {shown(b)}" for k, (a, b) in changes.items())]
         notes += arm.notes
         again = [what for what, why in arm.not_applied.items() if known.get(what) == why]
         notes += [f"Not applied: {w}: {y}" for w, y in arm.not_applied.items() if w not in again]
         notes += [f"Still not applied: {together(again)}"] if again else []
         known |= arm.not_applied
-        judged = (
-            [f"about {verdict.seeds_needed} seeds would decide"] if verdict.seeds_needed else []
-        )
-        if arm.newest.message and arm.newest.status not in ("finished", "failed"):
-            judged.append(arm.newest.message)
-        more = {"The guide": [arm.newest.guide]} if changes or s.aim is Aim.baseline else {}
-        if arm.findings:
-            more[", ".join(arm.findings)] = [
-                f"{f.severity.value}, in {n} of {len(arm.runs)} runs: {f.sentence} {f.advice}"
-                for n, f in arm.findings.values()
-            ]
-        if arm.newest.checks:
-            more["The checks"] = [
-                f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in arm.newest.checks
-            ]
         spread, error = arm.spread("held_out"), arm.mean("held_out_error")
         beside = [f"sd {loss(spread)}"] if spread == spread else []
         if not beside and error == error:
             beside = [f"± {loss(error)} by the text"]
-        speed = s.baseline.speed
+        compiled = f"{number(run.compile_s, '.1f', ' s')} to compile ({run.compile_cache})"
+        at = s.versus.at_tokens if s.versus.takes_more else None
+        equal = [f"{signed(at.loss.value)} at equal tokens"] if at else []
         rows.append([
-            Cell(s.name, notes, look=style),
-            _interval(s, base, axis, style),
+            Cell(s.name, notes, look=look.get(s.stage)),
+            Cell(interval(arm.mean("worst"), arm.mean("best"))),
             Cell(loss(arm.mean("held_out")), beside),
-            _difference(s.versus, len(arm.finished), _spent(s, r.control)),
-            _difference(s.baseline, len(arm.finished)),
-            Cell(count(arm.mean("tokens_per_second"))),
-            Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else []),
+            _difference(s.versus, seeds, equal),
+            _difference(s.baseline, seeds),
+            Cell(count(arm.mean("tokens_per_second")), [compiled] if run.compile_cache else []),
+            _speed_up(s.baseline.speed),
             Cell(number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB")),
-            Cell(say("verdict", s, verdict, r.rules), judged, verdict.tone.value, more=more),
+            Cell(
+                say("verdict", s, verdict, r.rules), _judged(s, verdict, say),
+                verdict.tone.value, more=_more(s, changes),
+            ),
         ])  # fmt: skip
     return Table(columns, rows, kind="ladder")
 
 
-def _interval(
-    s: Comparison, base: Comparison | None, axis: tuple[float, float], look: Look | None
-) -> Cell:
-    worst, best = s.arm.mean("worst"), s.arm.mean("best")
-    if look is None or not math.isfinite(worst):
-        return Cell(interval(worst, best))
-    low, high = axis
+def _judged(s: Comparison, verdict: Verdict, say: Say) -> list[str]:
+    """What is said below a verdict."""
+    run, needed = s.arm.newest, verdict.seeds_needed
+    notes = [f"about {needed} seeds would decide"] if needed else []
+    notes += [say("claimed", s)] if s.claimed and s.versus.speed else []
+    said = run.message and run.status not in ("finished", "failed")
+    return [*notes, run.message] if said else notes
 
-    def share(value: float) -> float:
-        return round(min(max(100 * (value - low) / (high - low), 0), 100), 2)
 
-    at = share(base.arm.mean("best")) if base else None
-    bar = share(best), 100 - share(worst), at, worst > high, look
-    return Cell(interval(worst, best), bar=bar)
+def _more(s: Comparison, changes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What can be opened below a verdict: the guide's words, findings, and checks."""
+    arm = s.arm
+    more = {"The guide": [arm.newest.guide]} if changes or s.aim is Aim.baseline else {}
+    if arm.findings:
+        more[", ".join(arm.findings)] = [
+            f"{f.severity.value}, in {n} of {len(arm.runs)} runs: {f.sentence} {f.advice}"
+            for n, f in arm.findings.values()
+        ]
+    if arm.newest.checks:
+        more["The checks"] = [
+            f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in arm.newest.checks
+        ]
+    return more
 
 
 def _difference(versus: Versus, seeds: int, more: Sequence[str] = ()) -> Cell:
@@ -135,15 +131,8 @@ def _difference(versus: Versus, seeds: int, more: Sequence[str] = ()) -> Cell:
     return Cell(signed(found.value), [*notes, *more])
 
 
-def _spent(stage: Comparison, control: Control | None) -> list[str]:
-    """The difference of a stage that takes more tokens a step at as many tokens."""
-    at, notes = stage.versus.at_tokens, []
-    if stage.versus.takes_more and at:
-        notes.append(f"{signed(at.loss.value)} at equal tokens")
-    if control and control.stage is stage and (less := control.longer.versus.loss):
-        steps = count(control.longer.arm.newest.steps_planned)
-        notes.append(f"{signed(-less.value)} to {control.longer.stage} of {steps} steps")
-    return notes
+def _speed_up(speed: SpeedUp | None) -> Cell:
+    return Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else [])
 
 
 def side_by_side(found: Sequence[Alternatives]) -> Table:
@@ -206,7 +195,7 @@ def rates(r: Report) -> Table:
     ])  # fmt: skip
 
 
-def rows(found: Sequence[Comparison], plan: PlanTable | None = None, title: str = "") -> Table:
+def rows(found: Sequence[Comparison], plan: PlanRuns | None = None, title: str = "") -> Table:
     """Comparisons, a row each, with the outcomes of a plan's."""
     columns = [
         ("Run", ""), ("Against", ""), ("Seeds", "number"), ("Held-out loss", "number"),
@@ -222,37 +211,16 @@ def rows(found: Sequence[Comparison], plan: PlanTable | None = None, title: str 
             arm, what, against, more = row.versus.other, row.against, row.what, 1 / more
             found_loss, outcome = found_loss and found_loss.flipped, outcome and outcome.flipped
             speed = speed and SpeedUp(speed.estimate.flipped, speed.doubt)
+        speed_up = _speed_up(speed)
+        if row.claimed and speed:
+            speed_up = replace(speed_up, notes=[*speed_up.notes, f"guide: {row.claimed:.2f}×"])
         cells.append([
             Cell(what),
             Cell(against or NONE, [f"{more:.3g} times the tokens"] if more > 1.01 else []),
             Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
             Cell(loss(arm.mean("held_out"))),
             Cell(change(found_loss)),
-            Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else []),
+            speed_up,
             Cell(outcome.value if outcome else NONE),
         ])  # fmt: skip
     return Table(columns, cells, title)
-
-
-def claims(r: Report, say: Say) -> Table:
-    """The guide's claims, and what was measured."""
-    columns = [
-        ("The guide says", ""), ("Its conditions", ""), ("Ours", ""), ("Measured", ""),
-        ("Verdict", ""),
-    ]  # fmt: skip
-    tones = {Ruling.supported: "good", Ruling.contradicted: "bad", Ruling.not_decided: "even"}
-    rows = []
-    for j in r.claims:
-        ours = NONE
-        if j.found:
-            run = j.found.arm.newest
-            change_alone = "" if j.claim.measure is Measure.accumulation else f"{j.claim.change}, "
-            ours = f"{change_alone}{j.found.name} against {j.found.against}; {run.model}, "
-            ours += f"{run.device_name or run.device}"
-        decide = [f"Decide it with {j.command}"] if j.command else []
-        rows.append([
-            Cell(j.claim.text), Cell(j.claim.conditions), Cell(ours),
-            Cell(say("claim", j, r.rules), decide),
-            Cell(j.ruling.value, tone=tones.get(j.ruling, "none")),
-        ])  # fmt: skip
-    return Table(columns, rows)

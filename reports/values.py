@@ -14,12 +14,12 @@ import pandas as pd
 from reports.arm import Versus
 from reports.compare import Comparison
 from reports.report import Report
-from reports.verdicts import Verdict
 from runner.record import Results, Timings
 from stages.ladder import Stage
 
 FORMAT = 1
 MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
+WHOLE = ("answer", "worth", "rates", "alternatives", "busy", "shared")  # of a report
 
 
 def as_json(r: Report) -> str:
@@ -27,25 +27,20 @@ def as_json(r: Report) -> str:
     found = {
         "format": FORMAT,
         "rules": asdict(r.rules),
-        **{
-            name: _plain(getattr(r, name))
-            for name in (
-                "answer", "worth", "rates", "alternatives", "claims", "control", "busy", "shared",
-            )
-        },
+        **{name: _plain(getattr(r, name)) for name in WHOLE},
         "comparisons": _rows(r),
-        "tables": [
+        "plans": [
             {
-                "plan": table.plan and table.plan.name,
+                "plan": plan.name,
                 "rows": [
                     {"what": row.what, "against": row.against, **_plain(verdict)}
-                    for row, verdict in zip(table.rows, table.verdicts, strict=True)
+                    for row, verdict in zip(plan.rows, plan.verdicts, strict=True)
                 ],
             }
-            for table in r.tables
+            for plan in r.plans
         ],
         "problems": r.records.problems,
-    }  # fmt: skip
+    }
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -61,24 +56,18 @@ def _rows(r: Report) -> list[dict[str, Any]]:
     """The comparisons; those of group 0, the main ladder, come first, with their verdicts."""
     order = {group.key: number for number, group in enumerate(r.groups)}
     found = sorted(r.comparisons, key=lambda each: order[each.key])
-    verdicts = {id(stage): r.verdicts[stage.name] for stage in r.main.stages}
-    return [_row(order[each.key], each, verdicts.get(id(each))) for each in found]
+    verdicts = {id(stage): _plain(r.verdicts[stage.name]) for stage in r.main.stages}
+    return [{"group": order[s.key], **_row(s), **verdicts.get(id(s), {})} for s in found]
 
 
-def _row(group: int, found: Comparison, verdict: Verdict | None) -> dict[str, Any]:
+def _row(found: Comparison) -> dict[str, Any]:
     arm = found.arm
     return {
-        "group": group,
         "experiment": found.key[0],
-        "stage": found.stage,
         "what": found.what,
-        "without": ",".join(found.without),
-        "plus": ",".join(found.plus),
+        **{name: _plain(getattr(found, name)) for name in ("stage", "number", "title", "aim")},
+        **{name: ",".join(sorted(getattr(found, name))) for name in ("without", "plus", "plans")},
         "typed": json.dumps(found.typed),
-        "plans": ",".join(sorted(found.plans)),
-        "number": found.number,
-        "title": found.title,
-        "aim": found.aim.value,
         "scale": arm.newest.scale,
         "status": arm.status.value,
         "seeds": " ".join(str(run.seed) for run in arm.runs),
@@ -89,11 +78,9 @@ def _row(group: int, found: Comparison, verdict: Verdict | None) -> dict[str, An
         "clipped": arm.clipped and arm.clipped[0],
         "not_applied": "; ".join(f"{what}: {why}" for what, why in arm.not_applied.items()),
         "findings": "; ".join(f"{name} ({n})" for name, (n, _) in arm.findings.items()),
-        "against": found.against,
-        "same_as": found.same_as,
+        **{name: getattr(found, name) for name in ("against", "same_as", "claimed")},
         "reference": _versus(found.versus),
         "baseline": _versus(found.baseline),
-        **(_plain(verdict) if verdict else {}),
     }
 
 

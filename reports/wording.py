@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jinja2
 
 from conf.schema import ReportConf
 from reports import formats, tables
-from reports.claims import over_seeds
+from reports.commands import over_seeds
 from reports.compare import shown
 from reports.curves import MOST_POINTS
 from reports.ladders import Group
@@ -43,8 +42,8 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
     error = 1 - rules.confidence
     made.filters.update(
         {name: getattr(formats, name) for name in (
-            "loss", "count", "signed", "bounds", "change", "times", "times_bounds", "percent",
-            "together", "markdown",
+            "loss", "count", "signed", "bounds", "change", "times", "times_bounds", "together",
+            "markdown",
         )},
         zip=zip,
         bracketed=lambda said: f" ({said})" if said else "",
@@ -53,7 +52,6 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         settings=tables.settings,
         factorial=math.factorial,
         keeps_loss=lambda found: keeps_loss(found, rules),
-        most_common=lambda values: Counter(values).most_common(1)[0][0],
         mean_of=lambda pairs, side: sum(p[side].held_out for p in pairs) / len(pairs),
         machine=machine,
         models=models,

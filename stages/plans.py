@@ -1,6 +1,5 @@
 """The plans in conf/plan and in folders of the user's own: which runs each asks for."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import UsageError
 from conf.files import read_yaml
 from conf.schema import PlanConf
-from stages.ladder import group_files
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
 SECTIONS = {"defaults", "hydra", "plan"}
@@ -23,11 +21,6 @@ class Plan:
     name: str
     about: PlanConf
     params: dict[str, str]
-
-
-def read_plans(config_dirs: Iterable[Path] = ()) -> list[Plan]:
-    """Every plan. Raises UsageError for a file that is not one."""
-    return [read_plan(file) for file in group_files("plan", config_dirs).values()]
 
 
 def read_plan(file: Path) -> Plan:

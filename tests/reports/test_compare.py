@@ -31,7 +31,7 @@ Judged = tuple[Comparison, Verdict, str]  # with the verdict in words
 
 def judged(*experiments: Path) -> dict[str, Judged]:
     """The stages of the main ladder by name."""
-    report = Report.of(experiments)
+    report = Report(experiments)
     verdicts = ((s, report.verdicts[s.name]) for s in report.main.stages)
     return {s.name: (s, v, SAY("verdict", s, v, report.rules)) for s, v in verdicts}
 
@@ -50,7 +50,7 @@ def loss_of(found: Judged) -> float:
 
 
 def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(tmp_path: Path) -> None:
-    report = Report.of([write_pair(tmp_path / "one", [-1.0], noise=0.1)])
+    report = Report([write_pair(tmp_path / "one", [-1.0], noise=0.1)])
     loss, verdict = report.main.stages[1].versus.loss, report.verdicts["step03"]
     assert loss is not None
     assert (loss.over, loss.n) == (Sample.windows, 64)
@@ -60,7 +60,13 @@ def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(tmp_p
     assert (verdict.kind, verdict.outcome, verdict.tone) == (Kind.one_seed, None, Tone.none)
     answer = report.answer
     assert (answer.decides, answer.claims_speed) == (False, False)
-    assert answer.lower == answer.higher == answer.faster == answer.undecided == []
+    assert (
+        answer.advice["lower"]
+        == answer.advice["higher"]
+        == answer.advice["faster"]
+        == answer.advice["undecided"]
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,7 @@ def test_a_stage_is_compared_with_the_one_that_it_stands_on(tmp_path: Path) -> N
     for seed in FIVE:
         write_run(experiment, "branch", seed, parent="step02", floor=6.9 + 0.01 * seed)
         write_run(experiment, "step05", seed, **LOST)
-    report = Report.of([experiment])
+    report = Report([experiment])
     compared = {
         s.name: (s.against, s.versus.loss.value) for s in report.main.ladder if s.versus.loss
     }
@@ -152,7 +158,7 @@ def test_a_stage_is_compared_with_the_one_that_it_stands_on(tmp_path: Path) -> N
         "step03": ("step02", pytest.approx(-0.9)), "step04": ("step03", pytest.approx(-0.35)),
         "branch": ("step02", pytest.approx(-0.5)),
     }  # fmt: skip
-    assert [stage.name for stage in report.answer.no_reference] == ["step06"]
+    assert [stage.name for stage in report.answer.advice["no_reference"]] == ["step06"]
 
 
 def test_runs_of_the_stage_below_elsewhere_change_no_difference(tmp_path: Path) -> None:
@@ -187,7 +193,7 @@ def test_why_a_stage_is_compared_with_none_is_said_with_the_command(
     assert (verdict.kind, verdict.outcome) == (Kind.no_reference, None)
     command = "; train it with python -m runner -m +stage=step03 seed=1,2"
     assert text == f"not compared: step03 {said}{command if status != 'running' else ''}"
-    unfinished = Report.of([experiment]).answer.unfinished
+    unfinished = Report([experiment]).answer.unfinished
     assert [*unfinished] == ([Status(status)] if status else [])
     assert not status or found["step03"][1].kind is Kind.unfinished
 
@@ -196,7 +202,7 @@ def test_a_run_that_failed_before_its_windows_were_known_is_in_the_ladder(tmp_pa
     write_run(tmp_path / "early", "step02")
     unknown: dict[str, Any] = {"losses": [], "data__windows_sha256": None}
     write_run(tmp_path / "early", "step03", status="failed", message="No memory.", **unknown)
-    report, found = Report.of([tmp_path / "early"]), judged(tmp_path / "early")
+    report, found = Report([tmp_path / "early"]), judged(tmp_path / "early")
     assert [*found] == ["step02", "step03"]
     _, verdict, said = found["step03"]
     assert (verdict.kind, verdict.tone, said) == (Kind.unfinished, Tone.bad, "failed: No memory.")
@@ -293,9 +299,9 @@ def test_speeds_are_compared_only_at_the_same_number_of_threads(tmp_path: Path) 
 
 def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
     experiment = write_stages(tmp_path / "busy", [1], step02=None, step03=None)
-    assert Report.of([experiment]).busy == []
+    assert Report([experiment]).busy == []
     slow = write_run(experiment, "step03", results__flops_after=4e11)
-    report = Report.of([experiment])
+    report = Report([experiment])
     assert report.busy == [f"busy/step03/{slow.name}"]
     assert "busy or throttled during 1 of 2 runs" in SAY("busy", report)
 
@@ -313,8 +319,11 @@ def test_accumulation_is_compared_at_equal_tokens_too(tmp_path: Path) -> None:
     assert expected > 0
     assert (verdict.outcome, verdict.tone) == (Outcome.lower, Tone.even)
     assert said == "lower loss at equal steps, with 8 times the tokens"
-    answer = Report.of([experiment]).answer
-    assert ([s.name for s in answer.lower], [s.name for s in answer.with_more]) == ([], ["step10"])
+    answer = Report([experiment]).answer
+    assert (
+        [s.name for s in answer.advice["lower"]],
+        [s.name for s in answer.advice["with_more"]],
+    ) == ([], ["step10"])
 
 
 def test_the_newest_finished_run_of_a_stage_counts(tmp_path: Path) -> None:
@@ -342,7 +351,7 @@ def test_runs_under_other_conditions_are_never_compared(
 ) -> None:
     write_run(tmp_path / "mixed", "step02")
     write_run(tmp_path / "mixed", "step03", **condition)
-    report = Report.of([tmp_path / "mixed"])
+    report = Report([tmp_path / "mixed"])
     assert len(report.groups) == 2
     assert [each.versus.loss for each in report.comparisons] == [None, None]
     assert report.apart == report.groups[1:]
@@ -358,14 +367,14 @@ def test_a_stage_as_it_was_before_its_overlay_was_edited_is_no_part_of_the_ladde
     for seed in FIVE:
         floor = 6.7 + 0.01 * seed
         write_run(experiment, "step03", seed, floor=floor, asked=[earlier], label=f"{seed}", at=1)
-    report = Report.of([experiment])
+    report = Report([experiment])
     assert [stage.name for stage in report.main.stages] == ["step02", "step03"]
     assert loss_of(judged(experiment)["step03"]) == pytest.approx(0.3)
-    assert [stage.name for stage in report.answer.higher] == ["step03"]
+    assert [stage.name for stage in report.answer.advice["higher"]] == ["step03"]
     (apart,) = report.apart
     assert [stage.name for stage in apart.stages] == ["step03"]
 
 
 def test_no_experiment_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="No experiment was named"):
-        Report.of([])
+        Report([])

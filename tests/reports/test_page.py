@@ -144,7 +144,7 @@ def test_the_datasheets_share_is_beside_that_of_the_measured_peak(tmp_path: Path
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_the_short_table_fits_the_terminal(ladder: Path, width: int) -> None:
     said = io.StringIO()
-    show(Report.of([ladder]), ladder / "index.html", Console(file=said, width=width))
+    show(Report([ladder]), ladder / "index.html", Console(file=said, width=width))
     text = said.getvalue()
     assert max(map(len, text.partition("\n\n")[0].splitlines())) <= width
     assert all(stage in text for stage in ORDER)
@@ -244,7 +244,7 @@ def test_the_page_of_a_long_run_is_light_and_shows_evaluations_and_samples(tmp_p
 
 def test_a_long_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
     text = twin_of(write_long_run(tmp_path / "gpt2_124m", steps=7_010, status="running"))
-    assert "has taken 7,010 of 19,073 steps, 14,356,480 tokens; its last held-out loss is" in text
+    assert "has taken 7,010 of 19,073 steps, to a held-out loss of" in text
     assert "text after 7000 steps" in text
     assert "had not ended when this was written" in text
 
@@ -253,7 +253,6 @@ def test_a_short_ladder_has_its_samples_without_steps(ladder: Path, tmp_path: Pa
     text = reports.write_report([ladder], output=tmp_path).read_text("utf-8")
     assert text.count("synthetic text of step") == 9
     assert "Prompt “The king”, seed 1" in text
-    assert "After so few steps none of it is good" in text
     for absent in ("samples, all of", "Evaluations over the run", "points are drawn", "datasheet"):
         assert absent not in text
 

@@ -58,7 +58,7 @@ def test_a_damaged_record_is_named_and_the_rest_goes_on(
         write_run(tmp_path / "damaged", "step03", ended=damage)
     else:
         (write_run(tmp_path / "damaged", "step03") / "run.json").write_bytes(damage)
-    report = Report.of([tmp_path / "damaged"])
+    report = Report([tmp_path / "damaged"])
     (problem,) = report.records.problems
     assert "step03" in problem
     assert isinstance(damage, bytes) or damage in problem
@@ -73,7 +73,7 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(
     steps = write_run(tmp_path / "torn", "step03", status="running") / "steps.csv"
     whole = steps.read_bytes()
     steps.unlink() if damage is None else steps.write_bytes(damage)
-    stages = Report.of([tmp_path / "torn"]).main.stages
+    stages = Report([tmp_path / "torn"]).main.stages
     assert [stage.stage for stage in stages] == ["step02", "step03"]
     steps.write_bytes(whole[:-9])
     assert len(reports.load(tmp_path / "torn").steps.query("stage == 'step03'")) == 49
@@ -96,7 +96,7 @@ def test_a_damaged_question_is_named_and_the_rest_goes_on(
     asked = question("step03")
     write_run(tmp_path / "damaged", "step02")
     write_run(tmp_path / "damaged", "step03", asked=[asked, replace(asked, **damage)])
-    report = Report.of([tmp_path / "damaged"])
+    report = Report([tmp_path / "damaged"])
     assert [stage.name for stage in report.main.stages] == ["step02", "step03"]
     (problem,) = report.records.problems
     assert "step03" in problem
@@ -119,7 +119,7 @@ def test_a_single_flipped_bit_in_a_finished_run_is_noticed(tmp_path: Path, file:
 def test_a_run_that_nothing_was_asked_of_is_named_with_its_command(tmp_path: Path) -> None:
     write_run(tmp_path / "old", "step02")
     (write_run(tmp_path / "old", "step03") / "asked.csv").unlink()
-    report = Report.of([tmp_path / "old"])
+    report = Report([tmp_path / "old"])
     (problem,) = report.records.problems
     assert "step03" in problem
     assert "python -m runner +stage=step03" in problem

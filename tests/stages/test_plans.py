@@ -10,10 +10,10 @@ from conf.errors import UsageError
 from hydra_plugins.balanced_sweeper import BalancedSweeper
 from runner.expansion import expand, parse
 from stages.arithmetic import Ablation, Ladder
-from stages.ladder import CONF, read_ladder
-from stages.plans import read_plan, read_plans
+from stages.ladder import CONF, group_files, read_ladder
+from stages.plans import read_plan
 
-PLANS = {plan.name: plan for plan in read_plans()}
+PLANS = {name: read_plan(file) for name, file in group_files("plan").items()}
 NUMBERS = {
     "ladder": 5 * 10,
     "leave_one_out": 5 * 8,
@@ -80,16 +80,15 @@ def test_typed_values_replace_those_of_a_plan() -> None:
 
 
 def test_a_plan_sets_its_values_in_its_parameters_alone(tmp_path: Path) -> None:
-    (tmp_path / "plan").mkdir()
-    file = tmp_path / "plan" / "own.yaml"
+    file = tmp_path / "own.yaml"
     file.write_text("hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n")
-    assert {plan.name for plan in read_plans([tmp_path])} == {*PLANS, "own"}
+    assert (read_plan(file).name, read_plan(file).params) == ("own", {"+stage": "step05"})
     file.write_text(file.read_text() + "train: {steps: 20}\n")
     with pytest.raises(UsageError, match=r"own\.yaml sets train; a plan sets every value under"):
-        read_plans([tmp_path])
+        read_plan(file)
     file.write_text("plan: {title: Own, question: What}\n")
     with pytest.raises(UsageError, match=r"has no hydra\.sweeper\.params"):
-        read_plans([tmp_path])
+        read_plan(file)
 
 
 @pytest.mark.parametrize("about", ["{title: Own, questin: What}", "word", "{reference: [step10]}"])

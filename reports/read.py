@@ -96,15 +96,8 @@ class Records:
     problems: list[str]
 
     def __repr__(self) -> str:
-        return self._short.to_string(index=False)
-
-    def _repr_html_(self) -> str:
-        return self._short.to_html(index=False, border=0)
-
-    @property
-    def _short(self) -> pd.DataFrame:
         shown = ["run", "status", "worst", "best", "held_out", "tokens_per_second"]
-        return self.runs[shown].round(3)
+        return self.runs[shown].round(3).to_string(index=False)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -189,33 +182,26 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _run_folders(experiment: Path) -> list[Path]:
-    advice = "train a stage first with `python -m runner +stage=step02`"
-    if not experiment.is_dir():
-        what = "is not a folder" if experiment.exists() else "does not exist"
-        raise UsageError(
-            f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, "
-            f"or {advice}."
-        )
     try:
-        files = [
-            file
-            for name in ("run.json", STEPS)
-            for file in experiment.glob(f"*/*/{name}")
-            if file.parent.name != "report"  # of an experiment below
-        ]
+        files = [f for name in ("run.json", STEPS) for f in experiment.glob(f"*/*/{name}")]
         below = sorted(experiment.glob("*/*/*/run.json"))
     except OSError as error:
         raise UsageError(f"{experiment} cannot be read: {error.strerror}.") from None
-    if not files and below:
+    # An experiment below this one has a report.
+    if folders := sorted({file.parent for file in files if file.parent.name != "report"}):
+        return folders
+    if below:
         raise UsageError(
             f"{experiment} holds experiments, not runs; name one of them, "
             f"such as `python -m reports {below[0].parents[2]}`."
         )
-    if not files:
-        raise UsageError(
-            f"{experiment} holds no runs (a run is <stage>/<label>/run.json); {advice}."
-        )
-    return sorted({file.parent for file in files})
+    what = "is not a folder" if experiment.exists() else "does not exist"
+    if experiment.is_dir():
+        what = "holds no runs (a run is <stage>/<label>/run.json)"
+    raise UsageError(
+        f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, or train a "
+        "stage first with `python -m runner +stage=step02`."
+    )
 
 
 def _read(
@@ -241,17 +227,19 @@ def _read(
     if not run.status.is_final:
         done = [Step(*values) for values in steps[list(columns(Step))].itertuples(index=False)]
         run = replace(run, results=summarise(done, run.resumed_at, run.results))
-    asked = _asked(folder, name, run, problems)
-    row = {**dict(_values(run.settings)), **dict(_values(run))}
-    row |= {
+    row = {
+        **dict(_values(run.settings)),
+        **dict(_values(run)),
         "run": name,
         "experiment": experiment,
         "status": run.status.value,
         "aim": run.stage.aim.value,
-        "asked": asked,
+        "asked": _asked(folder, name, run, problems),
+        "equal": must_be_equal(run),
+        "equal_speed": speed_conditions(run),
+        "frozen": run.model.frozen,
+        "host": run.process.host,
     }
-    row |= {"equal": must_be_equal(run), "equal_speed": speed_conditions(run)}
-    row |= {"frozen": run.model.frozen, "host": run.process.host}
     return run, row, steps, windows
 
 
@@ -276,41 +264,37 @@ def _is_object(text: str) -> bool:
 def _table(
     path: Path, kind: type, sha256: str | None, without: str, problems: list[str]
 ) -> pd.DataFrame:
-    """A table of the record, Step or Window; empty, and a problem, where it cannot be read."""
-    try:
-        return _read_table(path, kind, sha256)
-    except UnreadableRecord as error:
-        problems.append(f"{without}: {error}.")
-        return pd.DataFrame(columns=list(columns(kind)), dtype=float)
+    """The whole lines of a table, Step or Window; empty, and a problem, where it cannot be read.
 
-
-def _read_table(path: Path, kind: type, sha256: str | None) -> pd.DataFrame:
-    """The whole lines of a CSV file; a last line cut short was never finished.
-
-    `sha256` is the file's checksum when its run ended, or None while it has not.
+    `sha256` is the file's checksum when its run ended, or None while it has not: then the last line
+    may be cut short.
     """
+    names = list(columns(kind))
     try:
         content = path.read_bytes()
+        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+            raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
         text = content.decode("utf-8")
-    except FileNotFoundError:
-        raise UnreadableRecord(f"there is no {path.name}") from None
-    except (OSError, UnicodeDecodeError):
-        raise UnreadableRecord(f"{path.name} is not readable text") from None
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
-    whole, names = text[: text.rfind("\n") + 1], list(columns(kind))
-    try:
+        whole = text[: text.rfind("\n") + 1]
         raw = pd.read_csv(
             io.StringIO(whole), index_col=False, on_bad_lines="skip", float_precision="round_trip"
         )
         table = raw[names]
         if not all(dtype.kind in "fi" for dtype in table.dtypes):
             table = table.apply(pd.to_numeric, errors="coerce")
+        table = table.astype(float)
+    except FileNotFoundError:
+        problems.append(f"{without}: there is no {path.name}.")
+    except UnreadableRecord as error:
+        problems.append(f"{without}: {error}.")
+    except (OSError, UnicodeDecodeError):
+        problems.append(f"{without}: {path.name} is not readable text.")
     except (ValueError, KeyError):
-        raise UnreadableRecord(f"{path.name} has no columns {', '.join(names)}") from None
-    table = table.astype(float)
-    counts = table[[entry.name for entry in fields(kind) if entry.type is int]].to_numpy()
-    return table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
+        problems.append(f"{without}: {path.name} has no columns {', '.join(names)}.")
+    else:
+        counts = table[[entry.name for entry in fields(kind) if entry.type is int]].to_numpy()
+        return table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
+    return pd.DataFrame(columns=names, dtype=float)
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

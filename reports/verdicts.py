@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from conf.schema import Aim, ReportConf
+from reports.arm import Versus
 from reports.compare import Comparison
 from reports.curves import holds_from
 from reports.speed import Pace
@@ -76,22 +77,13 @@ class Verdict:
     """
 
     kind: Kind
-    tone: Tone
+    tone: Tone = Tone.none
     outcome: Outcome | None = None
     reason: Reason | None = None
     p: float = math.nan
     p_equivalent: float = math.nan
     holds_from: int | None = None
     seeds_needed: int | None = None
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A difference over several seeds, and its two p-values, adjusted over the family."""
-
-    loss: Estimate
-    p: float
-    p_equivalent: float
 
 
 def judge(
@@ -107,9 +99,12 @@ def judge(
     verdicts = []
     for each in found:
         loss = each.versus.loss
-        same = tested.get(frozenset((each.settings, each.reference)))
-        mine = replace(same, loss=loss) if same and loss and in_family(each) else None
-        verdicts.append(_verdict(each, mine, len(tested), rules))
+        known = tested.get(frozenset((each.settings, each.reference)))
+        if loss and known and in_family(each):
+            loss = replace(loss, p=known.p, p_equivalent=known.p_equivalent)
+            verdicts.append(_tested(each, loss, len(tested), rules))
+        else:
+            verdicts.append(_untested(each, rules))
     return verdicts
 
 
@@ -123,43 +118,42 @@ def several_seeds(loss: Estimate) -> bool:
     return loss.over is Sample.seeds and loss.n > 1
 
 
-def correct_family(losses: Sequence[Estimate]) -> list[Tested]:
-    """Each difference of a family with its p-values, adjusted by Holm's method."""
+def correct_family(losses: Sequence[Estimate]) -> list[Estimate]:
+    """Each difference of a family with its p-values adjusted by Holm's method."""
     p, p_equivalent = (holm([getattr(e, name) for e in losses]) for name in ("p", "p_equivalent"))
-    return [Tested(*each) for each in zip(losses, p, p_equivalent, strict=True)]
+    return [
+        replace(loss, p=one, p_equivalent=other)
+        for loss, one, other in zip(losses, p, p_equivalent, strict=True)
+    ]
 
 
-def _verdict(found: Comparison, tested: Tested | None, family: int, rules: ReportConf) -> Verdict:
+def _untested(found: Comparison, rules: ReportConf) -> Verdict:
     arm, versus = found.arm, found.versus
     if not arm.finished:
         bad = arm.status in (Status.failed, Status.diverged)
         return Verdict(Kind.unfinished, Tone.bad if bad else Tone.none)
-    if tested:
-        return _tested(found, tested, family, rules)
     if found.aim is Aim.flow:
         passed = all(check.passed for check in arm.newest.checks)
         tone = (Tone.good if passed else Tone.bad) if arm.newest.checks else Tone.none
         return Verdict(Kind.flow, tone)
     if found.aim is Aim.baseline and found.is_plain:
-        return Verdict(Kind.baseline, Tone.none)
+        return Verdict(Kind.baseline)
     if found.same_as:
-        return Verdict(Kind.same, Tone.none)
+        return Verdict(Kind.same)
     if not found.reference:
-        return Verdict(Kind.alone, Tone.none)
+        return Verdict(Kind.alone)
     if versus.other is None or not versus.other.finished:
-        return Verdict(Kind.no_reference, Tone.none)
+        return Verdict(Kind.no_reference)
     if versus.loss is None:
-        return Verdict(Kind.no_seed, Tone.none)
-    if found.aim is Aim.speed:
-        return _speed(found, versus.loss, rules)
-    return Verdict(Kind.one_seed, Tone.none)
+        return Verdict(Kind.no_seed)
+    return _speed(versus, rules) if found.aim is Aim.speed else Verdict(Kind.one_seed)
 
 
-def _tested(found: Comparison, tested: Tested, family: int, rules: ReportConf) -> Verdict:
-    versus, loss = found.versus, tested.loss
+def _tested(found: Comparison, loss: Estimate, family: int, rules: ReportConf) -> Verdict:
+    versus = found.versus
     lost = bool(versus.other and versus.other.lost), bool(found.arm.lost)
-    outcome, reason = decide(tested, lost, rules)
-    made = Verdict(Kind.tested, Tone.even, outcome, reason, tested.p, tested.p_equivalent)
+    outcome, reason = decide(loss, lost, rules)
+    made = Verdict(Kind.tested, Tone.even, outcome, reason, loss.p, loss.p_equivalent)
     if reason in (Reason.few, Reason.spread):
         return replace(made, seeds_needed=seeds_to_decide(loss, family, rules))
     if outcome not in (Outcome.lower, Outcome.higher):
@@ -171,20 +165,20 @@ def _tested(found: Comparison, tested: Tested, family: int, rules: ReportConf) -
 
 
 def decide(
-    tested: Tested, lost: tuple[bool, bool], rules: ReportConf
+    loss: Estimate, lost: tuple[bool, bool], rules: ReportConf
 ) -> tuple[Outcome, Reason | None]:
     """The outcome of a difference over several seeds, and why it is inconclusive if it is.
 
-    `lost` says whether seeds of the reference, and of the runs themselves, have no loss: the mean
-    without its lost seeds is too low.
+    Its p-values are those of its family. `lost` says whether seeds of the reference, and of the
+    runs themselves, have no loss: the mean without its lost seeds is too low.
     """
-    error, loss = 1 - rules.confidence, tested.loss
+    error = 1 - rules.confidence
     if loss.n < rules.minimum_seeds:
         return Outcome.inconclusive, Reason.lost if any(lost) else Reason.few
     lost_before, lost_after = lost
-    if tested.p_equivalent < error:
+    if loss.p_equivalent < error:
         found, ruled_out = Outcome.equivalent, any(lost)
-    elif tested.p < error:
+    elif loss.p < error:
         lower = loss.value < 0
         found = Outcome.lower if lower else Outcome.higher
         ruled_out = lost_after if lower else lost_before
@@ -193,14 +187,13 @@ def decide(
     return (Outcome.inconclusive, Reason.lost) if ruled_out else (found, None)
 
 
-def _speed(found: Comparison, loss: Estimate, rules: ReportConf) -> Verdict:
+def _speed(versus: Versus, rules: ReportConf) -> Verdict:
     """Speed stages are judged on speed; their loss is described, and never an outcome."""
-    speed = found.versus.speed
     tones = {Pace.faster: Tone.good, Pace.slower: Tone.bad, Pace.even: Tone.even}
-    tone = tones.get(speed.pace, Tone.none) if speed else Tone.none
-    if several_seeds(loss) and loss.n >= rules.minimum_seeds and loss.low > rules.margin:
+    loss, tone = versus.loss, tones.get(versus.speed.pace) if versus.speed else None
+    if loss and several_seeds(loss) and loss.n >= rules.minimum_seeds and loss.low > rules.margin:
         tone = Tone.bad
-    return Verdict(Kind.speed, tone)
+    return Verdict(Kind.speed, tone or Tone.none)
 
 
 def keeps_loss(loss: Estimate | None, rules: ReportConf) -> bool:

@@ -263,7 +263,8 @@ def test_hellaswag_over_seeds_is_their_mean(tmp_path: Path) -> None:
         results = {"results__hellaswag_acc_norm": share, "results__hellaswag_acc": 0.2}
         write_run(tmp_path / "seeds", seed=seed, every=10, hellaswag=[score], **results)
     text = twin_of(reports.write_report([tmp_path / "seeds"]))
-    assert "step02 30.0% (mean of 2 seeds; by the sum 20.0%)" in text
+    newest = "step02 35.0% ± 2.4% of 400 items (by the sum of losses 20.0%)"
+    assert f"{newest}, 30.0% on average over 2 seeds." in text
     assert reports.stages(tmp_path / "seeds").hellaswag_acc_norm.tolist() == [pytest.approx(0.3)]
 
 

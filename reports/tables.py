@@ -89,7 +89,7 @@ def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
             _speed_up(s.baseline.speed),
             Cell(number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB")),
             Cell(
-                say("verdict", s, verdict, r.rules), _judged(s, verdict, say),
+                say("verdict", s, verdict), _judged(s, verdict, say),
                 verdict.tone.value, more=_more(s, changes),
             ),
         ])  # fmt: skip

@@ -75,7 +75,9 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
     )  # fmt: skip
     made.tests["finite"] = is_finite
     made.filters["finite"] = is_finite
-    made.globals.update(end=END, source=SOURCE, most_points=MOST_POINTS, power_of_seeds=POWER)
+    made.globals.update(
+        rules=rules, end=END, source=SOURCE, most_points=MOST_POINTS, power_of_seeds=POWER
+    )
     return made
 
 

@@ -33,7 +33,8 @@ def judged(*experiments: Path) -> dict[str, Judged]:
     """The stages of the main ladder by name."""
     report = Report(experiments)
     verdicts = ((s, report.verdicts[s.name]) for s in report.main.stages)
-    return {s.name: (s, v, SAY("verdict", s, v, report.rules)) for s, v in verdicts}
+    say = words(report.rules)
+    return {s.name: (s, v, say("verdict", s, v)) for s, v in verdicts}
 
 
 def write_pair(experiment: Path, differences: list[float], **given: Any) -> Path:

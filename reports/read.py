@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,23 +44,10 @@ Floats = npt.NDArray[np.float64]
 Row = Any  # a row of the frame of runs: its columns are its attributes
 
 
-def _described(kind: type) -> dict[str, str]:
-    """The columns of a record's type, and of the types inside it, with what each holds."""
-    found: dict[str, str] = {}
-    types = get_type_hints(kind)
-    for entry in fields(kind):
-        if "doc" in entry.metadata:
-            found[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
-        elif is_dataclass(inner := types[entry.name]):
-            assert isinstance(inner, type)
-            found |= _described(inner)
-    return found
-
-
 RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
-    **_described(Settings),
-    **_described(Run),
+    **columns(Settings),
+    **columns(Run),
     "asked": "what commands asked of it, see runner.record.Asked",
     "equal": "what must be equal to compare losses, see runner.record.must_be_equal",
     "equal_speed": "what must be equal to compare speeds too",
@@ -298,7 +285,7 @@ def _table(
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:
-    """The values of a record by column, as `_described` names them."""
+    """The values of a record by column, as `runner.record.columns` names them."""
     for entry in fields(part):
         value = getattr(part, entry.name)
         if "doc" in entry.metadata:

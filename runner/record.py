@@ -12,7 +12,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -124,8 +124,14 @@ class Asked:
 
 
 def columns(kind: type) -> dict[str, str]:
-    """The columns of a table of the record, Step, Window or Asked, with what each holds."""
-    return {entry.name: entry.metadata["doc"] for entry in fields(kind)}
+    """What each column holds: of a table, Step, Window or Asked, or of a run and its parts."""
+    found: dict[str, str] = {}
+    for entry in fields(kind):
+        if "doc" in entry.metadata:
+            found[entry.metadata["column"] or entry.name] = entry.metadata["doc"]
+        elif isinstance(entry.type, type) and is_dataclass(entry.type):
+            found |= columns(entry.type)
+    return found
 
 
 @dataclass(kw_only=True)

@@ -18,29 +18,15 @@ def main() -> None:
     open_streams()
     parser = argparse.ArgumentParser(
         prog="python -m reports",
-        description="Write the report on the runs under one or more experiment folders, from "
-        "their records alone; of several, side by side. Settings of conf/report, such as "
-        "margin=0.05, may follow.",
+        description="Write the report on the runs under one or more experiment folders. Settings "
+        "of conf/report, such as margin=0.05, may follow.",
     )
-    parser.add_argument(
-        "experiments",
-        nargs="+",
-        metavar="outputs/experiment",
-        help="an experiment's folder; several are compared side by side",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="the report's folder; without it report/ in the experiment's, or, for several, one "
-        "beside the first that is called after them",
-    )
-    parser.add_argument(
-        "--config-dir",
-        type=Path,
-        action="append",
-        default=[],
-        help="a folder with stages and plans of your own, as given to the runner",
-    )
+    named = "an experiment's folder; several are compared side by side"
+    parser.add_argument("experiments", nargs="+", metavar="outputs/experiment", help=named)
+    where = "the report's folder; else report/ in the experiment's, or one beside the first of many"
+    parser.add_argument("--output", type=Path, help=where)
+    own = "a folder with stages and plans of your own, as given to the runner"
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], help=own)
     given = parser.parse_intermixed_args()
     words = given.experiments
     settings = [word for word in words if "=" in word and not Path(word).exists()]

@@ -6,6 +6,7 @@ A record that cannot be read, or that is not a run's, is left out and named in `
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -113,50 +115,63 @@ class Records:
         return last.sort_values("first_token")["loss"].to_numpy()
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A run's folder with its record; `name` is the run's, from its experiment's down."""
+
+    experiment: str
+    name: str
+    path: Path
+    run: Run
+
+
 def read_records(experiments: Iterable[str | Path]) -> Records:
     """Every run under these experiment folders; see `reports.load`."""
-    folders = list(dict.fromkeys(Path(experiment) for experiment in experiments))
-    if not folders:
+    paths = list(dict.fromkeys(Path(experiment) for experiment in experiments))
+    if not paths:
         raise UsageError("No experiment was named; give its folder, such as outputs/ladder.")
     problems: list[str] = []
-    found: list[tuple[Run, dict[str, Any], pd.DataFrame, pd.DataFrame]] = []
-    for experiment, named in _names(folders).items():
-        for folder in _run_folders(experiment):
-            name = f"{named}/{folder.parent.name}/{folder.name}"
+    folders: list[Folder] = []
+    for experiment, named in _names(paths).items():
+        for path in _run_folders(experiment):
+            name = f"{named}/{path.parent.name}/{path.name}"
             try:
-                found.append(_read(folder, name, named, problems))
+                folders.append(Folder(named, name, path, _read_run(path)))
             except UnreadableRecord as error:
                 problems.append(f"{name} is left out: {error}.")
-    if not found:
+    if not folders:
         first = f" The first problem: {problems[0]}" if problems else ""
         raise UsageError(
-            f"No record of {len(problems)} under {folders[0]} can be read; train a stage with "
+            f"No record of {len(problems)} under {paths[0]} can be read; train a stage with "
             f"`python -m runner +stage=step02`.{first}"
         )
-    found.sort(key=lambda each: (each[1]["experiment"], *_order(each[0])))
-    runs = pd.DataFrame([row for _, row, _, _ in found], columns=list(RUN_COLUMNS))
-    steps = _joined([steps for _, _, steps, _ in found], runs)
-    windows = _joined([windows for _, _, _, windows in found], runs)
+    folders.sort(key=lambda f: (
+        f.experiment, f.run.stage.number, f.run.stage.name, f.run.seed, f.run.started,
+    ))  # fmt: skip
+    steps = _table(folders, STEPS, Step, problems).sort_values(["run", "step"], kind="stable")
+    # A resumed run may write a step again; what it wrote last is what it trained on from.
+    steps = steps.drop_duplicates(["run", "step"], keep="last", ignore_index=True)
+    windows = _table(folders, HELD_OUT, Window, problems)
+    taken = steps.groupby("run").indices
+    rows = [_row(f, steps.iloc[taken.get(i, [])], problems) for i, f in enumerate(folders)]
+    runs = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
+    warm = [warm_steps(len(taken.get(i, [])), f.run.resumed_at) for i, f in enumerate(folders)]
+    steps["warm"] = [*chain.from_iterable(warm)]
     steps["loss"] = steps["loss"].where(np.isfinite(steps["loss"]))
-    sums = steps.groupby("run", sort=False)[["tokens", "step_ms"]].cumsum()
+    sums = steps.groupby("run")[["tokens", "step_ms"]].cumsum()
     steps["tokens_seen"], steps["seconds"] = sums["tokens"], sums["step_ms"] / 1000
-    counts = dict.fromkeys(("step", "first_token", "tokens"), np.int64)
     return Records(
         runs,
-        steps[list(STEP_COLUMNS)].astype({"step": np.int64, "warm": bool}),
-        windows[list(WINDOW_COLUMNS)].astype(counts),
+        _of_runs(steps, runs)[list(STEP_COLUMNS)].astype({"warm": bool}),
+        _of_runs(windows, runs)[list(WINDOW_COLUMNS)],
         problems,
     )
 
 
-def _joined(tables: list[pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
-    """A table of all runs, with what the tables say of a run."""
-    whole = pd.concat(tables, keys=runs["run"], names=["run"]).reset_index("run")
-    return whole.merge(runs[["run", "experiment", "stage", "seed"]], on="run", how="left")
-
-
-def _order(run: Run) -> tuple[int, str, int, str]:
-    return run.stage.number, run.stage.name, run.seed, run.started
+def _of_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A table with the runs' names for their numbers, and with what the tables say of a run."""
+    said = runs[["run", "experiment", "stage", "seed"]].iloc[table["run"]]
+    return pd.concat([said.reset_index(drop=True), table.drop(columns="run")], axis=1)
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -191,12 +206,9 @@ def _run_folders(experiment: Path) -> list[Path]:
     )
 
 
-def _read(
-    folder: Path, name: str, experiment: str, problems: list[str]
-) -> tuple[Run, dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """One run, its row, its steps and its windows; a table that cannot be read is empty."""
+def _read_run(path: Path) -> Run:
     try:
-        run = read_run(folder)
+        run = read_run(path)
     except FileNotFoundError:
         raise UnreadableRecord("there is no run.json beside its steps.csv") from None
     except OSError as error:
@@ -204,41 +216,39 @@ def _read(
     if run.is_abandoned:
         message = "Its process ended without closing the record."
         run = replace(run, status=Status.interrupted, message=message)
-    steps = _table(folder / STEPS, Step, run.steps_sha256, f"{name} has no curve", problems)
-    if not steps["step"].is_monotonic_increasing or not steps["step"].is_unique:
-        # A resumed run may write a step again; what it wrote last is what it trained on from.
-        steps = steps.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    steps["warm"] = warm_steps(len(steps), run.resumed_at)
-    without = f"{name} has no held-out windows"
-    windows = _table(folder / HELD_OUT, Window, run.held_out_sha256, without, problems)
+    return run
+
+
+def _row(folder: Folder, steps: pd.DataFrame, problems: list[str]) -> dict[str, Any]:
+    """A run as a row of the frame of runs, given its steps."""
+    run = folder.run
     if not run.status.is_final:
         done = [Step(*values) for values in steps[list(columns(Step))].itertuples(index=False)]
         run = replace(run, results=summarise(done, run.resumed_at, run.results))
-    row = {
+    return {
         **dict(_values(run.settings)),
         **dict(_values(run)),
-        "run": name,
-        "experiment": experiment,
+        "run": folder.name,
+        "experiment": folder.experiment,
         "status": run.status.value,
         "aim": run.stage.aim.value,
-        "asked": _asked(folder, name, run, problems),
+        "asked": _asked(folder, problems),
         "equal": must_be_equal(run),
         "equal_speed": speed_conditions(run),
         "frozen": run.model.frozen,
         "host": run.process.host,
     }
-    return run, row, steps, windows
 
 
-def _asked(folder: Path, name: str, run: Run, problems: list[str]) -> list[Asked]:
+def _asked(folder: Folder, problems: list[str]) -> list[Asked]:
     """What was asked of a run; a line that cannot be, as its settings are others, is left out."""
-    found = read_asked(folder)
+    found = read_asked(folder.path)
     whole = [one for one in found if one.settings == found[0].settings and _is_object(one.typed)]
     if not found:
-        again = f"type its command again: {run.command}"
-        problems.append(f"{name} is compared with nothing, as it has no asked.csv; {again}.")
+        again = f"type its command again: {folder.run.command}"
+        problems.append(f"{folder.name} is compared with nothing, as it has no asked.csv; {again}.")
     elif len(whole) < len(found):
-        problems.append(f"{name}: {len(found) - len(whole)} lines of asked.csv are damaged.")
+        problems.append(f"{folder.name}: {len(found) - len(whole)} lines of asked.csv are damaged.")
     return whole
 
 
@@ -248,40 +258,47 @@ def _is_object(text: str) -> bool:
     return False
 
 
-def _table(
-    path: Path, kind: type, sha256: str | None, without: str, problems: list[str]
-) -> pd.DataFrame:
-    """The whole lines of a table, Step or Window; empty, and a problem, where it cannot be read.
+def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]) -> pd.DataFrame:
+    """The whole lines of a table of all runs, Step or Window, with the number of the run.
 
-    `sha256` is the file's checksum when its run ended, or None while it has not: then the last line
-    may be cut short.
+    A file that cannot be read joins the problems. The last line may be cut short.
     """
-    names = list(columns(kind))
+    names, lines = list(columns(kind)), []
+    for number, folder in enumerate(folders):
+        run = folder.run
+        sha256 = run.steps_sha256 if kind is Step else run.held_out_sha256
+        try:
+            text = _text(folder.path / file, ",".join(names), sha256)
+        except UnreadableRecord as error:
+            what = "curve" if kind is Step else "held-out windows"
+            problems.append(f"{folder.name} has no {what}: {error}.")
+        else:
+            lines += [f"{number},{line}" for line in text.split("\n")[1:-1]]
+    table = pd.read_csv(
+        io.StringIO("\n".join(lines)), header=None, names=["run", *names], index_col=False,
+        on_bad_lines="skip", quoting=csv.QUOTE_NONE, float_precision="round_trip",
+    )  # fmt: skip
+    table = table.apply(pd.to_numeric, errors="coerce")
+    counts = ["run", *(entry.name for entry in fields(kind) if entry.type is int)]
+    whole = table[counts].ge(0) & table[counts].lt(np.inf)
+    kinds = {name: np.int64 if name in counts else np.float64 for name in table}
+    return table[whole.all(axis=1)].astype(kinds).reset_index(drop=True)
+
+
+def _text(path: Path, header: str, sha256: str | None) -> str:
+    """A table's lines below its header; `sha256` is its checksum once its run has ended."""
     try:
         content = path.read_bytes()
-        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-            raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
         text = content.decode("utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        raw = pd.read_csv(
-            io.StringIO(whole), index_col=False, on_bad_lines="skip", float_precision="round_trip"
-        )
-        table = raw[names]
-        if not all(dtype.kind in "fi" for dtype in table.dtypes):
-            table = table.apply(pd.to_numeric, errors="coerce")
-        table = table.astype(float)
     except FileNotFoundError:
-        problems.append(f"{without}: there is no {path.name}.")
-    except UnreadableRecord as error:
-        problems.append(f"{without}: {error}.")
+        raise UnreadableRecord(f"there is no {path.name}") from None
     except (OSError, UnicodeDecodeError):
-        problems.append(f"{without}: {path.name} is not readable text.")
-    except (ValueError, KeyError):
-        problems.append(f"{without}: {path.name} has no columns {', '.join(names)}.")
-    else:
-        counts = table[[entry.name for entry in fields(kind) if entry.type is int]].to_numpy()
-        return table[(np.isfinite(counts) & (counts >= 0)).all(axis=1)]
-    return pd.DataFrame(columns=names, dtype=float)
+        raise UnreadableRecord(f"{path.name} is not readable text") from None
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
+    if not text.startswith(f"{header}\n"):
+        raise UnreadableRecord(f"{path.name} has no columns {header.replace(',', ', ')}")
+    return text
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:

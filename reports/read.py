@@ -6,9 +6,7 @@ A record that cannot be read, or that is not a run's, is left out and named in `
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -273,16 +271,13 @@ def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]
             what = "curve" if kind is Step else "held-out windows"
             problems.append(f"{folder.name} has no {what}: {error}.")
         else:
-            lines += [f"{number},{line}" for line in text.split("\n")[1:-1]]
-    table = pd.read_csv(
-        io.StringIO("\n".join(lines)), header=None, names=["run", *names], index_col=False,
-        on_bad_lines="skip", quoting=csv.QUOTE_NONE, float_precision="round_trip",
-    )  # fmt: skip
-    table = table.apply(pd.to_numeric, errors="coerce")
+            lines += [f"{number},{line}".split(",") for line in text.split("\n")[1:-1]]
+    whole = [line for line in lines if len(line) == 1 + len(names)]
+    table = pd.DataFrame(whole, columns=["run", *names]).apply(pd.to_numeric, errors="coerce")
     counts = ["run", *(entry.name for entry in fields(kind) if entry.type is int)]
-    whole = table[counts].ge(0) & table[counts].lt(np.inf)
+    counted = table[counts].ge(0) & table[counts].lt(np.inf)
     kinds = {name: np.int64 if name in counts else np.float64 for name in table}
-    return table[whole.all(axis=1)].astype(kinds).reset_index(drop=True)
+    return table[counted.all(axis=1)].astype(kinds).reset_index(drop=True)
 
 
 def _text(path: Path, header: str, sha256: str | None) -> str:

@@ -1,5 +1,6 @@
 """Each stage at a common learning rate, and at its own best one."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,20 +77,15 @@ def find_rates(
             for rate, arm in arms.items()
         }
         losses = pd.DataFrame(windows).dropna()  # a row a seed and window that every rate has
-        is_other = losses.index.get_level_values(1) % 2 == 1
-        kept, rates = losses[is_other], list(arms)
-        if kept.empty:
+        is_other, rates = losses.index.get_level_values(1) % 2 == 1, list(arms)
+        if not is_other.any():
             continue
         best = rates[int(losses[~is_other].mean().argmin())]
         fixed = float(untyped.settings(Ablation(stage.name))[RATE])
-        chain = {each.name for each in untyped.chain(stage.name)}
-        below = next((each for each in reversed(stages) if each.stage.name in chain), None)
-        at_fixed = at_best = None
-        if below:
-            theirs = reported[below.stage.name]
-            at_best = _difference(theirs[below.best], kept[best], rules)
-            if below.fixed in theirs and fixed in kept:
-                at_fixed = _difference(theirs[below.fixed], kept[fixed], rules)
+        kept = losses[is_other].reindex(columns=[fixed, best]).set_axis(["fixed", "best"], axis=1)
+        chain = [each.name for each in untyped.chain(stage.name)]
+        below = next((name for name in reversed(chain) if name in reported), "")
+        changes = kept - reported.get(below, math.nan)
         reported[stage.name] = kept
         stages.append(
             StageRates(
@@ -100,18 +96,17 @@ def find_rates(
                 fixed=fixed,
                 best=best,
                 at_edge=best in (min(tried), max(tried)),
-                below=below.stage.name if below else "",
-                at_fixed=at_fixed,
-                at_best=at_best,
+                below=below,
+                at_fixed=_mean(changes["fixed"].dropna(), rules),
+                at_best=_mean(changes["best"].dropna(), rules),
                 lost={rate: arm.lost for rate, arm in tried.items() if arm.lost},
             )
         )
     return stages
 
 
-def _difference(before: pd.Series, after: pd.Series, rules: ReportConf) -> Estimate | None:
-    """The mean difference over the seeds that both have; over the windows of a single one."""
-    windows = (after - before).dropna()
+def _mean(windows: pd.Series, rules: ReportConf) -> Estimate | None:
+    """The mean of differences by seed and window over the seeds, or over a single one's windows."""
     seeds = windows.groupby(level=0).mean()
     if len(seeds) > 1:
         return mean_difference(seeds.to_numpy(), rules)

@@ -154,15 +154,13 @@ def side_by_side(found: Sequence[Alternatives]) -> Table:
     ]  # fmt: skip
     return Table(columns, [
         [
-            Cell(stage.name, [stage.title]),
-            Cell(settings(row.differs)),
-            Cell(", ".join(f"{n} {status}" for status, n in row.found.arm.statuses.items())),
-            Cell(interval(row.found.arm.mean("worst"), row.found.arm.mean("best"))),
-            Cell(loss(row.found.arm.mean("held_out"))),
+            Cell(stage.name, [stage.title]), Cell(settings(row.differs)),
+            Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
+            Cell(interval(arm.mean("worst"), arm.mean("best"))), Cell(loss(arm.mean("held_out"))),
             Cell("lowest" if row is stage.lowest else change(row.more)),
-            Cell(count(row.found.arm.mean("tokens_per_second"))),
+            Cell(count(arm.mean("tokens_per_second"))),
         ]
-        for stage in found for row in stage.rows
+        for stage in found for row in stage.rows for arm in [row.found.arm]
     ])  # fmt: skip
 
 
@@ -188,12 +186,9 @@ def rates(r: Report) -> Table:
     ]  # fmt: skip
     return Table(columns, [
         [
-            Cell(s.stage.name, [s.stage.about.title]),
-            Cell(shown(s.fixed)),
-            Cell(shown(s.best), ["at the grid's edge"] if s.at_edge else []),
-            Cell(s.below or NONE),
-            Cell(change(s.at_fixed)),
-            Cell(change(s.at_best)),
+            Cell(s.stage.name, [s.stage.about.title]), Cell(shown(s.fixed)),
+            Cell(shown(s.best), ["at the grid's edge"] * s.at_edge),
+            *(Cell(text) for text in (s.below or NONE, change(s.at_fixed), change(s.at_best))),
         ]
         for s in r.rates
     ])  # fmt: skip

@@ -86,22 +86,15 @@ def find_rates(
         chain = [each.name for each in untyped.chain(stage.name)]
         below = next((name for name in reversed(chain) if name in reported), "")
         changes = kept - reported.get(below, math.nan)
-        reported[stage.name] = kept
-        stages.append(
-            StageRates(
-                stage=stage,
-                rates=rates,
-                losses=[arm.mean("held_out") for arm in arms.values()],
-                seeds=len(kept.index.unique(0)),
-                fixed=fixed,
-                best=best,
-                at_edge=best in (min(tried), max(tried)),
-                below=below,
-                at_fixed=_mean(changes["fixed"].dropna(), rules),
-                at_best=_mean(changes["best"].dropna(), rules),
-                lost={rate: arm.lost for rate, arm in tried.items() if arm.lost},
-            )
+        at_fixed, at_best = (_mean(changes[name].dropna(), rules) for name in ("fixed", "best"))
+        means, seeds = [arm.mean("held_out") for arm in arms.values()], len(kept.index.unique(0))
+        edge = best in (min(tried), max(tried))
+        lost = {rate: arm.lost for rate, arm in tried.items() if arm.lost}
+        made = StageRates(
+            stage, rates, means, seeds, fixed, best, edge, below, at_fixed, at_best, lost
         )
+        stages.append(made)
+        reported[stage.name] = kept
     return stages
 
 

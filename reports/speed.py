@@ -80,15 +80,14 @@ def find_shared(records: Records) -> set[str]:
     Without runs that were resumed: when they paused is not recorded.
     """
     runs = records.runs[~records.runs["resumed_at"].astype(bool)]
-    start, ended = (
-        pd.to_datetime(runs[name], utc=True, format="ISO8601") for name in ("started", "ended")
-    )
+    start = pd.to_datetime(runs["started"], utc=True, format="ISO8601")
+    ended = pd.to_datetime(runs["ended"], utc=True, format="ISO8601")
     seconds = runs["run"].map(records.steps.groupby("run")["seconds"].max()).fillna(0)
-    trained = start + pd.to_timedelta(seconds, unit="s")
-    end = ended.fillna(trained.mask(runs["status"] == "running", pd.Timestamp.now("UTC")))
-    runs = runs.assign(start=start, end=end).sort_values(["start", "end"])
+    last_step = start + pd.to_timedelta(seconds, unit="s")
+    unclosed = last_step.mask(runs["status"] == "running", pd.Timestamp.now("UTC"))
+    runs = runs.assign(start=start, end=ended.fillna(unclosed)).sort_values(["start", "end"])
     host = runs.groupby("host")
-    latest = host["end"].transform(lambda ends: ends.cummax().shift())
+    latest = host["end"].cummax().groupby(runs["host"]).shift()
     both = (runs["start"] < latest) | (runs["end"] > host["start"].shift(-1))
     return set(runs["run"][both])
 

@@ -1,8 +1,7 @@
 """How sure a difference is: intervals, tests, equivalence, and how many seeds would decide.
 
-docs/statistics.md says what each rule is and how it was checked. A difference in nats/token is
-after minus before, a speed-up a ratio of tokens/s. SciPy is imported where it is used, as that
-takes long.
+docs/statistics.md says what each rule is and how it was checked. A difference is after less before,
+in nats/token, a speed-up a ratio of tokens/s. SciPy takes long to import, so only where it is used.
 """
 
 import math
@@ -56,10 +55,9 @@ class Estimate:
     @property
     def flipped(self) -> Self:
         """The difference the other way round, before minus after, or the inverse of a speed-up."""
-        value, low, high = (
-            1 / bound if self.neutral else -bound for bound in (self.value, self.high, self.low)
-        )
-        return replace(self, value=value, low=low, high=high)
+        if self.neutral:
+            return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     @property
     def above(self) -> bool:

@@ -51,10 +51,7 @@ class StageRates:
 def find_rates(
     main: Group, found: Sequence[Comparison], ladder: Sequence[Stage], rules: ReportConf
 ) -> list[StageRates]:
-    """The stages at which the learning rate alone was typed, several times; empty for none.
-
-    Under the conditions of the main ladder, and with its other settings.
-    """
+    """The stages at which, under the main ladder's conditions, several rates alone were typed."""
     own = main.stages[0]
     grid: dict[str, dict[float, Arm]] = defaultdict(dict)
     for each in found:
@@ -88,8 +85,8 @@ def find_rates(
         changes = kept - reported.get(below, math.nan)
         at_fixed, at_best = (_mean(changes[name].dropna(), rules) for name in ("fixed", "best"))
         means, seeds = [arm.mean("held_out") for arm in arms.values()], len(kept.index.unique(0))
-        edge = best in (min(tried), max(tried))
         lost = {rate: arm.lost for rate, arm in tried.items() if arm.lost}
+        edge = best in (min(tried), max(tried))
         made = StageRates(
             stage, rates, means, seeds, fixed, best, edge, below, at_fixed, at_best, lost
         )

@@ -75,10 +75,8 @@ def speed_up(
 
 
 def find_shared(records: Records) -> set[str]:
-    """The names of runs that trained while another of these runs did, on the same machine.
-
-    Without runs that were resumed: when they paused is not recorded.
-    """
+    """The names of runs that trained while another of these runs did, on the same machine."""
+    # When a run that was resumed paused is not recorded.
     runs = records.runs[~records.runs["resumed_at"].astype(bool)]
     start = pd.to_datetime(runs["started"], utc=True, format="ISO8601")
     ended = pd.to_datetime(runs["ended"], utc=True, format="ISO8601")

@@ -89,8 +89,7 @@ def mean_difference(values: Floats, rules: ReportConf, over: Sample = Sample.see
 def mean_over_windows(values: Floats, rules: ReportConf) -> Estimate:
     """The mean difference over held-out windows of one seed, with its bootstrap interval.
 
-    The percentile interval of resampled windows (Efron and Tibshirani 1993, chapter 13); the draws
-    are seeded, so that a report written again says the same.
+    It is that of percentiles (Efron and Tibshirani 1993, chapter 13), from seeded draws.
     """
     from scipy import stats
 

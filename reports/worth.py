@@ -77,6 +77,7 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     alone = {c.plus[0]: c.versus for c in added if len(c.plus) == 1}
     missing = {c.without[0]: Versus(c.versus.other, c.arm, rules) for c in taken}
     in_place = {name: each.versus for name, each in plain.items()}
+    found = {Way.in_place: in_place, Way.alone: alone, Way.missing: missing}
     losses = _factorial(plain[lowest].arm, added) if lowest else pd.DataFrame()
     whole = losses.dropna()
     names = list(map(str, whole.columns.names)) if len(whole) else []
@@ -84,7 +85,6 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
         return None
     steps = []
     for stage in (each for each in ladder if each.about.aim not in (Aim.flow, Aim.baseline)):
-        found = {Way.in_place: in_place, Way.alone: alone, Way.missing: missing}
         mine = {way: each[stage.name] for way, each in found.items() if stage.name in each}
         ways = {way: each.loss for way, each in mine.items() if each.loss}
         if stage.name in names:
@@ -103,10 +103,7 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
 
 
 def _factorial(base: Arm, added: Sequence[Comparison]) -> pd.DataFrame:
-    """The losses by seed of the sets of some plan's steps, each True or False at a column's level.
-
-    Of the plan of which the most sets have finished.
-    """
+    """The losses of the plan with the most finished sets: a row a seed, a column level a step."""
     plans: dict[str, dict[frozenset[str], Arm]] = defaultdict(lambda: {frozenset(): base})
     for each in added:
         for plan in each.plans or [""]:

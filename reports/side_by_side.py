@@ -1,16 +1,15 @@
 """The same question in several experiments or at several settings, on an equal footing."""
 
-from __future__ import annotations
-
 import json
-import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from conf.schema import ReportConf
-from reports.arm import Versus
+from reports.arm import Arm, Versus
 from reports.compare import Comparison
 from reports.statistics import Estimate
 
@@ -19,13 +18,12 @@ from reports.statistics import Estimate
 class Alternative:
     """A question under one of several conditions: `differs` is in what, by name.
 
-    `more` is its held-out loss less that of the lowest, over the seeds that both have. None for the
-    lowest itself, and where text, windows or device differ.
+    `more` is its held-out loss less that of the lowest, under equal conditions, over their seeds.
     """
 
     found: Comparison
     differs: dict[str, Any]
-    more: Estimate | None = None
+    more: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -42,54 +40,39 @@ def find_alternatives(
     found: Sequence[Comparison], main: set[str], rules: ReportConf
 ) -> list[Alternatives]:
     """The questions of which others than the main ladder's runs, named in `main`, answer one."""
-    alike: dict[Any, list[Comparison]] = defaultdict(list)
+    alike: dict[Any, dict[Arm, Comparison]] = defaultdict(dict)
     for each in found:
-        alike[each.stage, each.without, each.plus].append(each)
-    return [
-        _compared(members, rules)
-        for members in alike.values()
-        if len({id(each.arm) for each in members}) > 1
-        if any(run.run not in main for each in members for run in each.arm.rounds)
-    ]
+        alike[each.stage, each.without, each.plus].setdefault(each.arm, each)
+    several = [each for each in alike.values() if len(each) > 1]
+    others = [each for each in several if any(not arm.names <= main for arm in each)]
+    return [_compared(list(by_arm.values()), rules) for by_arm in others]
 
 
 def _compared(members: Sequence[Comparison], rules: ReportConf) -> Alternatives:
-    members = list({id(each.arm): each for each in reversed(members)}.values())[::-1]
-    described = [describe(each) for each in members]
-    keys = varied(described)
-    differs = [{key: each.get(key) for key in keys} for each in described]
-    order = sorted(range(len(members)), key=lambda i: _sort_key(differs[i].values()))
-    finite = [members[i] for i in order if members[i].arm.measurable]
-    finite = [each for each in finite if each.key[1] == members[0].key[1]] or finite
+    first, described = members[0], [describe(each) for each in members]
+    names = varied(described)
+    differs = [{name: each.get(name) for name in names} for each in described]
+    ordered = sorted(zip(differs, members, strict=True), key=lambda pair: _order(pair[0]))
+    finite = [each for _, each in ordered if each.arm.measurable]
+    finite = [each for each in finite if each.key[1] == first.key[1]] or finite
     best = min(finite, key=lambda each: each.arm.mean("held_out"), default=None)
-    rows = [
-        Alternative(
-            members[i],
-            differs[i],
-            Versus(members[i].arm, best.arm, rules).loss
-            if best and best is not members[i] and best.key[1] == members[i].key[1]
-            else None,
-        )
-        for i in order
-    ]
+    rows = []
+    for differing, each in ordered:
+        other = best.arm if best and best.key[1] == each.key[1] else None
+        rows.append(Alternative(each, differing, Versus(each.arm, other, rules).loss))
     lowest = next((row for row in rows if row.found is best), None)
-    return Alternatives(members[0].name, members[0].title, rows, lowest)
+    return Alternatives(first.name, first.title, rows, lowest)
 
 
-def varied(described: Sequence[dict[str, Any]]) -> list[str]:
+def varied(described: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names that do not have the same value everywhere.
 
     A scale decides most settings: where it differs, those that differ within one are named.
     """
-    alike: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for each in described:
-        alike[each["scale"]].append(each)
-    keys = [key for key in dict.fromkeys(key for each in described for key in each)
-            if len({json.dumps(each.get(key), default=str) for each in described}) > 1]  # fmt: skip
-    if len(alike) == 1:
-        return keys
-    within = {key for same in alike.values() for key in varied(same)}
-    return [key for key in keys if "." not in key or key in within]
+    texts = [{key: json.dumps(v, default=str) for key, v in each.items()} for each in described]
+    table = pd.DataFrame(texts).fillna("null")
+    within, different = table.groupby("scale").nunique().max() > 1, table.nunique() > 1
+    return [key for key in map(str, table) if different[key] and ("." not in key or within[key])]
 
 
 def describe(each: Comparison) -> dict[str, Any]:
@@ -110,11 +93,7 @@ def describe(each: Comparison) -> dict[str, Any]:
     }
 
 
-def _sort_key(values: Any) -> list[tuple[bool, float, str]]:
+def _order(differs: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
     """Numbers by size, and everything else by its words after them."""
-    return [
-        (False, float(v), "")
-        if isinstance(v, int | float) and math.isfinite(v)
-        else (True, 0, str(v))
-        for v in values
-    ]
+    numbers = [(isinstance(value, int | float), value) for value in differs.values()]
+    return [(not is_number, value if is_number else 0, str(value)) for is_number, value in numbers]

@@ -1,17 +1,15 @@
 """How sure a difference is: intervals, tests, equivalence, and how many seeds would decide.
 
-docs/statistics.md says what each rule is and how it was checked. Losses are in nats/token; a
-difference is after minus before, so below zero is better. A speed-up is a ratio of tokens per
-second; above one is faster. SciPy is imported where it is used: a report without comparisons
-does not wait for it.
+docs/statistics.md says what each rule is and how it was checked. A difference is after less before,
+in nats/token, a speed-up a ratio of tokens/s. SciPy takes long to import, so only where it is used.
 """
 
-from __future__ import annotations
-
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Self
 
 import numpy as np
 
@@ -35,8 +33,8 @@ class Sample(str, Enum):
 class Estimate:
     """A difference (neutral 0) or a speed-up (neutral 1) with its interval.
 
-    `n` counts what `over` names. `p` is two-sided, of no effect; `p_equivalent` is that of two
-    one-sided tests, of an effect as large as the margin. NaN: too few values to say.
+    `n` counts what `over` names. `p` is two-sided, of no effect; `p_equivalent` of two one-sided
+    tests, of an effect as large as the margin. NaN: too few values to say.
     """
 
     value: float
@@ -55,7 +53,7 @@ class Estimate:
         return not math.isnan(self.low)
 
     @property
-    def flipped(self) -> Estimate:
+    def flipped(self) -> Self:
         """The difference the other way round, before minus after, or the inverse of a speed-up."""
         if self.neutral:
             return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)
@@ -73,56 +71,36 @@ class Estimate:
 
 
 def mean_difference(values: Floats, rules: ReportConf, over: Sample = Sample.seeds) -> Estimate:
-    """The mean of paired differences: Student's t interval and test, and two one-sided tests.
-
-    From scipy.special, since scipy.stats takes a second to import.
-    """
+    """The mean of paired differences: Student's t interval and test, and two one-sided tests."""
     from scipy.special import stdtr, stdtrit
 
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Estimate(mean, n=n, over=over)
-    freedom, deviation = n - 1, float(values.std(ddof=1))
+    deviation = float(values.std(ddof=1))
     error = deviation / math.sqrt(n)
-    if error == 0:  # bit-identical runs, for example: there is nothing to test
-        p, p_equivalent = float(mean == 0), float(abs(mean) >= rules.margin)
-        return Estimate(mean, mean, mean, n, over, 0.0, p, p_equivalent, deviation)
-    width = float(stdtrit(freedom, (1 + rules.confidence) / 2)) * error
-    return Estimate(
-        mean,
-        mean - width,
-        mean + width,
-        n,
-        over,
-        p=2 * float(stdtr(freedom, -abs(mean) / error)),
-        p_equivalent=float(stdtr(freedom, (abs(mean) - rules.margin) / error)),
-        deviation=deviation,
-    )
+    width = float(stdtrit(n - 1, (1 + rules.confidence) / 2)) * error
+    error = max(error, sys.float_info.min)  # bit-identical runs, for example, have none
+    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    p_equivalent = float(stdtr(n - 1, (abs(mean) - rules.margin) / error))
+    return Estimate(mean, mean - width, mean + width, n, over, 0.0, p, p_equivalent, deviation)
 
 
 def mean_over_windows(values: Floats, rules: ReportConf) -> Estimate:
     """The mean difference over held-out windows of one seed, with its bootstrap interval.
 
-    The percentile interval of resampled windows (Efron and Tibshirani 1993, chapter 13); the draws
-    are seeded, so that a report written again says the same.
+    It is that of percentiles (Efron and Tibshirani 1993, chapter 13), from seeded draws.
     """
     from scipy import stats
 
     mean, n = float(values.mean()), len(values)
-    if n < 2 or np.ptp(values) == 0:
-        width = 0.0 if n > 1 else math.nan
-        return Estimate(mean, mean - width, mean + width, n, Sample.windows)
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=rules.resamples,
-        batch=BATCH,
-        confidence_level=rules.confidence,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    interval = found.confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high), n, Sample.windows)
+    if n < 2:
+        return Estimate(mean, n=n, over=Sample.windows)
+    low, high = stats.bootstrap(
+        (values,), np.mean, n_resamples=rules.resamples, batch=BATCH, method="percentile",
+        confidence_level=rules.confidence, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Estimate(mean, float(low), float(high), n, Sample.windows)
 
 
 def mean_ratio(ratios: Floats, rules: ReportConf) -> Estimate:
@@ -136,41 +114,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of one family, adjusted by Holm's method (1979), which SciPy has not."""
     order = np.argsort(p_values)
     stepped = np.arange(len(order), 0, -1) * np.array(p_values)[order]
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
-    return [float(p) for p in adjusted]
+    return np.minimum(np.maximum.accumulate(stepped), 1)[np.argsort(order)].tolist()
 
 
 def t_test_power(effect: float, n: int, level: float, sides: int) -> float:
-    """How often a t test of n values finds an effect, given in their standard deviations.
-
-    From the noncentral t distribution (Cohen 1988).
-    """
+    """How often a t test of n values finds an effect in standard deviations (Cohen 1988)."""
     from scipy.special import nctdtr, stdtrit
 
-    freedom, shift = n - 1, effect * math.sqrt(n)
-    critical = float(stdtrit(freedom, 1 - level / sides))
-    found = 1 - float(nctdtr(freedom, shift, critical))
-    return found + (float(nctdtr(freedom, shift, -critical)) if sides == 2 else 0.0)
+    shift, critical = effect * math.sqrt(n), stdtrit(n - 1, 1 - level / sides)
+    below = nctdtr(n - 1, shift, -critical) if sides == 2 else 0.0
+    return float(1 - nctdtr(n - 1, shift, critical) + below)
 
 
 def seeds_to_decide(found: Estimate, family: int, rules: ReportConf) -> int | None:
     """About how many seeds would decide a difference, if it and its spread are as estimated.
 
-    Those with which the test that fits, at Holm's strictest level, has a power of POWER: of no
-    difference for one beyond the margin, and else the two one-sided tests. None for more than
-    MOST_SEEDS.
+    With which the test of no difference has the POWER at Holm's strictest level, or, for one within
+    the margin, the two one-sided tests. None for more than MOST_SEEDS.
     """
+    if found.deviation == 0:
+        return rules.minimum_seeds
     level = (1 - rules.confidence) / max(family, 1)
-    size, margin = abs(found.value), rules.margin
+    size, margin = abs(found.value) / found.deviation, rules.margin / found.deviation
 
     def power(seeds: int) -> float:
         if size > margin:
-            return t_test_power(size / found.deviation, seeds, level, sides=2)
-        effects = ((margin - size) / found.deviation, (margin + size) / found.deviation)
+            return t_test_power(size, seeds, level, sides=2)
+        effects = margin - size, margin + size
         return sum(t_test_power(effect, seeds, level, sides=1) for effect in effects) - 1
 
-    if found.deviation == 0:
-        return rules.minimum_seeds
     possible = range(max(rules.minimum_seeds, found.n + 1), MOST_SEEDS + 1)
     return next((seeds for seeds in possible if power(seeds) >= POWER), None)

@@ -141,38 +141,29 @@ def side_by_side(found: Sequence[Alternatives]) -> Table:
         ("Stage", ""), ("With", ""), ("Seeds", "number"), ("Interval", ""),
         ("Held-out loss", "number"), ("From the lowest", "number"), ("Tokens/s", "number"),
     ]  # fmt: skip
-    rows = []
-    for stage in found:
-        for row in stage.rows:
-            arm = row.found.arm
-            rows.append([
-                Cell(stage.name, [stage.title]),
-                Cell(settings(row.differs)),
-                Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
-                Cell(interval(arm.mean("worst"), arm.mean("best"))),
-                Cell(loss(arm.mean("held_out"))),
-                Cell("lowest" if row is stage.lowest else change(row.more)),
-                Cell(count(arm.mean("tokens_per_second"))),
-            ])  # fmt: skip
-    return Table(columns, rows)
+    return Table(columns, [
+        [
+            Cell(stage.name, [stage.title]), Cell(settings(row.differs)),
+            Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
+            Cell(interval(arm.mean("worst"), arm.mean("best"))), Cell(loss(arm.mean("held_out"))),
+            Cell("lowest" if row is stage.lowest else change(row.more)),
+            Cell(count(arm.mean("tokens_per_second"))),
+        ]
+        for stage in found for row in stage.rows for arm in [row.found.arm]
+    ])  # fmt: skip
 
 
 def settings(differs: Mapping[str, Any]) -> str:
     """What tells an alternative from others, as one would type it."""
-    said = [
-        str(value) if key == "experiment" else f"{key}={shown(value)}"
-        for key, value in differs.items()
-    ]
-    return ", ".join(said)
+    return ", ".join(v if k == "experiment" else f"{k}={shown(v)}" for k, v in differs.items())
 
 
 def worth(r: Report) -> Table:
     """A step by every way to say what it is worth."""
-    assert r.worth is not None
     columns = [("Step", ""), *((way.value.capitalize(), "number") for way in Way)]
     return Table(columns, [
         [Cell(s.stage.name, [s.stage.about.title]), *(Cell(change(s.ways.get(w))) for w in Way)]
-        for s in r.worth.steps
+        for s in (r.worth.steps if r.worth else [])
     ])  # fmt: skip
 
 
@@ -184,12 +175,9 @@ def rates(r: Report) -> Table:
     ]  # fmt: skip
     return Table(columns, [
         [
-            Cell(s.stage.name, [s.stage.about.title]),
-            Cell(shown(s.fixed)),
-            Cell(shown(s.best), ["at the grid's edge"] if s.at_edge else []),
-            Cell(s.below or NONE),
-            Cell(change(s.at_fixed)),
-            Cell(change(s.at_best)),
+            Cell(s.stage.name, [s.stage.about.title]), Cell(shown(s.fixed)),
+            Cell(shown(s.best), ["at the grid's edge"] * s.at_edge),
+            *(Cell(text) for text in (s.below or NONE, change(s.at_fixed), change(s.at_best))),
         ]
         for s in r.rates
     ])  # fmt: skip

@@ -17,13 +17,11 @@ from reports.commands import over_seeds
 from reports.compare import shown
 from reports.curves import MOST_POINTS
 from reports.ladders import Group
-from reports.rates import StageRates
 from reports.read import Row
 from reports.reference import SOURCE
 from reports.side_by_side import describe, varied
-from reports.statistics import POWER, Estimate
+from reports.statistics import POWER
 from reports.verdicts import keeps_loss
-from reports.worth import Way, Worth
 
 TEMPLATES = Path(__file__).with_name("templates")
 END = "\x02"  # what a record cannot hold
@@ -39,7 +37,6 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    error = 1 - rules.confidence
     made.filters.update(
         {name: getattr(formats, name) for name in (
             "loss", "count", "signed", "bounds", "change", "times", "times_bounds", "together",
@@ -65,10 +62,7 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         applied=lambda runs: {name for run in runs for name in run.applied},
         changed=lambda stages: {key for s in stages for key in s.arm.newest.changes},
         peaks=peaks,
-        averages=averages,
-        depending=lambda found: [s for s in found.steps if s.p < error],
-        significant=lambda found: significant(found, error),
-        turned=turned,
+        strongest=lambda pairs: sorted(pairs, key=lambda pair: -abs(pair.change.value)),
         lost_rates=lambda found: {
             f"{s.stage.name} at {rate:g}": runs for s in found for rate, runs in s.lost.items()
         },
@@ -120,40 +114,13 @@ def differences(group: Group, main: Group, typed: bool = True) -> list[str]:
     ours, theirs = (describe(each.stages[0]) for each in (group, main))
     left_out = ["experiment", *([] if typed else group.stages[0].typed)]
     keys = [key for key in varied([ours, theirs]) if key not in left_out]
-    said = [f"{key} {shown(ours.get(key))} instead of {shown(theirs.get(key))}" for key in keys]
+    said = [f"{k} {shown(ours.get(k))} instead of {shown(theirs.get(k))}" for k in keys]
     return said or [stage.name for stage in group.stages if typed and not stage.is_plain]
 
 
 def peaks(runs: Sequence[Row]) -> list[str]:
     """The machine's own peak: the highest product that a run measured, for each type."""
-    found = {str(run.peak_flops_dtype): 0.0 for run in runs if is_finite(run.peak_flops)}
-    for dtype in found:
-        found[dtype] = max(r.peak_flops for r in runs if str(r.peak_flops_dtype) == dtype)
+    known = [run for run in runs if is_finite(run.peak_flops)]
+    known.sort(key=lambda run: run.peak_flops)
+    found = {str(run.peak_flops_dtype): run.peak_flops for run in known}
     return [f"{flops / 1e12:.3g} TFLOP/s in {dtype}" for dtype, flops in sorted(found.items())]
-
-
-def averages(found: Worth) -> list[str]:
-    """Each step's Shapley value, the most useful first."""
-    steps = [(s.ways[Way.average], s.stage) for s in found.steps if Way.average in s.ways]
-    steps.sort(key=lambda step: step[0].value)
-    return [f"{stage.about.title} {formats.change(estimate)}" for estimate, stage in steps]
-
-
-def significant(found: Worth, error: float) -> list[str]:
-    """The pairs of steps that interact by Holm's method over all pairs, the strongest first."""
-    pairs = sorted(found.interactions, key=lambda pair: -abs(pair.change.value))
-    return [f"{p.one} and {p.other} {formats.change(p.change)}" for p in pairs if p.p < error]
-
-
-def turned(found: Sequence[StageRates]) -> list[StageRates]:
-    """The stages whose difference changes its sign, or loses it, at the best rates."""
-    return [
-        each
-        for each in found
-        if each.at_fixed and each.at_best and _sign(each.at_fixed) != _sign(each.at_best)
-    ]
-
-
-def _sign(estimate: Estimate) -> int:
-    """-1, 1, or 0 where the interval holds zero or is unknown."""
-    return int(estimate.above) - int(estimate.below)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports import tables
@@ -17,7 +18,7 @@ from reports.report import PlanRuns, Report
 from reports.rules import read_rules
 from reports.verdicts import Kind, Outcome, Reason
 from reports.wording import sentences, words
-from reports.worth import Factorial, Way
+from reports.worth import Way, effect
 from tests.reports.conftest import FIVE, ORDER, RATE, question, write_run
 
 SAY = words(read_rules())
@@ -49,6 +50,12 @@ def loss_of(plus: Sequence[str], seed: int) -> float:
     return 8 + sum(ALONE[step] for step in plus) + together + 0.3 * seed
 
 
+def factorial(steps: str, losses: Any) -> pd.DataFrame:
+    """The losses of all sets of some steps, a row a seed."""
+    sets = pd.MultiIndex.from_product([[False, True]] * len(steps), names=list(steps))
+    return pd.DataFrame(losses, columns=sets)
+
+
 def table_of(report: Report, plan: str) -> PlanRuns:
     (found,) = (each for each in report.plans if each.name == plan)
     return found
@@ -73,8 +80,8 @@ def test_a_factorial_gives_the_values_that_were_put_in(write: Write, experiment:
     report = Report([experiment])
     found = report.worth
     assert found is not None
-    assert found.factorial is not None
-    assert (found.sets, found.factorial.seeds, report.apart) == ((32, 32), [*FIVE], [])
+    assert found.factorial == [*STEPS]
+    assert (found.sets, found.seeds, report.apart) == ((32, 32), [*FIVE], [])
     ways = {step.stage.name: step.ways for step in found.steps}
     for step in STEPS:
         share = TOGETHER / 2 if step in ("step04", "step05") else 0
@@ -93,8 +100,7 @@ def test_a_factorial_gives_the_values_that_were_put_in(write: Write, experiment:
     write(9, "step02", 3, plus=("step04", "step05"), plan="factorial", status="diverged")
     lost = Report([experiment]).worth
     assert lost is not None
-    assert lost.factorial is not None
-    assert (lost.factorial.seeds, [*lost.lost]) == ([1, 2, 4, 5], ["step02 plus step04, step05"])
+    assert (lost.seeds, [*lost.lost]) == ([1, 2, 4, 5], ["step02 plus step04, step05"])
 
 
 def test_without_every_set_of_a_seed_there_is_no_average(write: Write, experiment: Path) -> None:
@@ -104,7 +110,7 @@ def test_without_every_set_of_a_seed_there_is_no_average(write: Write, experimen
                 write(loss_of(plus, seed), "step02", seed, plus=plus, plan="factorial")
     found = Report([experiment]).worth
     assert found is not None
-    assert (found.factorial, found.sets) == (None, (32, 32))
+    assert (found.factorial, found.seeds, found.sets) == ([], [], (32, 32))
     assert not any(Way.average in step.ways for step in found.steps)
     said = SAY("worth", found, read_rules())
     assert "without all sets of a seed there is no average over orders" in said
@@ -113,31 +119,35 @@ def test_without_every_set_of_a_seed_there_is_no_average(write: Write, experimen
 @pytest.mark.parametrize(
     ("losses", "worth", "pair", "together"),
     [
-        ((10, 9, 7, 6), (-1, -3), (0, 1), 0),  # none, a, b, ab: a takes 1 away and b takes 3
-        ((10, 10, 10, 6), (-2, -2), (0, 1), -4),  # only together
+        ((10, 7, 9, 6), (-1, -3), "ab", 0),  # none, b, a, ab: a takes 1 away and b takes 3
+        ((10, 10, 10, 6), (-2, -2), "ab", -4),  # only together
         # A pair changes something only where the third step is there: half of the orders.
-        ((9, 9, 9, 9, 9, 9, 9, 6), (-1, -1, -1), (0, 2), -1.5),
+        ((9, 9, 9, 9, 9, 9, 9, 6), (-1, -1, -1), "ac", -1.5),
     ],
 )
 def test_values_and_interactions_are_those_worked_out_by_hand(
-    losses: Sequence[float], worth: Sequence[float], pair: tuple[int, int], together: float
+    losses: Sequence[float], worth: Sequence[float], pair: str, together: float
 ) -> None:
-    found = Factorial([f"step{i}" for i in range(len(worth))], [1], np.array([losses]))
-    assert [found.effect(step)[0] for step in range(len(worth))] == pytest.approx([*worth])
-    assert found.effect(*pair) == pytest.approx([together])
+    names = "abc"[: len(worth)]
+    found = factorial(names, [losses])
+    assert [effect(found, step)[0] for step in names] == pytest.approx([*worth])
+    assert effect(found, *pair) == pytest.approx([together])
 
 
 def test_values_are_means_over_all_orders_and_add_up() -> None:
-    losses = np.random.default_rng(0).normal(size=(3, 16))
-    found = Factorial(list("abcd"), [1, 2, 3], losses)
-    for step in range(4):
+    found = factorial("abcd", np.random.default_rng(0).normal(size=(3, 16)))
+
+    def loss(steps: Sequence[str]) -> np.ndarray:
+        return found[tuple(step in steps for step in "abcd")].to_numpy()
+
+    for step in "abcd":
         by_order = []
-        for order in permutations(range(4)):
-            before = sum(1 << other for other in order[: order.index(step)])
-            by_order.append(losses[:, before | 1 << step] - losses[:, before])
-        assert found.effect(step) == pytest.approx(np.mean(by_order, axis=0))
-    total = sum(found.effect(step) for step in range(4))
-    assert total == pytest.approx(losses[:, 15] - losses[:, 0])
+        for order in permutations("abcd"):
+            before = order[: order.index(step)]
+            by_order.append(loss([*before, step]) - loss(before))
+        assert effect(found, step) == pytest.approx(np.mean(by_order, axis=0))
+    total = sum(effect(found, step) for step in "abcd")
+    assert total == pytest.approx(loss("abcd") - loss(""))
 
 
 def test_a_step_left_out_is_compared_with_the_whole_stage(write: Write, experiment: Path) -> None:

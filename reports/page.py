@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,17 @@ class Quote:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report, the same in the page and in its Markdown twin."""
+    """A part of the report, the same in the page and in its Markdown twin.
+
+    Its title and what is said above it are those of `id` in the templates, where not given.
+    """
 
     id: str
-    title: str
-    notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-    quotes: Sequence[Quote] = field(default_factory=list)
+    quotes: Sequence[Quote] = ()
+    title: str = ""
+    notes: Sequence[str] = ()
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -71,7 +74,7 @@ def build(report: Report) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
     say, records, main = words(report.rules), report.records, report.main
     sections = _sections(report, say)
-    apart = [say("apart", group, main) for group in report.apart if group.key[1:] != main.key[1:]]
+    apart = [say("group", group, main) for group in report.apart if group.key[1:] != main.key[1:]]
     found = facts(main)
     context = {
         "experiments": ", ".join(records.runs["experiment"].unique()),
@@ -107,47 +110,41 @@ def _sections(r: Report, say: Say) -> list[Section]:
     drawn = painter.stages
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
     guide = ("guide-loss", "guide-norm") if top in drawn else ()
-    sampled = [s for s in main.stages if s.arm.newest.samples]
-    alternatives = r.alternatives
     found = [
-        Section("effects", "What each stage changed", [say("effects", r)],
-                pictures=effects(painter, r.verdicts, r.rules)),
-        Section("ladder", "The ladder", [say("ladder", r)], [tables.ladder(r, style, say)]),
-        Section("side-by-side", "Side by side", [say("side_by_side")],
-                [tables.side_by_side(alternatives)] if alternatives else [],
-                [plan_figures.side_by_side(painter, alternatives) for _ in alternatives[:1]]
+        Section("effects", pictures=effects(painter, r.verdicts, r.rules)),
+        Section("ladder", [tables.ladder(r, style, say)]),
+        Section("alternatives", [tables.side_by_side(r.alternatives)] if r.alternatives else [],
+                [plan_figures.side_by_side(painter, r.alternatives) for _ in r.alternatives[:1]]
                 + [plan_figures.settings(each) for each in r.answer.sweeps]),
-        Section("worth", "What each step is worth",
-                [*sentences(say("worth", r.worth, r.rules)), say("worth_note", r.worth, r.rules)]
-                if r.worth else [], [tables.worth(r)] if r.worth else [], _worth(painter, r)),
-        Section("rates", "At its own learning rate",
-                sentences(say("rates", r.rates)) if r.rates else [],
-                [tables.rates(r)] if r.rates else [],
+        Section("worth", [tables.worth(r)] if r.worth else [], _worth(painter, r)),
+        Section("rates", [tables.rates(r)] if r.rates else [],
                 [plan_figures.rates(painter, r.rates)] if r.rates else []),
-        *(Section(f"plan-{i}", plan.about.title or "Steps taken back or added",
-                  [say("plan", plan, main)], [tables.rows(plan.rows, plan)])
-          for i, plan in enumerate(r.plans)),
-        Section("stages", "Each stage against the baseline", [say("stages", r)],
-                pictures=painter.stage_panels()),
-        Section("all", "All stages", [say("all", r)], pictures=[
+        *(Section(f"plan-{i}", [tables.rows(plan.rows, plan)], title=plan.about.title,
+                  notes=[say("plan", plan, main)]) for i, plan in enumerate(r.plans)),
+        Section("stages", pictures=painter.stage_panels()),
+        Section("all", pictures=[
             painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds") if drawn]),
-        Section("evaluations", "Evaluations over the run", [say("evaluations", r)],
-                pictures=painter.evaluations()),
-        Section("speed", "Speed", [n for n in (say("busy", r), say("speed", r)) if n],
-                pictures=speed_figures.speeds(painter)),
-        Section("signal", "Signal by depth", [say("signal")],
-                pictures=signal_figures.by_depth(painter)),
-        Section("norms", "Gradient norms", [say("norms", r)], pictures=[
-            painter.all_stages("gradient-norms"), painter.norm_spread()] if drawn else []),
-        Section("guide", "The guide's published run", [say("guide", top, guide_log())] if guide
-                else [], pictures=[painter.against_guide(name, top) for name in guide if top]),
-        Section("samples", "Samples", [say("samples")],
-                quotes=[_quote(s, say) for s in sampled]),
-        Section("apart", "Shown apart", [say("apart_note")],
-                [tables.rows(group.stages, title=say("apart", group, main)) for group in r.apart]),
+        Section("evaluations", pictures=painter.evaluations()),
+        Section("speed", pictures=speed_figures.speeds(painter)),
+        Section("signal", pictures=signal_figures.by_depth(painter)),
+        Section("norms", pictures=[painter.all_stages("gradient-norms"), painter.norm_spread()]
+                if drawn else []),
+        Section("guide", notes=[say("guide_log", top, guide_log())] if guide else [],
+                pictures=[painter.against_guide(name, top) for name in guide if top]),
+        Section("samples", quotes=[_quote(s, say) for s in main.stages if s.arm.newest.samples]),
+        Section("apart",
+                [tables.rows(g.stages, title=say("group", g, main)) for g in r.apart]),
+        Section("method"),
     ]  # fmt: skip
-    shown = [section for section in found if section.tables or section.pictures or section.quotes]
-    return [*shown, Section("method", "How to read this", sentences(say("method", r)))]
+    shown = [s for s in found if s.tables or s.pictures or s.quotes or s.id == "method"]
+    return [
+        replace(
+            each,
+            title=each.title or say("title", each.id.partition("-")[0]),
+            notes=each.notes or sentences(say(each.id, r)),
+        )
+        for each in shown
+    ]
 
 
 def _looks(r: Report) -> dict[str, Look]:

@@ -41,10 +41,10 @@ def show(report: Report, written: Path, console: Console) -> None:
         if len(plan.rows) <= MOST_ROWS:
             _print(tables.rows(plan.rows, plan), COMPARED, console)
     console.print()
-    worth = sentences(say("worth", report.worth, report.rules)) if report.worth else []
+    worth = sentences(say("worths", report.worth)) if report.worth else []
     for sentence in [*sentences(say("answer", report)), *worth]:
         console.print(Text(sentence))
-    apart = [f"Shown apart: {say('apart', group, report.main)}." for group in report.apart]
+    apart = [f"Shown apart: {say('group', group, report.main)}." for group in report.apart]
     for warning in filter(None, [say("busy", report), *apart, *report.records.problems]):
         console.print(Text(warning, style="yellow"))
     console.print(Text(f"Report: {written}"), soft_wrap=True)

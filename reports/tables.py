@@ -76,7 +76,7 @@ def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
         beside = [f"sd {loss(spread)}"] if spread == spread else []
         if not beside and error == error:
             beside = [f"± {loss(error)} by the text"]
-        compiled = f"{number(run.compile_s, '.1f', ' s')} to compile ({run.compile_cache})"
+        compiled = f"{number(run.compile_s, '.1f', ' s')} to compile, {run.compile_cache}"
         at = s.versus.at_tokens if s.versus.takes_more else None
         equal = [f"{signed(at.loss.value)} at equal tokens"] if at else []
         rows.append([

@@ -91,7 +91,7 @@ def test_a_factorial_gives_the_values_that_were_put_in(write: Write, experiment:
         both = {each.one, each.other} == {"step04", "step05"}
         assert each.change.value == pytest.approx(TOGETHER if both else 0, abs=0.005)
         assert (each.p < 0.05) == both
-    said = sentences(SAY("worth", found, report.rules))
+    said = sentences(SAY("worths", found))
     assert said[0].startswith("On average over all 120 orders of 5 steps, from the 32 sets of 5 ")
     (named,) = (each for each in said if each.startswith("Significant interactions"))
     assert "step04 and step05 −0." in named
@@ -112,7 +112,7 @@ def test_without_every_set_of_a_seed_there_is_no_average(write: Write, experimen
     assert found is not None
     assert (found.factorial, found.seeds, found.sets) == ([], [], (32, 32))
     assert not any(Way.average in step.ways for step in found.steps)
-    said = SAY("worth", found, read_rules())
+    said = SAY("worths", found)
     assert "without all sets of a seed there is no average over orders" in said
 
 
@@ -191,7 +191,7 @@ def test_a_stages_best_rate_is_chosen_apart_and_its_edge_is_named(
     assert stage.at_best is not None
     assert stage.at_fixed.value == pytest.approx(0.1, abs=0.02)
     assert stage.at_best.value == pytest.approx(0.0, abs=0.02)
-    assert "The best rate of step03 is at the edge of the grid" in SAY("rates", report.rates)
+    assert "The best rate of step03 is at the edge of the grid" in SAY("rates", report)
     assert report.apart == []
 
 
@@ -327,7 +327,7 @@ def test_runs_without_a_loss_are_named(write: Write, experiment: Path) -> None:
         write(8, "step03", seed, typed={RATE: 12e-4}, **lost)
     report = Report([experiment])
     said = "Left out, because they have no loss: "
-    worth, rates = SAY("worth", report.worth, report.rules), SAY("rates", report.rates)
+    worth, rates = SAY("worths", report.worth), SAY("rates", report)
     assert f"{said}step02 plus step05 (seed 2 diverged)." in worth
     assert f"{said}step03 at 0.0012 (seed 2 diverged)." in rates
 

@@ -13,10 +13,9 @@ import numpy as np
 from filelock import FileLock
 
 from conf.errors import UsageError
-from reports import formats, plan_figures, signal_figures, speed_figures, tables
+from reports import figures, formats, tables
 from reports.compare import Comparison
 from reports.drawing import Picture
-from reports.figures import Painter, effects
 from reports.ladders import Group
 from reports.palette import THEME, Look, looks
 from reports.read import Row
@@ -104,48 +103,44 @@ def build(report: Report) -> dict[str, bytes]:
 def _sections(r: Report, say: Say) -> list[Section]:
     """The sections that the records have something for, in order."""
     main, style = r.main, _looks(r)
-    painter = Painter(main, style, bool(r.busy or r.shared))
-    drawn = painter.stages
+    painter = figures.Painter(r, style)
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
-    guide = ("guide-loss", "guide-norm") if top in drawn else ()
+    top = top if top in painter.stages else None
     sampled = [s for s in main.stages if s.arm.newest.samples]
     plans = [(i, t, t.plan.about.title if t.plan else "Steps taken back or added")
              for i, t in enumerate(r.tables)]  # fmt: skip
     alternatives = r.alternatives
     found = [
         Section("effects", "What each stage changed", [say("effects", r)],
-                pictures=effects(painter, r.verdicts, r.rules)),
+                pictures=painter.effects()),
         Section("ladder", "The ladder", [say("ladder", r)],
                 [tables.ladder(r, style, _axis(painter), say)]),
         Section("side-by-side", "Side by side", [say("side_by_side")],
                 [tables.side_by_side(alternatives)] if alternatives else [],
-                [plan_figures.side_by_side(painter, alternatives) for _ in alternatives[:1]]
-                + [plan_figures.settings(each) for each in r.answer.sweeps]),
+                painter.settings()),
         Section("worth", "What each step is worth",
                 [*sentences(say("worth", r.worth, r.rules)), say("worth_note", r.worth, r.rules)]
-                if r.worth else [], [tables.worth(r)] if r.worth else [], _worth(painter, r)),
+                if r.worth else [], [tables.worth(r)] if r.worth else [], painter.worth()),
         Section("rates", "At its own learning rate",
                 sentences(say("rates", r.rates)) if r.rates else [],
                 [tables.rates(r)] if r.rates else [],
-                [plan_figures.rates(painter, r.rates)] if r.rates else []),
+                painter.rates()),
         *(Section(f"plan-{i}", title, [say("table", t, main)], [tables.rows(t.rows, t)])
           for i, t, title in plans),
         Section("stages", "Each stage against the baseline", [say("stages", r)],
-                pictures=painter.stage_panels()),
-        Section("all", "All stages", [say("all", r)], pictures=[
-            painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds") if drawn]),
+                pictures=painter.panels()),
+        Section("all", "All stages", [say("all", r)], pictures=painter.losses()),
         Section("evaluations", "Evaluations over the run", [say("evaluations", r)],
                 pictures=painter.evaluations()),
         Section("speed", "Speed", [n for n in (say("busy", r), say("speed", r)) if n],
-                pictures=speed_figures.speeds(painter)),
+                pictures=painter.speeds()),
         Section("signal", "Signal by depth", [say("signal")],
-                pictures=signal_figures.by_depth(painter)),
-        Section("norms", "Gradient norms", [say("norms", r)], pictures=[
-            painter.all_stages("gradient-norms"), painter.norm_spread()] if drawn else []),
+                pictures=painter.signals()),
+        Section("norms", "Gradient norms", [say("norms", r)], pictures=painter.norms()),
         Section("claims", "Claims of the guide, and what was measured", [say("claims")],
                 [tables.claims(r, say)]),
-        Section("guide", "The guide's published run", [say("guide", top, guide_log())] if guide
-                else [], pictures=[painter.against_guide(name, top) for name in guide if top]),
+        Section("guide", "The guide's published run", [say("guide", top, guide_log())] if top
+                else [], pictures=painter.guide(top) if top else []),
         Section("samples", "Samples", [say("samples", main)],
                 quotes=[_quote(s, say) for s in sampled]),
         Section("apart", "Shown apart", [say("apart_note")],
@@ -165,18 +160,9 @@ def _looks(r: Report) -> dict[str, Look]:
     return looks([(name, number, aim) for number, name, aim in sorted(about.values())])
 
 
-def _worth(painter: Painter, r: Report) -> list[Picture]:
-    if not r.worth:
-        return []
-    found = [plan_figures.worth(painter, r.worth, r.rules)]
-    if r.worth.factorial:
-        found.append(plan_figures.interactions(r.worth, 1 - r.rules.confidence))
-    return found
-
-
-def _axis(painter: Painter) -> tuple[float, float]:
+def _axis(painter: figures.Painter) -> tuple[float, float]:
     """The common axis of the table's bars: (left, right) in whole nats/token."""
-    low, high = painter.loss_limits() if painter.stages else (0.0, 1.0)
+    low, high = painter.loss_limits if painter.stages else (0.0, 1.0)
     return math.floor(low), max(math.ceil(high), math.floor(low) + 1)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 # name -> (light, dark); the page has them as CSS variables.
 THEME = {
     "page": ("#ffffff", "#14171c"),
-    "raised": ("#f7f8fa", "#1b1f26"),
     "ink": ("#1f2630", "#e8ebf0"),
     "muted": ("#59626f", "#a3acb9"),
     "line": ("#c9ced6", "#414956"),
@@ -44,13 +43,6 @@ class Look:
 
     hex: str
     dash: Any
-
-    @property
-    def dasharray(self) -> str:
-        """The dash for SVG, for a line as wide as the figures' (1.7)."""
-        if self.dash == "solid":
-            return "none"
-        return " ".join(f"{1.7 * part:g}" for part in self.dash[1])
 
 
 def looks(stages: Sequence[tuple[str, int, str]]) -> dict[str, Look]:

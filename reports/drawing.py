@@ -29,7 +29,7 @@ COLOURS: Any = {
 # A decorator: matplotlib reads the style when it makes a figure and again when it saves it.
 in_style = matplotlib.rc_context(COLOURS, fname=Path(__file__).with_name("style.mplstyle"))
 DASHED = (0, (3, 2))
-CHARACTER = 0.0155  # of a label, as a share of the width
+CHARACTER = 0.0145  # of a label, as a share of the width
 LINEAR_NATS = 0.1  # differences in loss span orders of magnitude; up to this one it is linear
 
 
@@ -43,7 +43,7 @@ class Picture:
 
 
 def blank(
-    title: str, height: float, left: float = 0.12, right: float = 0.965, below: float = 0.5
+    title: str, height: float, left: float = 0.14, right: float = 0.965, below: float = 0.5
 ) -> tuple[Figure, Axes]:
     """A figure of the page's width with axes; `height` and `below` are in inches."""
     figure = Figure((5.0, height))

@@ -92,14 +92,10 @@ class Painter:
         for sweep in self._report.answer.sweeps:
             shown = [each for each in sweep.rows if each.found.arm.curves][:MOST_STAGES]
             style = looks([(str(number), number, "") for number in range(len(shown))]).values()
-            drawn = [
-                Curve(
-                    tables.settings(each.differs),
-                    look,
-                    _band(each.found.arm.curves, "step", "loss"),
-                )
-                for each, look in zip(shown, style, strict=True)
-            ]
+            drawn = []
+            for each, look in zip(shown, style, strict=True):
+                steps = _band(each.found.arm.curves, "step", "loss")
+                drawn.append(Curve(tables.settings(each.differs), look, steps))
             limits = _loss_limits([each.found.arm for each in shown])
             labels = f"{sweep.name} {sweep.title}", STEP, LOSS
             found += curves(f"settings-{sweep.name}", labels, drawn, limits=limits)
@@ -129,13 +125,13 @@ class Painter:
         form, colour = ("D", look.hex) if len(held_out) <= MOST_MARKS else ("-", INK)
         axes.plot(held_out.index - 1, held_out, form, color=colour, ms=3.5, lw=1.1)
         for run in (run for run in stage.arm.runs if run.status == Status.diverged):
-            at, below = (run.diverged_at, self.loss_limits[1]), 8 - 12 * len(said)
             said.append(f"diverged at step {run.diverged_at:.0f}")
+            at, offset = (run.diverged_at, self.loss_limits[1]), (8, 20 - 12 * len(said))
             axes.plot(*at, "X", color=BAD, markersize=9, clip_on=False)
             style = {"textcoords": "offset points", "va": "top", "color": BAD}
-            axes.annotate(said[-1], at, (8, below), **style)
-        axes.set(xlim=(-0.02 * steps, 1.11 * steps), xlabel="step")
-        axes.set(ylim=self.loss_limits, ylabel=LOSS)
+            axes.annotate(said[-1], at, offset, **style)
+        limits = {"xlim": (-0.02 * steps, 1.11 * steps), "ylim": self.loss_limits}
+        axes.set(xlabel="step", ylabel=LOSS, **limits)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(said[0].removeprefix(f"{stage.name} "), loc="right", color=MUTED)
         return picture(figure, f"stage-{stage.name}", "Loss against steps", said)
@@ -189,17 +185,15 @@ class Painter:
 
     def signals(self) -> list[Picture]:
         """What each stage lets through, forward and backward, before the first and last step."""
-        found, ways = [], (("signal", "activation", "solid"), ("gradient", "gradient", DASHED))
+        found, axes = [], ("layer", "signal; dashed: gradient; 1 at its start")
+        ways = ("signal", "activation", "solid"), ("gradient", "gradient", DASHED)
         for which, at in (("first", 0), ("last", -1)):
             drawn = []
             for what, of, dash in ways:
                 for curve in self._curves(partial(_signal, at=at, of=of)):
                     name, look = f"{curve.name} {what}", Look(curve.look.hex, dash)
                     drawn.append(Curve(name, look, curve.band, curve.end * (dash == "solid")))
-            axis = "signal; dashed: gradient; 1 at its start"
-            found += curves(
-                f"signal-{which}", (f"Before the {which} step", "layer", axis), drawn, "y"
-            )
+            found += curves(f"signal-{which}", (f"Before the {which} step", *axes), drawn, "y")
         return found
 
     def guide(self, stage: Comparison) -> list[Picture]:
@@ -209,11 +203,10 @@ class Painter:
         for y, labels, log in (("loss", of_loss, ""), ("grad_norm", of_norm, "y")):
             # Of a longer run only as many steps, else the guide's could not be seen.
             ours = _band([steps[: len(guide)] for steps in stage.arm.curves], "step", y)
-            theirs, dashed = _band([guide], "step", y), Look(INK, DASHED)
-            drawn = [
-                Curve("the guide's published run", dashed, theirs),
-                Curve(f"{stage.name} here", self._look[stage.stage], ours),
-            ]
+            theirs = Curve(
+                "the guide's published run", Look(INK, DASHED), _band([guide], "step", y)
+            )
+            drawn = [theirs, Curve(f"{stage.name} here", self._look[stage.stage], ours)]
             found += curves(f"guide-{y.removeprefix('grad_')}", labels, drawn, log)
         return found
 
@@ -229,12 +222,9 @@ class Painter:
 
     def _curves(self, of: Callable[[Arm], Band | None]) -> list[Curve]:
         """A curve of each stage that has one, labelled with its number or name."""
-        found = []
-        for stage in self.stages:
-            end = str(stage.number) if self._numbered else _cut(stage.name, 12)
-            if band := of(stage.arm):
-                found.append(Curve(stage.name, self._look[stage.stage], band, end))
-        return found
+        ends = [str(s.number) if self._numbered else _cut(s.name, 12) for s in self.stages]
+        found = [(s, of(s.arm), end) for s, end in zip(self.stages, ends, strict=True)]
+        return [Curve(s.name, self._look[s.stage], band, end) for s, band, end in found if band]
 
 
 def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:

@@ -6,36 +6,31 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from reports.arm import Arm
-from reports.curves import Band, thin
+from reports.curves import Band
 from reports.formats import number
 from reports.palette import BAD, GRID, INK, LINE, MUTED, Look
 from reports.statistics import Estimate
 
-STYLE = Path(__file__).with_name("style.mplstyle")
 COLOURS: Any = {
-    **dict.fromkeys(("text.color", "legend.labelcolor"), INK),
-    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), LINE),
-    "grid.color": GRID,
+    **{"text.color": INK, "axes.edgecolor": LINE, "grid.color": GRID},
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
 }
+# A decorator: matplotlib reads the style when it makes a figure and again when it saves it.
+in_style = matplotlib.rc_context(COLOURS, fname=Path(__file__).with_name("style.mplstyle"))
 DASHED = (0, (3, 2))
-CHARACTER = 0.0155  # of a row's texts, as a share of the width
-# Differences in loss span two orders of magnitude: up to this one the axis is linear.
-LINEAR_NATS = 0.1
+CHARACTER = 0.0145  # of a label, as a share of the width
+LINEAR_NATS = 0.1  # differences in loss span orders of magnitude; up to this one it is linear
 
 
 @dataclass(frozen=True)
@@ -47,20 +42,24 @@ class Picture:
     svg: bytes
 
 
-def picture(figure: Figure, name: str, alt: str) -> Picture:
-    """Render a figure, under the style in which it was drawn."""
+def blank(
+    title: str, height: float, left: float = 0.14, right: float = 0.965, below: float = 0.5
+) -> tuple[Figure, Axes]:
+    """A figure of the page's width with axes; `height` and `below` are in inches."""
+    figure = Figure((5.0, height))
+    figure.suptitle(title, x=0.02, y=1 - 0.27 / height, ha="left", va="baseline")
+    box = left, below / height, right - left, 1 - (below + 0.37) / height
+    return figure, figure.add_axes(box)
+
+
+def picture(figure: Figure, name: str, title: str, said: Iterable[str]) -> Picture:
+    """Render a figure; `said` is what it shows."""
     svg = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(name, alt, svg.getvalue())
-
-
-@contextmanager
-def blank(height: float) -> Iterator[Figure]:
-    """An empty figure of the page's width and this height in inches, in the report's style."""
-    with matplotlib.rc_context(COLOURS, fname=STYLE):
-        yield Figure(figsize=(5.0, height))
+    file = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:70]
+    return Picture(file, f"{title}: {'; '.join(said)}.", svg.getvalue())
 
 
 @dataclass(frozen=True)
@@ -80,72 +79,72 @@ class Curve:
 
     def draw(self, axes: Axes) -> None:
         """The curve with its range shaded; a single point as a dot."""
-        found, colour, dash = self.band, self.look.hex, self.look.dash
+        found, colour = self.band, self.look.hex
         if np.any(found.high > found.low):
             # A spike of one step is narrower than a pixel where a point stands for several.
             style: Any = {"color": colour, "alpha": 0.16, "linewidth": 0.8 * found.thinned}
             axes.fill_between(found.x, found.low, found.high, **style)
-        (line,) = axes.plot(found.x, found.y, color=colour, linestyle=dash, label=self.name)
-        line.set_marker("o" if len(found.x) == 1 else "")
+        style = {"linestyle": self.look.dash, "marker": "o" if len(found.x) == 1 else ""}
+        axes.plot(found.x, found.y, color=colour, label=self.name, **style)
 
 
+@in_style
 def curves(
     name: str,
     labels: tuple[str, str, str],
     drawn: Sequence[Curve],
     log: str = "",
     limits: tuple[float, float] | None = None,
-    level: float | None = None,
-    notice: str = "",
-) -> Picture:
-    """A figure of curves, with a legend where none has a label; `labels` are title, x and y.
+    level: float = math.nan,
+) -> list[Picture]:
+    """A figure of curves, with a legend where none has a label; none without curves.
 
-    `log` names the logarithmic axes, `limits` are those of y, and `level` is a dashed line.
+    `labels` are title, x and y; `log` names logarithmic axes; `limits` and dashed `level` are of y.
     """
-    with_legend = not any(curve.end for curve in drawn)
-    below, right = (
-        0.2 * len(drawn) * with_legend,
-        0.965 - CHARACTER * max(len(c.end) for c in drawn),
-    )
-    height = 4.1 + below
-    with blank(height) as figure:
-        box = 0.105, (0.51 + below) / height, right - 0.105, 3.22 / height
-        axes = figure.add_axes(box, xlabel=labels[1], ylabel=labels[2])
-        for curve in drawn:
-            curve.draw(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for which in log:
-            log_axis(axes, which)
-        if limits:
-            axes.set_ylim(*limits)
-        if level is not None:
-            axes.axhline(level, color=BAD, linewidth=1, linestyle=DASHED)
-        if with_legend:
-            axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
-        _label_ends(axes, [curve for curve in drawn if curve.end])
-        axes.set_title(labels[0], color=INK, fontweight="bold")
-        axes.set_title(notice, loc="right", color=BAD, fontsize=8.5)
-        said = [f"{curve.name} {number(curve.last[1], '.3g')}" for curve in drawn]
-        return picture(figure, name, f"{labels[0]}: {'; '.join(said)}.")
+    if not drawn:
+        return []
+    longest = max(len(curve.end) for curve in drawn)
+    legend = 0 if longest else 0.2 * len(drawn)
+    right, below = 0.95 - CHARACTER * longest, 0.5 + legend
+    figure, axes = blank(labels[0], 4.1 + legend, right=right, below=below)
+    for curve in drawn:
+        curve.draw(axes)
+    axes.axhline(level, color=BAD, linewidth=1, linestyle=DASHED)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for which in log:
+        _log_axis(axes, which)
+    axes.set(xlabel=labels[1], ylabel=labels[2], ylim=limits or axes.get_ylim())
+    if legend:
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
+    _label_ends(axes, [curve for curve in drawn if curve.end and math.isfinite(curve.last[1])])
+    said = [f"{curve.name} {number(curve.last[1], '.3g')}" for curve in drawn]
+    return [picture(figure, name, labels[0], said)]
+
+
+def _log_axis(axes: Axes, which: str) -> None:
+    """10, 100, 1k instead of powers; 2 and 5 between them where the axis spans little."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    subs = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=7))
+    axis.set_major_formatter(EngFormatter(sep="") if low >= 1 else "{x:g}")
+    axis.minorticks_off()
 
 
 def _label_ends(axes: Axes, drawn: Sequence[Curve]) -> None:
-    """The labels at the ends of the curves, moved apart where they would overlap."""
-    gap, near = 0.042, 0.06
+    """The labels of curves in a column, moved apart; a thin line leads from an end to its label."""
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    shown = [curve for curve in drawn if math.isfinite(curve.last[1])]
-    ends = [(*to_axes.transform(curve.last)[::-1], curve) for curve in shown]
-    ends.sort(key=lambda end: end[:2])
-    heights = [min(max(y, 0.02), 0.98) for y, *_ in ends]
-    for i in [*range(len(ends) - 1)] * 60:
-        overlap = gap - (heights[i + 1] - heights[i])
-        if overlap > 0 and abs(ends[i + 1][1] - ends[i][1]) < near:
-            heights[i] = max(heights[i] - overlap / 2, 0.02)
-            heights[i + 1] = min(heights[i + 1] + overlap / 2, 0.98)
-    for height, (_, x, curve) in zip(heights, ends, strict=True):
-        text = axes.text(x + 0.012, height, curve.end, transform=axes.transAxes, va="center")
-        text.set(color=curve.look.hex, fontweight="bold", fontsize=9)
+    ends = sorted([(*to_axes.transform(c.last)[::-1], c) for c in drawn], key=lambda end: end[:2])
+    gaps = min(0.042, 0.96 / max(len(ends), 1)) * np.arange(len(ends))
+    free = np.array([y for y, *_ in ends]) - gaps
+    apart = np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1]
+    heights = gaps + np.clip(apart / 2, 0.02, 0.98 - max(gaps, default=0))
+    for height, (y, x, curve) in zip(heights, ends, strict=True):
+        style: Any = {"color": curve.look.hex, "transform": axes.transAxes}
+        axes.text(1.025, height, curve.end, va="center", weight="bold", **style)
+        axes.plot([x, 1.02], [y, height], linewidth=0.5, clip_on=False, **style)
 
 
 @dataclass(frozen=True)
@@ -160,108 +159,44 @@ class Row:
     is_claim: bool = True
 
 
+@in_style
 def rows(
     name: str,
     labels: tuple[str, str],
     drawn: Sequence[Row],
-    log: bool = False,
-    level: float | None = None,
+    level: float = 0,
     margin: float | None = None,
-    notice: str = "",
     bars: bool = False,
-) -> Picture:
-    """A figure of rows, the first on top; `labels` are its title and its axis.
+) -> list[Picture]:
+    """A figure of rows, the first on top; none without rows. `labels` are its title and its axis.
 
-    `level` is a dashed line. With `margin` the axis is one of differences in loss, with those that
-    are equivalent in grey.
+    With `margin` the axis is of differences in loss, equivalent ones in grey; `level` is a line.
     """
-    height = 0.95 + (0.26 if len(drawn) < 16 else 0.2) * len(drawn)
+    if not drawn:
+        return []
     left = 0.03 + CHARACTER * max(len(row.label) for row in drawn)
-    right = 0.97 - CHARACTER * max(len(row.text) for row in drawn)
-    with blank(height) as figure:
-        figure.text(0.02, 1 - 0.13 / height, labels[0], weight="bold", fontsize=10.5, va="center")
-        figure.text(0.02, 1 - 0.3 / height, notice, color=BAD, fontsize=8.5, va="center")
-        axes = figure.add_axes((left, 0.55 / height, right - left, (height - 0.95) / height))
-        across, said = axes.get_yaxis_transform(), []
-        for at, row in enumerate(drawn):
-            value, colour, ends = row.found.value, row.colour, [row.found.low, row.found.high]
-            if bars:
-                axes.barh(at, value, height=0.62, color=colour)
-            else:
-                axes.plot(ends, [at, at], color=colour, lw=4, alpha=0.5, solid_capstyle="butt")
-                face = colour if row.is_claim else "white"
-                axes.plot(value, at, "o", color=colour, mew=1.4, mfc=face)
-            axes.text(1.03, at, row.text, transform=across, va="center", fontsize=9)
-            within = f" ({ends[0]:,.3g} to {ends[1]:,.3g})" if row.found.known else ""
-            said.append(f"{row.name} {row.text}{within}")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        if log:
-            log_axis(axes, "x")
-        if margin is not None:
-            axes.axvline(0, color=MUTED, linewidth=1)
-            axes.axvspan(-margin, margin, color=GRID, linewidth=0)
-            axes.set_xscale("symlog", linthresh=LINEAR_NATS)
-            axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}".replace("-", "−"))
-        if level is not None:
-            axes.axvline(level, color=MUTED, linewidth=1, linestyle=DASHED)
-        axes.set_yticks(range(len(drawn)), [row.label for row in drawn], color=INK)
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
-        axes.set_xlabel(labels[1], loc="right")
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
-        return picture(figure, name, f"{', '.join(labels)}: {'; '.join(said)}.")
-
-
-def log_axis(axes: Axes, which: str) -> None:
-    """10, 100, 1k instead of powers; 2 and 5 between them where the axis spans little."""
-    axes.set(**{f"{which}scale": "log"})
-    axis, thousands = (axes.xaxis if which == "x" else axes.yaxis), EngFormatter(sep="")
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low) if low > 0 else math.inf
-    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(range(1, 10))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=7))
-    axis.set_major_formatter(lambda v, _: f"{v:g}" if v < 1000 else thousands.format_eng(v))
-    axis.set_minor_locator(NullLocator())
-
-
-def band(found: Sequence[pd.DataFrame], x: str, y: str, most: int | None = None) -> Band:
-    """`y` against `x`, two columns of the steps: the mean over the runs, and their range.
-
-    Of all steps that the runs have in common, or of the first `most`.
-    """
-    length = min(len(steps[:most]) for steps in found)
-    xs, ys = (np.stack([steps[name][:length] for steps in found]) for name in (x, y))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a step where every run diverged
-        over_runs = (function(ys, axis=0) for function in (np.nanmean, np.nanmin, np.nanmax))
-        return thin(Band(xs.mean(axis=0), *over_runs), log=x != "step")
-
-
-def by_step(found: Iterable[pd.Series]) -> Band | None:
-    """The mean over runs at each step, and their range; None for fewer than three steps."""
-    table = pd.DataFrame(list(found)).sort_index(axis=1)
-    over_runs = table.agg(["mean", "min", "max"]).to_numpy()
-    return Band(table.columns.to_numpy(float), *over_runs) if table.shape[1] > 2 else None
-
-
-def loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
-    """One axis for all, from the best loss to the worst, but no higher than 1.3 x the first."""
-    best, first, worst = (
-        [value for arm in arms if math.isfinite(value := arm.mean(column))]
-        for column in ("best", "first", "worst")
-    )
-    low = min(best, default=0.0)
-    high = min(max(worst, default=low + 1), 1.3 * max(first, default=math.inf))
-    margin = 0.06 * max(high - low, 0.1)
-    return low - margin, high + margin
-
-
-def slug(name: str) -> str:
-    """A stage's name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60] or "stage"
-
-
-def cut(text: str, length: int) -> str:
-    """The text on one line, with at most so many characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    right = 0.94 - CHARACTER * max(len(row.text) for row in drawn)
+    height = 0.9 + (0.26 if len(drawn) < 16 else 0.2) * len(drawn)
+    figure, axes = blank(labels[0], height, left, right)
+    axes.axvline(level, color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    if margin is not None:
+        axes.axvspan(-margin, margin, color=GRID, linewidth=0)
+        axes.set_xscale("symlog", linthresh=LINEAR_NATS)
+        axes.xaxis.set_major_formatter("{x:g}")
+    said, across = [], axes.get_yaxis_transform()
+    for at, row in enumerate(drawn):
+        found, face = row.found, row.colour if row.is_claim else "white"
+        if bars:
+            axes.barh(at, found.value, height=0.62, color=row.colour)
+        else:
+            axes.hlines(at, found.low, found.high, row.colour, linewidth=4, alpha=0.5)
+            axes.plot(found.value, at, "o", color=row.colour, mew=1.4, mfc=face)
+        axes.text(1.03, at, row.text, transform=across, va="center")
+        within = f" ({found.low:,.3g} to {found.high:,.3g})" if found.known else ""
+        said.append(f"{row.name} {row.text}{within}")
+    axes.set_yticks(range(len(drawn)), [row.label for row in drawn], color=INK)
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.set_xlabel(labels[1], loc="right")
+    axes.grid(False, axis="y")
+    return [picture(figure, name, ", ".join(labels), said)]

@@ -1,185 +1,279 @@
-"""The figures of a ladder's stages: their curves, their gradients' norms, and their effects."""
+"""Which figures the report has: of a ladder's stages, of their speeds, and of plans."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from conf.schema import ReportConf
-from reports import drawing
+from reports import tables
 from reports.arm import Arm
 from reports.compare import Comparison
-from reports.curves import Band
-from reports.drawing import Curve, Picture, Row, band, by_step, curves, cut, rows
-from reports.formats import number, signed, times
-from reports.ladders import Group
-from reports.palette import BAD, GREY, INK, MUTED, Look
+from reports.curves import Band, thin
+from reports.drawing import DASHED, Curve, Picture, Row, blank, curves, in_style, picture, rows
+from reports.formats import count, number, signed, times
+from reports.palette import BAD, GOOD, GREY, INK, MUTED, Look, looks
+from reports.read import Floats
 from reports.reference import guide_log
+from reports.report import Report
 from reports.statistics import Estimate
-from reports.verdicts import Verdict
 from runner.record import Status
 
-# A report with more panels is hard to read; the tables and files still hold every stage.
-MOST_STAGES = 24
-# Evaluations up to which each is a mark; more are a line.
-MOST_MARKS = 12
-# What a curve can show: its axis, and whether that is logarithmic.
-QUANTITIES = {"loss": ("loss, nats/token", ""), "grad_norm": ("L2 norm", "y")}
-# The figures of all stages' curves: title, the columns on both axes, and the x axis' label.
-ALL_STAGES = {
-    "loss-steps": ("Loss against steps", "step", "loss", "optimizer step"),
-    "loss-tokens": ("Loss against tokens", "tokens_seen", "loss", "tokens seen"),
-    "loss-seconds": (
-        "Loss against seconds", "seconds", "loss", "seconds of training, compilation apart",
-    ),
-    "gradient-norms": ("Gradient norm before clipping", "step", "grad_norm", "optimizer step"),
-}  # fmt: skip
-AGAINST_GUIDE = {"guide-loss": ("Loss", "loss"), "guide-norm": ("Gradient norm", "grad_norm")}
+MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
+MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
+FLOOR = 1e-12  # what is drawn of a signal that is smaller, or nothing
+STEP, LOSS, NORM = "optimizer step", "loss, nats/token", "L2 norm"
 
 
 class Painter:
-    """Draws the figures of one group of comparable runs.
+    """Draws the figures of a report; `stages` are those of its main ladder that are shown."""
 
-    `busy` says that the machine was busy or shared, for the head of each figure of speeds.
-    """
-
-    def __init__(self, group: Group, look: dict[str, Look], busy: bool) -> None:
-        self.look = look
-        self.notice = "the machine was not always free" if busy else ""
-        self.stages = [stage for stage in group.ladder if stage.arm.curves][:MOST_STAGES]
-        self._baseline = group.baseline
+    def __init__(self, report: Report, look: Mapping[str, Look]) -> None:
+        main = report.main
+        self.stages = [stage for stage in main.ladder if stage.arm.curves][:MOST_STAGES]
+        self.loss_limits = _loss_limits([stage.arm for stage in self.stages])
+        self._report, self._look, self._baseline = report, look, main.baseline
         self._numbered = len({stage.number for stage in self.stages}) == len(self.stages)
-        norms = [run.clip_grad_norm for run in group.runs]
-        self._threshold = min((norm for norm in norms if pd.notna(norm)), default=None)
+        norms = [run.clip_grad_norm for run in main.runs]
+        self._threshold = min((norm for norm in norms if pd.notna(norm)), default=math.nan)
 
-    def loss_limits(self) -> tuple[float, float]:
-        """The one axis of the stages' losses."""
-        return drawing.loss_limits([stage.arm for stage in self.stages])
+    def effects(self) -> list[Picture]:
+        """Each stage's difference in loss and its speed-up, against its reference."""
+        losses, speeds = [], []
+        for stage in self.stages:
+            if loss := stage.versus.loss:
+                is_claim = self._report.verdicts[stage.name].outcome is not None
+                losses.append(self._row(stage, loss, signed(loss.value), is_claim))
+            if speed := stage.versus.speed:
+                speeds.append(self._row(stage, speed.estimate, times(speed), not speed.doubt))
+        labels = "Held-out loss against the stage below", "nats/token; grey: within the margin"
+        found = rows("effect-loss", labels, losses, margin=self._report.rules.margin)
+        labels = "Speed against the stage below", "times the tokens/s"
+        return found + rows("effect-speed", labels, speeds, level=1)
 
-    def long(self, stage: Comparison, length: int = 23) -> str:
-        """A stage beside its row or above its panel."""
-        return cut(f"{stage.number} {stage.title}" if self._numbered else stage.name, length)
+    def worth(self) -> list[Picture]:
+        """A row for each way to say what a step is worth, and a row a pair of steps."""
+        worth, rules, steps, pairs = self._report.worth, self._report.rules, [], []
+        for step in worth.steps if worth else ():
+            stage, title = step.stage, _cut(f"{step.stage.number} {step.stage.about.title}", 20)
+            for way, change in step.ways.items():
+                label, name, title = f"{title}  {way.value}", f"{stage.name} {way.value}", ""
+                colour, text = self._look[stage.name].hex, signed(change.value)
+                steps.append(Row(label, name, change, colour, text))
+        for each in worth.interactions if worth else ():
+            name, change = f"{each.one} and {each.other}", each.change
+            colour, is_claim = BAD if change.value > 0 else GOOD, each.p < 1 - rules.confidence
+            pairs.append(Row(name, name, change, colour, signed(change.value), is_claim))
+        labels = "What each step is worth", "change of the held-out loss, nats/token"
+        pictures = rows("worth", labels, steps, margin=rules.margin)
+        title, axis = "Two steps together, beyond their sum", "filled: significant by Holm's method"
+        return pictures + rows("interactions", (title, f"nats/token; {axis}"), pairs, margin=0)
 
-    def stage_panels(self) -> list[Picture]:
+    def rates(self) -> list[Picture]:
+        """The held-out loss of each stage against the learning rate, with a dot at the best."""
+        drawn = []
+        for each in self._report.rates:
+            name, look = each.stage.name, self._look[each.stage.name]
+            x, y = np.array(each.rates), np.array(each.losses)
+            drawn.append(Curve(name, look, Band(x, y, y, y), name))
+            x, y = x[x == each.best], y[x == each.best]
+            drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
+        labels = "Held-out loss by learning rate", "peak learning rate", "held-out loss, nats/token"
+        return curves("learning-rates", labels, drawn, "x")
+
+    def settings(self) -> list[Picture]:
+        """The training loss of a stage at each of its settings, a figure a stage."""
+        found = []
+        for sweep in self._report.answer.sweeps:
+            shown = [each for each in sweep.rows if each.found.arm.curves][:MOST_STAGES]
+            style = looks([(str(number), number, "") for number in range(len(shown))]).values()
+            drawn = []
+            for each, look in zip(shown, style, strict=True):
+                steps = _band(each.found.arm.curves, "step", "loss")
+                drawn.append(Curve(tables.settings(each.differs), look, steps))
+            limits = _loss_limits([each.found.arm for each in shown])
+            labels = f"{sweep.name} {sweep.title}", STEP, LOSS
+            found += curves(f"settings-{sweep.name}", labels, drawn, limits=limits)
+        return found
+
+    def panels(self) -> list[Picture]:
         """A panel a stage on common axes: its loss, the baseline's behind it, both intervals."""
         last = [curve["step"].iloc[-1] for stage in self.stages for curve in stage.arm.curves]
         return [self._panel(stage, max(*last, 1.0)) for stage in self.stages]
 
+    @in_style
     def _panel(self, stage: Comparison, steps: float) -> Picture:
-        arm, look, base = stage.arm, self.look[stage.stage], self._baseline
-        (low, high), said = self.loss_limits(), [f"{stage.name} {_span(arm)}"]
-        with drawing.blank(2.9) as figure:
-            axes = figure.add_axes((0.095, 0.17, 0.80, 0.68))
-            if base and base is not stage and base.arm.curves:
-                behind = band(base.arm.curves, "step", "loss")
-                axes.plot(behind.x, behind.y, color=GREY, linewidth=1.3)
-                _interval(axes, steps * 1.045, base.arm, GREY)
-                said.append(f"{base.name} {_span(base.arm)}")
-            Curve(stage.name, look, band(arm.curves, "step", "loss")).draw(axes)
-            held_out = pd.DataFrame(arm.evaluations).mean().sort_index()
-            few = len(held_out) <= MOST_MARKS
-            style, colour = ("D", look.hex) if few else ("-", INK)
-            axes.plot(held_out.index - 1, held_out, style, color=colour, ms=3.5, lw=1.1)
-            _interval(axes, steps * 1.085, arm, look.hex)
-            for run in (run for run in arm.runs if run.status == Status.diverged):
-                at, place = (run.diverged_at, high), (8, 8 - 12 * len(said))
-                said.append(f"diverged at step {run.diverged_at:.0f}")
-                axes.plot(*at, "X", color=BAD, markersize=9, clip_on=False)
-                text = axes.annotate(said[-1], at, place, textcoords="offset points", va="top")
-                text.set_color(BAD)
-            limits = {"xlim": (-0.02 * steps, steps * 1.11), "ylim": (low, high)}
-            axes.set(xlabel="step", ylabel=QUANTITIES["loss"][0], **limits)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.set_title(self.long(stage, 30), color=INK, fontweight="bold")
-            axes.set_title(_span(arm), loc="right", color=MUTED)
-            alt = f"Loss against steps: {'; '.join(said)}."
-            return drawing.picture(figure, f"stage-{drawing.slug(stage.name)}", alt)
+        look, base, said = self._look[stage.stage], self._baseline, []
+        figure, axes = blank(self._title(stage, 30), 2.9)
+        behind = [base] if base and base is not stage and base.arm.curves else []
+        for each, place in zip([stage, *behind], (1.085, 1.045), strict=False):
+            ends = [each.arm.mean("worst"), each.arm.mean("best")]
+            span = " → ".join(number(end, ".2f" if end < 1000 else ".0e") for end in ends)
+            said.append(f"{each.name} {span}")
+            style: Any = {"color": self._look[each.stage].hex, "solid_capstyle": "butt"}
+            axes.plot([place * steps] * 2, ends, lw=2.6, marker="_", ms=7, **style)
+        for each in behind:
+            curve = _band(each.arm.curves, "step", "loss")
+            axes.plot(curve.x, curve.y, color=GREY, linewidth=1.3)
+        Curve(stage.name, look, _band(stage.arm.curves, "step", "loss")).draw(axes)
+        held_out = pd.DataFrame(stage.arm.evaluations).mean().sort_index()
+        form, colour = ("D", look.hex) if len(held_out) <= MOST_MARKS else ("-", INK)
+        axes.plot(held_out.index - 1, held_out, form, color=colour, ms=3.5, lw=1.1)
+        for run in (run for run in stage.arm.runs if run.status == Status.diverged):
+            said.append(f"diverged at step {run.diverged_at:.0f}")
+            at, offset = (run.diverged_at, self.loss_limits[1]), (8, 20 - 12 * len(said))
+            axes.plot(*at, "X", color=BAD, markersize=9, clip_on=False)
+            style = {"textcoords": "offset points", "va": "top", "color": BAD}
+            axes.annotate(said[-1], at, offset, **style)
+        limits = {"xlim": (-0.02 * steps, 1.11 * steps), "ylim": self.loss_limits}
+        axes.set(xlabel="step", ylabel=LOSS, **limits)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_title(said[0].removeprefix(f"{stage.name} "), loc="right", color=MUTED)
+        return picture(figure, f"stage-{stage.name}", "Loss against steps", said)
 
-    def _curves(self, of: Callable[[Arm], Band | None]) -> list[Curve]:
-        """A curve of each stage that has one, labelled with its number or name."""
-        found = [
-            (s, of(s.arm), str(s.number) if self._numbered else cut(s.name, 12))
-            for s in self.stages
-        ]
-        return [Curve(s.name, self.look[s.stage], each, end) for s, each, end in found if each]
+    def losses(self) -> list[Picture]:
+        """The losses of all stages against steps, tokens and seconds."""
+        found = []
+        for per, x, axis, log in (
+            ("steps", "step", STEP, ""),
+            ("tokens", "tokens_seen", "tokens seen", "x"),
+            ("seconds", "seconds", "seconds of training, compilation apart", "x"),
+        ):
+            labels, drawn = (f"Loss against {per}", axis, LOSS), self._steps(x, "loss")
+            found += curves(f"loss-{per}", labels, drawn, log, self.loss_limits)
+        return found
 
-    def all_stages(self, name: str) -> Picture:
-        """The curves of all stages; `name` is a key of ALL_STAGES."""
-        title, x, y, label = ALL_STAGES[name]
-        axis, log = QUANTITIES[y]
-        drawn = self._curves(lambda arm: band(arm.curves, x, y))
-        limits, level = (self.loss_limits(), None) if y == "loss" else (None, self._threshold)
-        log, notice = log + "x" * (x != "step"), self.notice * (x == "seconds")
-        return curves(name, (title, label, axis), drawn, log, limits, level, notice)
+    def norms(self) -> list[Picture]:
+        """The gradient norms of all stages; dashed: the threshold for clipping."""
+        labels = "Gradient norm before clipping", STEP, NORM
+        drawn = self._steps("step", "grad_norm")
+        return curves("gradient-norms", labels, drawn, "y", level=self._threshold)
 
     def evaluations(self) -> list[Picture]:
         """The held-out loss and HellaSwag over the run, where stages have enough of them."""
-        x, found = "steps trained for", []
-        if drawn := self._curves(lambda arm: by_step(arm.evaluations)):
-            found.append(curves("held-out", ("Held-out loss", x, QUANTITIES["loss"][0]), drawn))
-        if drawn := self._curves(lambda arm: by_step(map(_hellaswag, arm.measured))):
-            labels = "HellaSwag, by the mean loss of an ending", x, "% of the items; dashed: chance"
-            found.append(curves("hellaswag", labels, drawn, level=25.0))
+        x, drawn = "steps trained for", self._curves(lambda arm: _by_step(arm.evaluations))
+        found = curves("held-out", ("Held-out loss", x, LOSS), drawn)
+        drawn = self._curves(lambda arm: _by_step([_hellaswag(run) for run in arm.measured]))
+        labels = "HellaSwag, by the mean loss of an ending", x, "% of the items; dashed: chance"
+        return found + curves("hellaswag", labels, drawn, level=25)
+
+    def speeds(self) -> list[Picture]:
+        """Tokens per second, and use of the machine's peak."""
+        stages = [stage for stage in self.stages if stage.arm.finished]
+        # One machine has one ceiling: the highest product measured in any of the runs.
+        peak = max((p for s in stages if (p := s.arm.mean("peak_flops")) > 0), default=math.nan)
+        title, tokens, use = "Model FLOPs use", [], []
+        for stage in stages:
+            arm, speed = stage.arm, stage.baseline.speed
+            rate, quoted = arm.mean("tokens_per_second"), 100 * arm.mean("datasheet_mfu")
+            text = count(rate) + f"  ({times(speed)})" * bool(speed)
+            tokens.append(self._row(stage, Estimate(rate), text))
+            share = 100 * arm.mean("mfu") * arm.mean("peak_flops") / peak
+            text = number(share, ".0f", "%") + f"  ({quoted:.0f}%)" * math.isfinite(quoted)
+            use.append(self._row(stage, Estimate(share), text))
+            if math.isfinite(quoted):
+                title = "Model FLOPs use (in brackets: of the datasheet's bf16)"
+        labels = "Tokens per second, and times the baseline's", "tokens/s, median of warm steps"
+        found = rows("speed-tokens", labels, tokens, bars=True)
+        labels = title, "% of the highest matrix-product rate measured"
+        return found + rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
+
+    def signals(self) -> list[Picture]:
+        """What each stage lets through, forward and backward, before the first and last step."""
+        found, axes = [], ("layer", "signal; dashed: gradient; 1 at its start")
+        ways = ("signal", "activation", "solid"), ("gradient", "gradient", DASHED)
+        for which, at in (("first", 0), ("last", -1)):
+            drawn = []
+            for what, of, dash in ways:
+                for curve in self._curves(partial(_signal, at=at, of=of)):
+                    name, look = f"{curve.name} {what}", Look(curve.look.hex, dash)
+                    drawn.append(Curve(name, look, curve.band, curve.end * (dash == "solid")))
+            found += curves(f"signal-{which}", (f"Before the {which} step", *axes), drawn, "y")
         return found
 
-    def row(self, stage: Comparison, found: Estimate, text: str, is_claim: bool = True) -> Row:
-        """A stage's row in a figure."""
-        colour = self.look[stage.stage].hex
-        return Row(self.long(stage), stage.name, found, colour, text, is_claim)
+    def guide(self, stage: Comparison) -> list[Picture]:
+        """The guide's published losses and norms, over this stage's."""
+        found, guide = [], guide_log()
+        of_loss, of_norm = ("Loss", STEP, LOSS), ("Gradient norm", STEP, NORM)
+        for y, labels, log in (("loss", of_loss, ""), ("grad_norm", of_norm, "y")):
+            # Of a longer run only as many steps, else the guide's could not be seen.
+            ours = _band([steps[: len(guide)] for steps in stage.arm.curves], "step", y)
+            theirs = Curve(
+                "the guide's published run", Look(INK, DASHED), _band([guide], "step", y)
+            )
+            drawn = [theirs, Curve(f"{stage.name} here", self._look[stage.stage], ours)]
+            found += curves(f"guide-{y.removeprefix('grad_')}", labels, drawn, log)
+        return found
 
-    def spread(self, stage: Comparison, values: Sequence[pd.Series]) -> Row:
-        """A stage's row: the median of the values that are above zero, and 5 to 95% of them."""
-        every = pd.concat(values)
-        shown = every[every.between(0, math.inf, inclusive="neither")]
-        low, middle, high = shown.quantile([0.05, 0.5, 0.95])
-        return self.row(stage, Estimate(middle, low, high), number(middle, ",.3g"))
+    def _title(self, stage: Comparison, length: int = 23) -> str:
+        return _cut(f"{stage.number} {stage.title}" if self._numbered else stage.name, length)
 
-    def norm_spread(self) -> Picture:
-        """The gradient norms of each stage: median and spread."""
-        drawn = [self.spread(s, [c["grad_norm"] for c in s.arm.curves]) for s in self.stages]
-        labels = "Its median, and 5 to 95% of the steps", QUANTITIES["grad_norm"][0]
-        return rows("norm-spread", labels, drawn, log=True, level=self._threshold)
+    def _row(self, stage: Comparison, found: Estimate, text: str, is_claim: bool = True) -> Row:
+        colour = self._look[stage.stage].hex
+        return Row(self._title(stage), stage.name, found, colour, text, is_claim)
 
-    def against_guide(self, name: str, stage: Comparison) -> Picture:
-        """The guide's published losses or norms, over this stage's; a key of AGAINST_GUIDE."""
-        (title, y), published = AGAINST_GUIDE[name], guide_log()
-        (axis, log), dashed = QUANTITIES[y], Look(INK, drawing.DASHED)
-        # Of a longer run only as many steps, else the guide's could not be seen.
-        ours = band(stage.arm.curves, "step", y, most=len(published))
-        drawn = [
-            Curve("the guide's published run", dashed, band([published], "step", y)),
-            Curve(f"{stage.name} here", self.look[stage.stage], ours),
-        ]
-        return curves(name, (title, "optimizer step", axis), drawn, log)
+    def _steps(self, x: str, y: str) -> list[Curve]:
+        return self._curves(lambda arm: _band(arm.curves, x, y))
 
-
-def effects(painter: Painter, verdicts: Mapping[str, Verdict], rules: ReportConf) -> list[Picture]:
-    """Each stage's difference in loss and its speed-up, against its reference."""
-    losses, speeds, found = [], [], []
-    for stage in painter.stages:
-        if loss := stage.versus.loss:
-            is_claim = verdicts[stage.name].outcome is not None
-            losses.append(painter.row(stage, loss, signed(loss.value), is_claim))
-        if speed := stage.versus.speed:
-            speeds.append(painter.row(stage, speed.estimate, times(speed), not speed.doubt))
-    if losses:
-        labels = "Held-out loss against the stage below", "nats/token; grey: within the margin"
-        found.append(rows("effect-loss", labels, losses, margin=rules.margin))
-    if speeds:
-        labels = "Speed against the stage below", "times the tokens/s"
-        found.append(rows("effect-speed", labels, speeds, level=1, notice=painter.notice))
-    return found
+    def _curves(self, of: Callable[[Arm], Band | None]) -> list[Curve]:
+        """A curve of each stage that has one, labelled with its number or name."""
+        ends = [str(s.number) if self._numbered else _cut(s.name, 12) for s in self.stages]
+        found = [(s, of(s.arm), end) for s, end in zip(self.stages, ends, strict=True)]
+        return [Curve(s.name, self._look[s.stage], band, end) for s, band, end in found if band]
 
 
-def _interval(axes: Axes, x: float, arm: Arm, colour: str) -> None:
-    """The interval from worst to best loss as a capped line at the right."""
-    (line,) = axes.plot([x, x], [arm.mean("worst"), arm.mean("best")], color=colour, lw=2.6)
-    line.set(marker="_", markersize=7, solid_capstyle="butt")
+def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
+    """One axis for all, from the best loss to the worst, but no higher than 1.3 x the first."""
+    best, first, worst = (
+        [value for arm in arms if math.isfinite(value := arm.mean(column))] or [0.0]
+        for column in ("best", "first", "worst")
+    )
+    low, high = min(best), min(max(worst), 1.3 * max(first))
+    margin = 0.06 * max(high - low, 0.1)
+    return low - margin, high + margin
+
+
+def _band(found: Sequence[pd.DataFrame], x: str, y: str) -> Band:
+    """`y` against `x`, two columns of the steps that all runs have."""
+    length = min(map(len, found))
+    xs, ys = (np.stack([steps[name][:length] for steps in found]) for name in (x, y))
+    return thin(_over_runs(xs.mean(axis=0), pd.DataFrame(ys)), log=x != "step")
+
+
+def _by_step(found: Sequence[pd.Series]) -> Band | None:
+    """The values at each step of some runs; None for fewer than three steps."""
+    table = pd.DataFrame(found).sort_index(axis=1)
+    return _over_runs(table.columns.to_numpy(float), table) if table.shape[1] > 2 else None
+
+
+def _over_runs(x: Floats, table: pd.DataFrame) -> Band:
+    """The mean over the runs, a row each, and their range."""
+    return Band(x, table.mean().to_numpy(), table.min().to_numpy(), table.max().to_numpy())
+
+
+def _signal(arm: Arm, at: int, of: str) -> Band | None:
+    """Activations by layer, or gradients from the last layer to the first; each 1 at its start.
+
+    Geometric means over the runs, from the first or last look of each that saw layers and a step
+    taken. Without the last layer: that is the norm before the head, which changes only their size.
+    """
+    order, found = (1 if of == "activation" else -1), []
+    for run in arm.runs:
+        seen = [look for look in run.looks if len(look.layers) > 2 and look.step_norm is not None]
+        for look in seen[at:][:1]:
+            found.append([getattr(layer, of) for layer in look.layers[:-1]][::order])
+    if not found:
+        return None
+    values = np.array(found, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.nan_to_num(values / values[:, :1], posinf=0).clip(FLOOR)
+    y = np.exp(np.log(shares).mean(axis=0))
+    return Band(np.arange(1.0, len(y) + 1)[::order], y, y, y)
 
 
 def _hellaswag(run: Any) -> pd.Series:
@@ -187,6 +281,7 @@ def _hellaswag(run: Any) -> pd.Series:
     return pd.Series({each.step: 100 * each.acc_norm for each in run.hellaswag}, dtype=float)
 
 
-def _span(arm: Arm) -> str:
-    ends = arm.mean("worst"), arm.mean("best")
-    return " → ".join(number(end, ".2f" if end < 1000 else ".0e") for end in ends)
+def _cut(text: str, length: int) -> str:
+    """The text on one line, with at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -12,10 +12,9 @@ import numpy as np
 from filelock import FileLock
 
 from conf.errors import UsageError
-from reports import formats, plan_figures, signal_figures, speed_figures, tables
+from reports import figures, formats, tables
 from reports.compare import Comparison
 from reports.drawing import Picture
-from reports.figures import Painter, effects
 from reports.ladders import Group
 from reports.palette import THEME, Look, looks
 from reports.read import Row
@@ -106,34 +105,28 @@ def build(report: Report) -> dict[str, bytes]:
 def _sections(r: Report, say: Say) -> list[Section]:
     """The sections that the records have something for, in order."""
     main, style = r.main, _looks(r)
-    painter = Painter(main, style, bool(r.busy or r.shared))
-    drawn = painter.stages
+    painter = figures.Painter(r, style)
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
-    guide = ("guide-loss", "guide-norm") if top in drawn else ()
+    top = top if top in painter.stages else None
     found = [
-        Section("effects", pictures=effects(painter, r.verdicts, r.rules)),
+        Section("effects", pictures=painter.effects()),
         Section("ladder", [tables.ladder(r, style, say)]),
         Section("alternatives", [tables.side_by_side(r.alternatives)] if r.alternatives else [],
-                [plan_figures.side_by_side(painter, r.alternatives) for _ in r.alternatives[:1]]
-                + [plan_figures.settings(each) for each in r.answer.sweeps]),
-        Section("worth", [tables.worth(r)] if r.worth else [], _worth(painter, r)),
-        Section("rates", [tables.rates(r)] if r.rates else [],
-                [plan_figures.rates(painter, r.rates)] if r.rates else []),
+                painter.settings()),
+        Section("worth", [tables.worth(r)] if r.worth else [], painter.worth()),
+        Section("rates", [tables.rates(r)] if r.rates else [], painter.rates()),
         *(Section(f"plan-{i}", [tables.rows(plan.rows, plan)], title=plan.about.title,
                   notes=[say("plan", plan, main)]) for i, plan in enumerate(r.plans)),
-        Section("stages", pictures=painter.stage_panels()),
-        Section("all", pictures=[
-            painter.all_stages(f"loss-{per}") for per in ("steps", "tokens", "seconds") if drawn]),
+        Section("stages", pictures=painter.panels()),
+        Section("all", pictures=painter.losses()),
         Section("evaluations", pictures=painter.evaluations()),
-        Section("speed", pictures=speed_figures.speeds(painter)),
-        Section("signal", pictures=signal_figures.by_depth(painter)),
-        Section("norms", pictures=[painter.all_stages("gradient-norms"), painter.norm_spread()]
-                if drawn else []),
-        Section("guide", notes=[say("guide_log", top, guide_log())] if guide else [],
-                pictures=[painter.against_guide(name, top) for name in guide if top]),
+        Section("speed", pictures=painter.speeds()),
+        Section("signal", pictures=painter.signals()),
+        Section("norms", pictures=painter.norms()),
+        Section("guide", notes=[say("guide_log", top, guide_log())] if top else [],
+                pictures=painter.guide(top) if top else []),
         Section("samples", quotes=[_quote(s, say) for s in main.stages if s.arm.newest.samples]),
-        Section("apart",
-                [tables.rows(g.stages, title=say("group", g, main)) for g in r.apart]),
+        Section("apart", [tables.rows(g.stages, title=say("group", g, main)) for g in r.apart]),
         Section("method"),
     ]  # fmt: skip
     shown = [s for s in found if s.tables or s.pictures or s.quotes or s.id == "method"]
@@ -155,15 +148,6 @@ def _looks(r: Report) -> dict[str, Look]:
             s.stage.name: (s.stage.number, s.stage.name, s.stage.about.aim) for s in r.worth.steps
         }
     return looks([(name, number, aim) for number, name, aim in sorted(about.values())])
-
-
-def _worth(painter: Painter, r: Report) -> list[Picture]:
-    if not r.worth:
-        return []
-    found = [plan_figures.worth(painter, r.worth, r.rules)]
-    if r.worth.factorial:
-        found.append(plan_figures.interactions(r.worth, 1 - r.rules.confidence))
-    return found
 
 
 def _quote(stage: Comparison, say: Say) -> Quote:

@@ -1,8 +1,8 @@
 """Every colour of the report: the page's, and one colour and one dash a stage in every figure.
 
-The colours of stages were searched for so that each stands out from the background (contrast of at
-least 3 to 1, WCAG 1.4.11) and from every other and the baseline's grey, for normal vision and under
-simulated protanopia and deuteranopia: as they are, and as the filter of the dark page shows them.
+The stages' were searched for so that each stands out from the background (at least 3 to 1, WCAG
+1.4.11), every other and the baseline's grey, for normal vision and simulated protanopia and
+deuteranopia, as it is and as the dark page's filter shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 # name -> (light, dark); the page has them as CSS variables.
 THEME = {
     "page": ("#ffffff", "#14171c"),
-    "raised": ("#f7f8fa", "#1b1f26"),
     "ink": ("#1f2630", "#e8ebf0"),
     "muted": ("#59626f", "#a3acb9"),
     "line": ("#c9ced6", "#414956"),
@@ -29,7 +28,7 @@ THEME = {
     "warn-wash": ("#fdf4dc", "#332a15"),
     "link": ("#1257a8", "#8ab8f5"),
 }
-# Of figures, which are drawn for the light page.
+# Figures are drawn for the light page.
 INK, MUTED, LINE, GRID, GREY, GOOD, BAD = (
     THEME[name][0] for name in ("ink", "muted", "line", "grid", "baseline", "good", "bad")
 )
@@ -45,19 +44,12 @@ class Look:
     hex: str
     dash: Any
 
-    @property
-    def dasharray(self) -> str:
-        """The dash for SVG, for a line as wide as the figures' (1.7)."""
-        if self.dash == "solid":
-            return "none"
-        return " ".join(f"{1.7 * part:g}" for part in self.dash[1])
-
 
 def looks(stages: Sequence[tuple[str, int, str]]) -> dict[str, Look]:
     """The look of each stage, given (name, number, aim) in the report's order.
 
-    The project's own stages have their colour by number, so that it is the same in a report on a
-    part of the ladder; others take what is free, and past eight a new dash.
+    A colour by number, the same in a report on a part of the ladder; the next one where it is
+    taken, and past eight a new dash.
     """
     found: dict[str, Look] = {}
     for name, number, aim in stages:

@@ -75,9 +75,9 @@ def test_a_report_has_every_file_and_a_picture_for_everything(page: Path) -> Non
         "figures",
     }  # fmt: skip
     wanted = {
-        "effect-loss", "effect-speed", "side-by-side", "worth", "interactions", "learning-rates",
+        "effect-loss", "effect-speed", "worth", "interactions", "learning-rates",
         "stage-step07", "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag",
-        "speed-tokens", "speed-steps", "gradient-norms", "norm-spread", "guide-loss", "guide-norm",
+        "speed-tokens", "speed-mfu", "gradient-norms", "guide-loss", "guide-norm",
     }  # fmt: skip
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     assert {f"{name}.svg" for name in wanted} <= figures

@@ -60,7 +60,6 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         ),
         differences=differences,
         applied=lambda runs: {name for run in runs for name in run.applied},
-        changed=lambda stages: {key for s in stages for key in s.arm.newest.changes},
         peaks=peaks,
         strongest=lambda pairs: sorted(pairs, key=lambda pair: -abs(pair.change.value)),
         lost_rates=lambda found: {

@@ -137,7 +137,7 @@ class Claim:
 
     text: str
     conditions: str
-    speed_up: PositiveFloat  # ratio of the tokens/s
+    speed_up: float  # ratio of the tokens/s
     change: str  # the configuration key that it is about
 
 

@@ -132,24 +132,17 @@ class Aim(str, Enum):
 
 
 @dataclass
-class Claim:
-    """A speed-up that the guide claims for one change, and the conditions that it states."""
-
-    text: str
-    conditions: str
-    speed_up: float  # ratio of the tokens/s
-    change: str  # the configuration key that it is about
-
-
-@dataclass
 class StageConf:
-    """What the guide says about a step; the rest of its overlay is what the step changes."""
+    """What the guide says about a step; the rest of its overlay is what the step changes.
+
+    `claims` are the speed-ups that it names, by the configuration key that each is due to.
+    """
 
     name: str
     title: str
     aim: Aim
     guide: str
-    claims: list[Claim]
+    claims: dict[str, float]
 
 
 @dataclass

@@ -165,10 +165,10 @@ def _claims(ladder: Sequence[Stage]) -> dict[str, float]:
     """The guide's speed-ups by what `without` and `plus` call a change."""
     found = {}
     for stage in ladder:
-        for claim in stage.about.claims:
-            found[f"{stage.name}:{claim.change}"] = claim.speed_up
-            if [*stage.changes] == [claim.change]:
-                found[stage.name] = claim.speed_up
+        for change, speed_up in stage.about.claims.items():
+            found[f"{stage.name}:{change}"] = speed_up
+            if [*stage.changes] == [change]:
+                found[stage.name] = speed_up
     return found
 
 

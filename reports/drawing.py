@@ -101,6 +101,7 @@ def curves(
 
     `labels` are title, x and y; `log` names logarithmic axes; `limits` and dashed `level` are of y.
     """
+    drawn = [curve for curve in drawn if np.isfinite(curve.band.y).any()]
     if not drawn:
         return []
     longest = max(len(curve.end) for curve in drawn)

@@ -22,7 +22,6 @@ from reports.read import Floats
 from reports.reference import guide_log
 from reports.report import Report
 from reports.statistics import Estimate
-from runner.record import Status
 
 MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
 MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
@@ -47,7 +46,7 @@ class Painter:
         losses, speeds = [], []
         for stage in self.stages:
             if loss := stage.versus.loss:
-                is_claim = self._report.verdicts[stage.name].outcome is not None
+                is_claim = self._report.verdicts[stage.name].is_decided
                 losses.append(self._row(stage, loss, signed(loss.value), is_claim))
             if speed := stage.versus.speed:
                 speeds.append(self._row(stage, speed.estimate, times(speed), not speed.doubt))
@@ -124,7 +123,7 @@ class Painter:
         held_out = pd.DataFrame(stage.arm.evaluations).mean().sort_index()
         form, colour = ("D", look.hex) if len(held_out) <= MOST_MARKS else ("-", INK)
         axes.plot(held_out.index - 1, held_out, form, color=colour, ms=3.5, lw=1.1)
-        for run in (run for run in stage.arm.runs if run.status == Status.diverged):
+        for run in (run for run in stage.arm.runs if pd.notna(run.diverged_at)):
             said.append(f"diverged at step {run.diverged_at:.0f}")
             at, offset = (run.diverged_at, self.loss_limits[1]), (8, 20 - 12 * len(said))
             axes.plot(*at, "X", color=BAD, markersize=9, clip_on=False)

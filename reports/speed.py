@@ -12,6 +12,8 @@ from conf.schema import ReportConf
 from reports.read import Records, Row
 from reports.statistics import Estimate, mean_ratio
 
+YEAR = 365 * 24 * 3600.0  # in seconds; a damaged record may say more of a run
+
 
 class Doubt(str, Enum):
     """Why a speed-up is a figure without a claim."""
@@ -79,11 +81,12 @@ def find_shared(records: Records) -> set[str]:
     # When a run that was resumed paused is not recorded.
     runs = records.runs[~records.runs["resumed_at"].astype(bool)]
     start = pd.to_datetime(runs["started"], utc=True, format="ISO8601")
-    ended = pd.to_datetime(runs["ended"], utc=True, format="ISO8601")
+    ended = pd.to_datetime(runs["ended"], utc=True, format="ISO8601").dt.as_unit("us")
     seconds = runs["run"].map(records.steps.groupby("run")["seconds"].max()).fillna(0)
-    last_step = start + pd.to_timedelta(seconds, unit="s")
+    last_step = start + pd.to_timedelta(seconds.clip(0, YEAR), unit="s")
     unclosed = last_step.mask(runs["status"] == "running", pd.Timestamp.now("UTC"))
-    runs = runs.assign(start=start, end=ended.fillna(unclosed)).sort_values(["start", "end"])
+    end = ended.where(ended.notna(), unclosed.dt.as_unit("us"))
+    runs = runs.assign(start=start, end=end).sort_values(["start", "end"])
     host = runs.groupby("host")
     latest = host["end"].cummax().groupby(runs["host"]).shift()
     both = (runs["start"] < latest) | (runs["end"] > host["start"].shift(-1))

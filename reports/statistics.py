@@ -4,12 +4,13 @@ docs/statistics.md says what each rule is and how it was checked. A difference i
 in nats/token, a speed-up a ratio of tokens/s. SciPy takes long to import, so only where it is used.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Self
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Estimate:
         return not math.isnan(self.low)
 
     @property
-    def flipped(self) -> Self:
+    def flipped(self) -> Estimate:
         """The difference the other way round, before minus after, or the inverse of a speed-up."""
         if self.neutral:
             return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)

@@ -85,6 +85,11 @@ class Verdict:
     holds_from: int | None = None
     seeds_needed: int | None = None
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether there is an outcome that is not inconclusive."""
+        return self.outcome not in (None, Outcome.inconclusive)
+
 
 def judge(
     found: Sequence[Comparison], rules: ReportConf, in_family: Callable[[Comparison], bool]

@@ -1,5 +1,6 @@
 """The ladder, read from the overlays in conf/stage and in folders of the user's own."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +141,16 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
     """An overlay's description of its stage; missing fields are not inherited from its parent."""
     if file.stem == "report":
         raise UsageError(f"{file}: report is the folder of the report; name the stage otherwise.")
-    plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims=[])
+    plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims={})
     try:
         about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
     except OmegaConfBaseException as error:
         raise UsageError(f"{file}: stage: {str(error).splitlines()[0]}.") from None
     assert isinstance(about, StageConf)
+    if wrong := {key: gain for key, gain in about.claims.items() if not 0 < gain < math.inf}:
+        raise UsageError(
+            f"{file}: stage.claims={wrong}: a speed-up is a ratio above 0, such as 1.3."
+        )
     if about.name != file.stem:
         raise UsageError(f"{file}: stage.name is {about.name}; leave it out, or name it so too.")
     return about

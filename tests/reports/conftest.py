@@ -54,7 +54,7 @@ def ladder_of(stage: str, parent: str | None, typed: Mapping[str, Any]) -> Ladde
     ladder = real_ladder(*typed.items())
     if stage in ORDER:
         return ladder
-    about = StageConf(name=stage, title=stage, aim=Aim.loss, guide="", claims=[])
+    about = StageConf(name=stage, title=stage, aim=Aim.loss, guide="", claims={})
     own = Stage(stage, about, parent, 11, {f"train.{stage}": True}, [])
     return Ladder([*ladder.stages, own], ladder.base, ladder.typed)
 

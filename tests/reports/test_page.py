@@ -244,7 +244,7 @@ def test_the_page_of_a_long_run_is_light_and_shows_evaluations_and_samples(tmp_p
 
 def test_a_long_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
     text = twin_of(write_long_run(tmp_path / "gpt2_124m", steps=7_010, status="running"))
-    assert "has taken 7,010 of 19,073 steps, to a held-out loss of" in text
+    assert "has taken 7,010 of 19,073 steps, 14,356,480 tokens; its last held-out loss is" in text
     assert "text after 7000 steps" in text
     assert "had not ended when this was written" in text
 

@@ -79,6 +79,31 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(
     assert len(reports.load(tmp_path / "torn").steps.query("stage == 'step03'")) == 49
 
 
+def test_numbers_are_read_back_to_the_last_digit(tmp_path: Path) -> None:
+    losses = np.random.default_rng(3).uniform(2, 11, 400)
+    write_run(tmp_path / "exact", losses=losses)
+    assert reports.load(tmp_path / "exact").steps.loss.tolist() == losses.tolist()
+
+
+@pytest.mark.parametrize("losses", [[float("nan")], [11.0, float("nan")]])
+def test_losses_that_were_hardly_finite_stop_no_report(tmp_path: Path, losses: list[float]) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "nan", seed=seed, status="diverged", losses=losses)
+    page = reports.write_report([tmp_path / "nan"])
+    assert "diverged" in page.read_text("utf-8")
+
+
+def test_a_damaged_step_time_stops_no_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "odd", status="interrupted")
+    write_run(tmp_path / "odd", seed=2)
+    lines = (folder / "steps.csv").read_text().splitlines()
+    fields = lines[-1].split(",")
+    fields[list(STEP_COLUMNS).index("step_ms") - 4] = "1e300"
+    (folder / "steps.csv").write_text("\n".join([*lines[:-1], ",".join(fields)]) + "\n")
+    assert len(reports.stages(tmp_path / "odd")) == 1
+    assert reports.load(tmp_path / "odd").steps.step_ms.max() == 1e300
+
+
 def test_a_window_that_is_no_number_loses_itself_alone(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "torn", status="running", every=10)
     lines = (folder / "held_out.csv").read_text().splitlines()

@@ -265,7 +265,7 @@ def test_a_users_own_stage_needs_no_code(command_line: CommandLine, tmp_path: Pa
     (tmp_path / "mine" / "stage").mkdir(parents=True)
     (tmp_path / "mine" / "stage" / "step07b.yaml").write_text(
         "# @package _global_\ndefaults: [step07, _self_]\n"
-        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine, claims: []}\n"
+        "stage: {name: step07b, title: RMS norm, aim: loss, guide: mine}\n"
         "model: {norm: rms}\n"
     )
     flag = f"--config-dir={tmp_path / 'mine'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from typing import Literal, get_args
 
 from conf.schema import Aim, ReportConf
 from reports.commands import over_seeds
@@ -18,21 +18,19 @@ from runner.record import Status
 
 # A stage that is not for speed is named for it where its gain is surely more than this.
 WORTHWHILE = 1.01
-
-
-class Advice(Enum):
-    """What to do with a stage, or why that is not known; a stage may have one for its speed too."""
-
-    lower = "lower"  # take it for its loss
-    with_more = "with_more"  # its loss is lower, with more tokens a step
-    higher = "higher"  # leave it out
-    equivalent = "equivalent"
-    undecided = "undecided"
-    no_reference = "no_reference"
-    faster = "faster"  # take it for speed: it keeps the loss, or lowers it
-    costly = "costly"  # it is faster, but was not shown to keep the loss
-    slower = "slower"
-    undecided_speed = "undecided_speed"
+# What to do with a stage, or why that is not known; a stage may have one for its speed too.
+Advice = Literal[
+    "lower",  # take it for its loss
+    "with_more",  # its loss is lower, with more tokens a step
+    "higher",  # leave it out
+    "equivalent",
+    "undecided",
+    "no_reference",
+    "faster",  # take it for speed: it keeps the loss, or lowers it
+    "costly",  # it is faster, but was not shown to keep the loss
+    "slower",
+    "undecided_speed",
+]
 
 
 @dataclass(frozen=True)
@@ -40,26 +38,27 @@ class Untested:
     """Stages that lowered the loss on `below`, which raised it: `command` tests them without."""
 
     stages: list[Comparison]
-    below: list[Comparison]
+    below: tuple[Comparison, ...]
     command: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The stages of a ladder by what was decided of them, named as in `Advice`.
+    """The stages of a ladder by what was decided of them.
 
     `lowest` is a stage that ended below the last one, `tops` are the ends of the ladder's branches,
-    `sweeps` the settings of one stage that were compared.
+    `sweeps` the settings of one stage that were compared. `decides` says whether there are several
+    seeds, `claims_speed` whether there are enough rounds for a claim.
     """
 
-    advice: dict[str, list[Comparison]]
+    advice: dict[Advice, list[Comparison]]
     untested: list[Untested]
     unfinished: dict[Status, list[Comparison]]
     lowest: Comparison | None
     tops: list[Comparison]
     sweeps: list[Alternatives]
-    decides: bool  # whether there are several seeds, so that something can be decided
-    claims_speed: bool  # whether there are enough rounds for a claim
+    decides: bool
+    claims_speed: bool
 
 
 def find_answer(
@@ -70,19 +69,20 @@ def find_answer(
 ) -> Answer:
     """What was decided of the main ladder's stages."""
     several = len(main.seeds) > 1
-    advice: dict[str, list[Comparison]] = {each.value: [] for each in Advice}
+    advice: dict[Advice, list[Comparison]] = {name: [] for name in get_args(Advice)}
     for stage in main.ladder:
-        for each in _advice(stage, verdicts[stage.name], several, rules):
-            advice[each.value].append(stage)
-    unfinished = defaultdict(list)
-    for stage in main.stages:
-        if not stage.arm.finished:
-            unfinished[stage.arm.status].append(stage)
+        for name in _advice(stage, verdicts[stage.name], several, rules):
+            advice[name].append(stage)
+    by_status = {status: [s for s in main.stages if s.arm.status is status] for status in Status}
     speeds = [s.versus.speed for s in main.ladder if s.versus.speed and not s.same_as]
     return Answer(
         advice,
         _untested(main, advice["lower"] + advice["with_more"], advice["higher"], rules),
-        {status: unfinished[status] for status in Status if status in unfinished},
+        {
+            status: found
+            for status, found in by_status.items()
+            if found and status is not Status.finished
+        },
         _lowest(main, rules),
         [top for top in main.tops if top is not main.baseline],
         [each for each in sweeps if any(row.more for row in each.rows)],
@@ -95,49 +95,46 @@ def _advice(
     stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
 ) -> Iterator[Advice]:
     """What is said of a stage; with one seed nothing is undecided, since nothing is decided."""
-    match verdict.outcome:
-        case Outcome.lower:
-            yield Advice.with_more if stage.versus.takes_more else Advice.lower
-        case Outcome.inconclusive:
-            yield Advice.undecided
-        case Outcome():
-            yield Advice(verdict.outcome.value)
-    if several and verdict.kind in (Kind.one_seed, Kind.no_seed):
-        yield Advice.undecided
-    if verdict.kind is Kind.no_reference:
-        yield Advice.no_reference
-    speed = stage.versus.speed
+    kind, outcome, speed = verdict.kind, verdict.outcome, stage.versus.speed
+    if outcome is Outcome.lower:
+        yield "with_more" if stage.versus.takes_more else "lower"
+    elif outcome is Outcome.inconclusive or (several and kind in (Kind.one_seed, Kind.no_seed)):
+        yield "undecided"
+    elif outcome:
+        yield "higher" if outcome is Outcome.higher else "equivalent"
+    elif kind is Kind.no_reference:
+        yield "no_reference"
     if speed is None or stage.same_as:
         return
-    is_for_speed = verdict.kind is Kind.speed
     if speed.pace is Pace.faster:
         if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE:
-            keeps = keeps_loss(stage.versus.loss, rules) or verdict.outcome is Outcome.lower
-            yield Advice.faster if keeps else Advice.costly
-    elif is_for_speed and speed.pace is Pace.slower:
-        yield Advice.slower
-    elif is_for_speed and several:
-        yield Advice.undecided_speed
+            keeps = keeps_loss(stage.versus.loss, rules) or outcome is Outcome.lower
+            yield "faster" if keeps else "costly"
+    elif kind is Kind.speed and speed.pace is Pace.slower:
+        yield "slower"
+    elif kind is Kind.speed and several:
+        yield "undecided_speed"
 
 
 def _untested(
     main: Group, helps: Sequence[Comparison], harms: Sequence[Comparison], rules: ReportConf
 ) -> list[Untested]:
     """The stages that help and stand on those that harm, unless they were tested without them."""
-    found: dict[tuple[str, ...], Untested] = {}
+    found: dict[tuple[Comparison, ...], list[Comparison]] = defaultdict(list)
     for stage in helps:
-        below = [each for each in harms if each.stage in stage.chain[1:]]
-        names = tuple(each.stage for each in below)
-        tested = any(c.stage == stage.stage and {*c.without} >= {*names} for c in main.comparisons)
+        below = tuple(each for each in harms if each.stage in stage.chain[1:])
+        names = {each.stage for each in below}
+        tested = any(c.stage == stage.stage and names <= {*c.without} for c in main.comparisons)
         if below and not tested:
-            stages = [*(found[names].stages if names in found else []), stage]
-            seeds = main.seeds if len(main.seeds) > 1 else range(1, rules.minimum_seeds + 1)
-            words = [f"+stage={','.join(each.stage for each in stages)}"]
-            words.append(f"without=[],[{','.join(names)}]")
-            found[names] = Untested(
-                stages, below, over_seeds(stage.arm.newest.command, seeds, words)
-            )
-    return list(found.values())
+            found[below].append(stage)
+    seeds = main.seeds if len(main.seeds) > 1 else range(1, rules.minimum_seeds + 1)
+    untested = []
+    for below, stages in found.items():
+        words = [f"+stage={','.join(each.stage for each in stages)}"]
+        words.append(f"without=[],[{','.join(each.stage for each in below)}]")
+        command = over_seeds(stages[-1].arm.newest.command, seeds, words)
+        untested.append(Untested(stages, below, command))
+    return untested
 
 
 def _lowest(main: Group, rules: ReportConf) -> Comparison | None:

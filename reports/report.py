@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,13 @@ class Report:
         verdicts = judge(main.stages, self.rules, is_judged_by_loss)
         self.verdicts = {s.name: v for s, v in zip(main.stages, verdicts, strict=True)}
         self.plans = self._plans(config_dirs)
-        in_plans = {id(row) for plan in self.plans for row in plan.rows}
-        elsewhere = in_plans | {id(each) for each in found if each.key == main.key}
-        free = [*main.stages, *(each for each in found if id(each) not in elsewhere)]
-        self.alternatives = find_alternatives(free, main.names, self.rules)
+        in_plans = {row for plan in self.plans for row in plan.rows}
+        others = [each for each in found if each.key != main.key and each not in in_plans]
+        self.alternatives = find_alternatives([*main.stages, *others], main.names, self.rules)
         self.worth = find_worth(main, ladder, self.rules)
         self.rates = find_rates(main, found, ladder, self.rules)
         self.answer = find_answer(main, self.verdicts, self.alternatives, self.rules)
-        self.apart = self._apart(in_plans)
+        self.apart = [group for group in self.groups[1:] if self._is_apart(group, in_plans)]
         runs = {run.run: run for stage in main.stages for run in stage.arm.rounds}
         self.shared = sorted(find_shared(self.records) & main.names)
         self.busy = find_busy(list(runs.values()), self.rules)
@@ -89,8 +88,7 @@ class Report:
                 members[(name, *each.key[:2], run.model, run.scale)].append(each)
         by_key = {group.key: group for group in reversed(self.groups)}
         files = group_files("plan", config_dirs)
-        names = dict.fromkeys(key[0] for key in members)
-        abouts = {name: self._about(name, files.get(name)) for name in names}
+        abouts = {n: self._about(n, files.get(n)) for n in dict.fromkeys(key[0] for key in members)}
         plans = []
         for key in sorted(members, key=lambda key: (not key[0], key[0])):
             name, rows = key[0], members[key]
@@ -109,13 +107,8 @@ class Report:
             self.records.problems.append(f"The plan {name} has no title: {mistake}")
             return PlanConf(title=name)
 
-    def _apart(self, in_plans: set[int]) -> list[Group]:
-        """The other groups with runs that are shown nowhere else."""
-        side_by_side = {id(row.found) for each in self.alternatives for row in each.rows}
-        apart = []
-        for group in self.groups[1:]:
-            shown = [s for s in group.stages if not s.arm.names <= self.main.names]
-            shown = [stage for stage in shown if id(stage) not in in_plans]
-            if shown and not (len(shown) == 1 and id(shown[0]) in side_by_side):
-                apart.append(group)
-        return apart
+    def _is_apart(self, group: Group, elsewhere: Collection[Comparison]) -> bool:
+        """Whether a group has runs that are neither on the main ladder nor `elsewhere`."""
+        new = [s for s in group.stages if s not in elsewhere and not s.arm.names <= self.main.names]
+        beside = [row.found for each in self.alternatives for row in each.rows]
+        return len(new) > 1 or any(stage not in beside for stage in new)

@@ -1,11 +1,8 @@
 """The answer a person came for, as decisions: which stages to take, and which are undecided."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from conf.schema import Aim, ReportConf
 from reports.commands import over_seeds
@@ -18,19 +15,12 @@ from runner.record import Status
 
 # A stage that is not for speed is named for it where its gain is surely more than this.
 WORTHWHILE = 1.01
-# What to do with a stage, or why that is not known; a stage may have one for its speed too.
-Advice = Literal[
-    "lower",  # take it for its loss
-    "with_more",  # its loss is lower, with more tokens a step
-    "higher",  # leave it out
-    "equivalent",
-    "undecided",
-    "no_reference",
-    "faster",  # take it for speed: it keeps the loss, or lowers it
-    "costly",  # it is faster, but was not shown to keep the loss
-    "slower",
-    "undecided_speed",
-]
+# What is said of stages: which to take for their loss, or for speed as they keep the loss or lower
+# it. `with_more` lowered it with more tokens a step, `costly` was not shown to keep it.
+ADVICE = (
+    "lower", "with_more", "higher", "equivalent", "undecided", "no_reference",
+    "faster", "costly", "slower", "undecided_speed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class Answer:
     seeds, `claims_speed` whether there are enough rounds for a claim.
     """
 
-    advice: dict[Advice, list[Comparison]]
+    advice: dict[str, list[Comparison]]
     untested: list[Untested]
     unfinished: dict[Status, list[Comparison]]
     lowest: Comparison | None
@@ -62,14 +52,11 @@ class Answer:
 
 
 def find_answer(
-    main: Group,
-    verdicts: Mapping[str, Verdict],
-    sweeps: Sequence[Alternatives],
-    rules: ReportConf,
+    main: Group, verdicts: Mapping[str, Verdict], sweeps: Sequence[Alternatives], rules: ReportConf
 ) -> Answer:
     """What was decided of the main ladder's stages."""
     several = len(main.seeds) > 1
-    advice: dict[Advice, list[Comparison]] = {name: [] for name in get_args(Advice)}
+    advice: dict[str, list[Comparison]] = {name: [] for name in ADVICE}
     for stage in main.ladder:
         for name in _advice(stage, verdicts[stage.name], several, rules):
             advice[name].append(stage)
@@ -91,19 +78,15 @@ def find_answer(
     )
 
 
-def _advice(
-    stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
-) -> Iterator[Advice]:
+def _advice(stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf) -> Iterator[str]:
     """What is said of a stage; with one seed nothing is undecided, since nothing is decided."""
     kind, outcome, speed = verdict.kind, verdict.outcome, stage.versus.speed
     if outcome is Outcome.lower:
         yield "with_more" if stage.versus.takes_more else "lower"
     elif outcome is Outcome.inconclusive or (several and kind in (Kind.one_seed, Kind.no_seed)):
         yield "undecided"
-    elif outcome:
-        yield "higher" if outcome is Outcome.higher else "equivalent"
-    elif kind is Kind.no_reference:
-        yield "no_reference"
+    elif outcome or kind is Kind.no_reference:
+        yield outcome.value if outcome else kind.value
     if speed is None or stage.same_as:
         return
     if speed.pace is Pace.faster:
@@ -130,8 +113,8 @@ def _untested(
     seeds = main.seeds if len(main.seeds) > 1 else range(1, rules.minimum_seeds + 1)
     untested = []
     for below, stages in found.items():
-        words = [f"+stage={','.join(each.stage for each in stages)}"]
-        words.append(f"without=[],[{','.join(each.stage for each in below)}]")
+        test, gone = (",".join(each.stage for each in some) for some in (stages, below))
+        words = f"+stage={test}", f"without=[],[{gone}]"
         command = over_seeds(stages[-1].arm.newest.command, seeds, words)
         untested.append(Untested(stages, below, command))
     return untested

@@ -1,7 +1,5 @@
 """The runs of one setting, and what they say against those of another."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -28,9 +26,8 @@ class Arm:
     """The runs of one setting under equal conditions.
 
     `rounds` holds one for each seed and repeat, `runs` one a seed: its lowest repeat that finished,
-    else its lowest. `measured` are the finished ones of them, or all where none has finished. Of
-    the runs, `statuses` counts how many ended how, `not_applied` says why techniques did not act,
-    and `notes` what has no effect, or an odd one.
+    else its lowest. `measured` are the finished ones of them, or all where none has finished.
+    `not_applied` says why techniques did not act, and `notes` what has no effect, or an odd one.
     """
 
     def __init__(self, rounds: Sequence[Row], records: Records) -> None:
@@ -51,15 +48,12 @@ class Arm:
         self.notes = list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
     def mean(self, column: str) -> float:
-        """The mean of a column over the seeds, or, of a speed, over all finished rounds.
-
-        NaN where no run has a number.
-        """
+        """The mean of a column over the seeds, or, of a speed, over all finished rounds."""
         values = self._finite(column)
         return float(np.mean(values)) if len(values) else math.nan
 
     def spread(self, column: str) -> float:
-        """The standard deviation of the same values; NaN for fewer than two."""
+        """The standard deviation of the same; NaN, as a mean of nothing, for fewer than two."""
         values = self._finite(column)
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
@@ -71,14 +65,14 @@ class Arm:
     @property
     def curves(self) -> list[pd.DataFrame]:
         """The steps of each measured run that has some."""
-        curves = self.records.curves
-        return [curves[run.run] for run in self.measured if run.run in curves]
+        steps = self.records.curves
+        return [steps[run.run] for run in self.measured if run.run in steps]
 
     @property
     def evaluations(self) -> list[pd.Series]:
         """The mean held-out loss of each evaluation by step, of each measured run."""
-        tables = self.records.evaluations
-        found = [tables[run.run] for run in self.measured if run.run in tables]
+        windows = self.records.evaluations
+        found = [windows[run.run] for run in self.measured if run.run in windows]
         return [table.groupby("step")["loss"].mean() for table in found]
 
     @property
@@ -146,9 +140,9 @@ class Versus:
     @cached_property
     def curves(self) -> Curves:
         """The steps of each pair of runs of which both have some."""
-        curves = self.arm.records.curves
-        both = [(a.run, b.run) for a, b in self.pairs if a.run in curves and b.run in curves]
-        return [(curves[before], curves[after]) for before, after in both]
+        steps = self.arm.records.curves
+        names = [(before.run, after.run) for before, after in self.pairs]
+        return [(steps[a], steps[b]) for a, b in names if a in steps and b in steps]
 
     @cached_property
     def at_tokens(self) -> At | None:

@@ -1,7 +1,5 @@
 """Commands of runs, as their records hold them: read for what they train, and changed."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 

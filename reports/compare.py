@@ -1,13 +1,11 @@
 """The join: what commands asked for, its runs, and what these are compared with."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from conf.schema import Aim, ReportConf
 from reports.arm import Arm, Versus, is_finished
@@ -21,13 +19,7 @@ Conditions = tuple[str, tuple[Any, ...]]  # the experiment, and what must be equ
 Key = tuple[str, tuple[Any, ...], str]  # with the hash of the ladder's settings
 
 
-class About(NamedTuple):
-    """What is known of a stage."""
-
-    number: int
-    title: str
-    aim: Aim = Aim.loss
-    parent: str | None = None
+About = tuple[int, str, Aim, str | None]  # of a stage: number, title, aim and parent
 
 
 class Comparison:
@@ -37,8 +29,9 @@ class Comparison:
     stands on, downwards. `versus` compares its runs with those of its reference, called `against`,
     or `same_as` where both have the same settings, and `baseline` with those of the ladder's
     baseline. `claimed` is the speed-up that the guide claims for its difference from the reference.
-    `lost` are the runs of both sides that have no loss.
     """
+
+    baseline: Versus
 
     def __init__(
         self,
@@ -47,27 +40,25 @@ class Comparison:
         about: Mapping[str, About],
         claims: Mapping[str, float],
         versus: Versus,
-        baseline: Versus,
     ) -> None:
         asked = self.asked = lines[-1]
         self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
-        self.without, self.plus = (
-            tuple(text.split(",")) if text else () for text in (asked.without, asked.plus)
-        )
-        self.is_plain = not (self.without or self.plus)
-        self.typed: dict[str, Any] = json.loads(asked.typed)
-        self.name = _named(asked.stage, asked.without, asked.plus)
-        self.what = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.typed.items())])
         self.number, self.title, self.aim, _ = about[asked.stage]
-        chain = self.chain = _chain(asked.stage, about)
-        self.against = _named(*trained_by(asked.reference_command))
-        # Whether it is compared with the stage that it stands on, if it stands on one.
-        self.is_on_parent = self.is_plain and self.against in ("", *chain[1:2])
+        entries = asked.without, asked.plus
+        self.without, self.plus = (tuple(text.split(",")) if text else () for text in entries)
+        self.is_plain = not any(entries)
+        self.typed: dict[str, Any] = json.loads(asked.typed)
+        self.name = _named(asked.stage, *entries)
+        self.what = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.typed.items())])
+        self.versus, self.arm, other = versus, versus.arm, versus.other
+        self.lost = [*(other.lost if other else []), *self.arm.lost]  # of both sides
+        self.chain = _chain(asked.stage, about)
+        below, self.against = self.chain[1:2], _named(*trained_by(asked.reference_command))
         self.same_as = self.against if asked.settings == asked.reference else ""
-        self.versus, self.arm, self.baseline = versus, versus.arm, baseline
-        self.lost = [*(versus.other.lost if versus.other else []), *versus.arm.lost]
+        # Whether it is compared with the stage that it stands on, if it stands on one.
+        self.is_on_parent = self.is_plain and self.against in ("", *below)
         changed = self.without + self.plus
-        if self.is_plain and self.against in chain[1:2]:
+        if self.is_plain and self.against in below:
             changed = (asked.stage,)
         claimed = claims.get(changed[0]) if len(changed) == 1 else None
         self.claimed = 1 / claimed if claimed and self.without else claimed
@@ -98,9 +89,11 @@ def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> lis
     `ladder` tells what no record does of a stage.
     """
     rows = [run for run in records.rows if run.asked]
-    about = {one.stage: About(0, one.stage) for run in rows for one in run.asked}
-    about |= {s.name: About(s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
-    about |= {r.stage: About(r.number, r.title, Aim(r.aim), r.parent) for r in rows}
+    about: dict[str, About] = {
+        one.stage: (0, one.stage, Aim.loss, None) for run in rows for one in run.asked
+    }
+    about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
+    about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
     conditions, shared, claims = _conditions(rows), find_shared(records), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
@@ -112,23 +105,23 @@ def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> lis
         for one in run.asked:
             question = one.stage, one.without, one.plus, one.settings, one.reference
             asked[(*conditions[run.run], one.base), question].append(one)
-    baselines: dict[Key, Arm] = {}  # of two, as of an overlay that was edited, the newer one
-    for (key, _), (one, *_) in asked.items():
-        if about[one.stage].aim is Aim.baseline and not (one.without or one.plus):
-            both = baselines.get(key), arms[key[:2], one.settings]
-            baselines[key] = max(filter(None, both), key=lambda arm: arm.newest.started)
 
-    @cache
+    @cache  # each two arms are joined once
     def versus(arm: Arm, other: Arm | None) -> Versus:
-        """An arm against another: each two are joined once."""
         return Versus(arm, other, rules, shared)
 
     found = []
-    for (key, _), lines in asked.items():
-        arm, other = arms[key[:2], lines[-1].settings], arms.get((key[:2], lines[-1].reference))
-        base = None if about[lines[-1].stage].aim is Aim.flow else baselines.get(key)
-        pair = versus(arm, other), versus(arm, base)
-        found.append(Comparison(key, lines, about, claims, *pair))
+    for (key, (*_, settings, reference)), lines in asked.items():
+        pair = versus(arms[key[:2], settings], arms.get((key[:2], reference)))
+        found.append(Comparison(key, lines, about, claims, pair))
+    baselines: dict[Key, Arm] = {}  # of two, as of an overlay that was edited, the newer one
+    for each in found:
+        if each.aim is Aim.baseline and each.is_plain:
+            both = baselines.get(each.key, each.arm), each.arm
+            baselines[each.key] = max(both, key=lambda arm: arm.newest.started)
+    for each in found:
+        other = None if each.aim is Aim.flow else baselines.get(each.key)
+        each.baseline = versus(each.arm, other)
     return sorted(found, key=_order)
 
 
@@ -144,11 +137,10 @@ def _claims(ladder: Sequence[Stage]) -> dict[str, float]:
 
 
 def _chain(stage: str, about: Mapping[str, About]) -> list[str]:
-    found: list[str] = []
-    name: str | None = stage
-    while name is not None and name not in found:
+    found, name = list[str](), stage
+    while name and name not in found:
         found.append(name)
-        name = about[name].parent if name in about else None
+        name = (about[name][-1] if name in about else None) or ""
     return found
 
 
@@ -167,14 +159,11 @@ def _conditions(rows: Sequence[Row]) -> dict[str, Conditions]:
 
     A run that ended before all of it was known has that of a finished one that agrees with it.
     """
-    known = dict.fromkeys((run.experiment, run.equal) for run in rows if is_finished(run))
-    found = {}
+    finished = dict.fromkeys((run.experiment, run.equal) for run in rows if is_finished(run))
+    found = {run.run: (run.experiment, run.equal) for run in rows}
     for run in rows:
-        alike = (
-            (experiment, equal)
-            for experiment, equal in reversed(() if is_finished(run) else [*known])
-            if experiment == run.experiment
-            if all(a == b or not a for a, b in zip(run.equal, equal, strict=True))
-        )
-        found[run.run] = next(alike, (run.experiment, run.equal))
+        for experiment, equal in () if is_finished(run) else finished:
+            both = zip((run.experiment, *run.equal), (experiment, *equal), strict=True)
+            if all(a == b or not a for a, b in both):
+                found[run.run] = experiment, equal
     return found

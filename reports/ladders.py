@@ -1,7 +1,5 @@
 """Comparisons as ladders: those of one experiment under equal conditions and settings."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any

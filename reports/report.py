@@ -1,7 +1,5 @@
 """Everything that a report says, before it is put into words: comparisons, verdicts, tables."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from reports.read import read_records
 from reports.rules import read_rules
 from reports.side_by_side import find_alternatives
 from reports.speed import find_busy, find_shared
-from reports.verdicts import Verdict, is_judged_by_loss, judge
+from reports.verdicts import FAMILY, Verdict, judge
 from reports.worth import find_worth
 from stages.ladder import group_files, read_ladder
 from stages.plans import read_plan
@@ -26,10 +24,9 @@ from stages.plans import read_plan
 
 @dataclass(frozen=True)
 class PlanRuns:
-    """The comparisons of a plan, or of steps that were taken back or added without one.
+    """The comparisons of a plan, or without a `name` of steps taken back or added without one.
 
-    The latter have no `name`. Their verdicts are one family of tests. `group` is the ladder of the
-    first of them.
+    Their verdicts are one family of tests. `group` is the ladder of the first of them.
     """
 
     name: str
@@ -63,18 +60,18 @@ class Report:
         if not found:
             first = self.records.problems[0]
             raise UsageError(f"No run can be compared. The first problem: {first}")
-        self.groups = find_groups(found)
-        main = self.main = self.groups[0]
-        verdicts = judge(main.stages, self.rules, is_judged_by_loss)
+        main, *others = self.groups = find_groups(found)
+        self.main = main
+        verdicts = judge(main.stages, self.rules, FAMILY)
         self.verdicts = {s.name: v for s, v in zip(main.stages, verdicts, strict=True)}
         self.plans = self._plans(config_dirs)
         in_plans = {row for plan in self.plans for row in plan.rows}
-        others = [each for each in found if each.key != main.key and each not in in_plans]
-        self.alternatives = find_alternatives([*main.stages, *others], main.names, self.rules)
+        free = [each for each in found if each.key != main.key and each not in in_plans]
+        self.alternatives = find_alternatives([*main.stages, *free], main.names, self.rules)
         self.worth = find_worth(main, ladder, self.rules)
         self.rates = find_rates(main, found, ladder, self.rules)
         self.answer = find_answer(main, self.verdicts, self.alternatives, self.rules)
-        self.apart = [group for group in self.groups[1:] if self._is_apart(group, in_plans)]
+        self.apart = [group for group in others if self._is_apart(group, in_plans)]
         runs = {run.run: run for stage in main.stages for run in stage.arm.rounds}
         self.shared = sorted(find_shared(self.records) & main.names)
         self.busy = find_busy(list(runs.values()), self.rules)
@@ -95,17 +92,18 @@ class Report:
             in_main = all(row in self.main.stages for row in rows)
             if in_main and (self.main.baseline in rows or not rows[0].typed):
                 continue  # they are the main ladder
-            verdicts = judge(rows, self.rules, lambda each: not each.same_as)
+            verdicts = judge(rows, self.rules)
             plans.append(PlanRuns(name, abouts[name], rows, verdicts, by_key[rows[0].key]))
         return plans
 
     def _about(self, name: str, file: Path | None) -> PlanConf:
         """What a plan asks; its name alone where its file is gone, or cannot be read."""
         try:
-            return read_plan(file).about if file else PlanConf(title=name)
+            if file:
+                return read_plan(file).about
         except UsageError as mistake:
             self.records.problems.append(f"The plan {name} has no title: {mistake}")
-            return PlanConf(title=name)
+        return PlanConf(title=name)
 
     def _is_apart(self, group: Group, elsewhere: Collection[Comparison]) -> bool:
         """Whether a group has runs that are neither on the main ladder nor `elsewhere`."""

@@ -1,11 +1,9 @@
 """A verdict on each comparison: enums and numbers, which the templates put into words."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, StrEnum
 
 from conf.schema import Aim, ReportConf
 from reports.compare import Comparison
@@ -14,7 +12,7 @@ from reports.speed import Pace
 from reports.statistics import Estimate, Sample, holm, seeds_to_decide
 from runner.record import Status
 
-# The aims whose stages are the one family of tests: what Holm's method corrects for.
+# The aims of the ladder's stages that are one family of tests: what Holm's method corrects for.
 FAMILY = (Aim.loss, Aim.stability)
 
 
@@ -27,41 +25,21 @@ class Outcome(Enum):
     inconclusive = "inconclusive"
 
     @property
-    def flipped(self) -> Outcome:
+    def flipped(self) -> "Outcome":
         """That of the difference the other way round."""
         return {"lower": Outcome.higher, "higher": Outcome.lower}.get(self.value, self)
 
 
-class Reason(Enum):
-    """Why a difference is inconclusive."""
-
-    few = "few"  # fewer seeds than decide
-    lost = "lost"  # not every seed finished
-    spread = "spread"  # the seeds differ too much
-
-
-class Kind(Enum):
-    """What a verdict is about."""
-
-    unfinished = "unfinished"  # its own runs have not finished
-    flow = "flow"
-    baseline = "baseline"
-    same = "same"  # it trains exactly as its reference
-    alone = "alone"  # it has no reference
-    no_reference = "no_reference"  # which has not finished, or was never run
-    no_seed = "no_seed"  # none in common with the reference
-    speed = "speed"
-    one_seed = "one_seed"
-    tested = "tested"
-
-
-class Tone(Enum):
-    """How a verdict is coloured."""
-
-    good = "good"
-    bad = "bad"
-    even = "even"
-    none = "none"
+# Why a difference is inconclusive: fewer seeds than decide, some lost, or they differ too much.
+Reason = StrEnum("Reason", ["few", "lost", "spread"])
+# What a verdict is about, the first that holds: its own runs have not finished, it trains exactly
+# as its reference, it has none, that has not finished, or they have no seed in common.
+Kind = StrEnum("Kind", [
+    "unfinished", "flow", "baseline", "same", "alone", "no_reference", "no_seed", "speed",
+    "one_seed", "tested",
+])  # fmt: skip
+# How a verdict is coloured.
+Tone = StrEnum("Tone", ["good", "bad", "even", "none"])
 
 
 @dataclass(frozen=True)
@@ -85,11 +63,11 @@ class Verdict:
 
 
 def judge(
-    found: Sequence[Comparison], rules: ReportConf, in_family: Callable[[Comparison], bool]
+    found: Sequence[Comparison], rules: ReportConf, aims: Collection[Aim] = tuple(Aim)
 ) -> list[Verdict]:
-    """The verdict on each comparison, with those of the family corrected together."""
+    """The verdict on each comparison; those of stages with these aims are one family of tests."""
     pairs = [frozenset((each.asked.settings, each.asked.reference)) for each in found]
-    losses = [each.versus.loss if in_family(each) else None for each in found]
+    losses = [e.versus.loss if e.aim in aims and not e.same_as else None for e in found]
     family: dict[frozenset[str], Estimate] = {}  # the same two the other way round are no other
     for pair, loss in zip(pairs, losses, strict=True):
         if loss and math.isfinite(loss.p):
@@ -103,11 +81,6 @@ def judge(
         else:
             verdicts.append(_untested(each, rules))
     return verdicts
-
-
-def is_judged_by_loss(found: Comparison) -> bool:
-    """Whether a stage of a ladder is in the family of tests."""
-    return found.aim in FAMILY and not found.same_as
 
 
 def correct_family(losses: Sequence[Estimate]) -> list[Estimate]:

@@ -60,16 +60,13 @@ def find_answer(
     for stage in main.ladder:
         for name in _advice(stage, verdicts[stage.name], several, rules):
             advice[name].append(stage)
-    by_status = {status: [s for s in main.stages if s.arm.status is status] for status in Status}
+    ends = [end for end in Status if end is not Status.finished]
+    by_end = {end: [s for s in main.stages if s.arm.status is end] for end in ends}
     speeds = [s.versus.speed for s in main.ladder if s.versus.speed and not s.same_as]
     return Answer(
         advice,
         _untested(main, advice["lower"] + advice["with_more"], advice["higher"], rules),
-        {
-            status: found
-            for status, found in by_status.items()
-            if found and status is not Status.finished
-        },
+        {end: stages for end, stages in by_end.items() if stages},
         _lowest(main, rules),
         [top for top in main.tops if top is not main.baseline],
         [each for each in sweeps if any(row.more for row in each.rows)],
@@ -114,9 +111,8 @@ def _untested(
     untested = []
     for below, stages in found.items():
         test, gone = (",".join(each.stage for each in some) for some in (stages, below))
-        words = f"+stage={test}", f"without=[],[{gone}]"
-        command = over_seeds(stages[-1].arm.newest.command, seeds, words)
-        untested.append(Untested(stages, below, command))
+        command, words = stages[-1].arm.newest.command, [f"+stage={test}", f"without=[],[{gone}]"]
+        untested.append(Untested(stages, below, over_seeds(command, seeds, words)))
     return untested
 
 
@@ -126,6 +122,6 @@ def _lowest(main: Group, rules: ReportConf) -> Comparison | None:
     seeds = {tuple(run.seed for run in stage.arm.measurable) for stage in done}
     if len(seeds) != 1 or not main.tops:
         return None
-    best = min(done, key=lambda stage: stage.arm.mean("held_out"))
-    ends = min(top.arm.mean("held_out") for top in main.tops)
-    return best if ends - best.arm.mean("held_out") > rules.margin else None
+    losses = {stage: stage.arm.mean("held_out") for stage in main.ladder}
+    best, end = min(done, key=losses.__getitem__), min(losses[top] for top in main.tops)
+    return best if end - losses[best] > rules.margin else None

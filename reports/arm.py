@@ -101,8 +101,8 @@ def is_finished(run: Row) -> bool:
 class Versus:
     """The runs of an arm against those of another, joined by seed, and for speeds by repeat too.
 
-    What is compared is None, or empty, where the other arm was never run, where it is the same one,
-    and where they have no seed in common. `shared` are the names of runs that shared their machine.
+    All is None, or empty, where the other was never run, or is the same, and where they have no
+    seed in common. `shared` are the names of runs that shared their machine.
     """
 
     arm: Arm

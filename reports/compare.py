@@ -15,10 +15,8 @@ from reports.speed import find_shared
 from runner.record import Asked
 from stages.ladder import Stage
 
-Conditions = tuple[str, tuple[Any, ...]]  # the experiment, and what must be equal
-Key = tuple[str, tuple[Any, ...], str]  # with the hash of the ladder's settings
-
-
+# The experiment, what must be equal, and the hash of the ladder's settings.
+Key = tuple[str, tuple[Any, ...], str]
 About = tuple[int, str, Aim, str | None]  # of a stage: number, title, aim and parent
 
 
@@ -32,14 +30,10 @@ class Comparison:
     """
 
     baseline: Versus
+    claimed: float | None
 
     def __init__(
-        self,
-        key: Key,
-        lines: Sequence[Asked],
-        about: Mapping[str, About],
-        claims: Mapping[str, float],
-        versus: Versus,
+        self, key: Key, lines: Sequence[Asked], about: Mapping[str, About], versus: Versus
     ) -> None:
         asked = self.asked = lines[-1]
         self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
@@ -53,15 +47,10 @@ class Comparison:
         self.versus, self.arm, other = versus, versus.arm, versus.other
         self.lost = [*(other.lost if other else []), *self.arm.lost]  # of both sides
         self.chain = _chain(asked.stage, about)
-        below, self.against = self.chain[1:2], _named(*trained_by(asked.reference_command))
+        self.against = _named(*trained_by(asked.reference_command))
         self.same_as = self.against if asked.settings == asked.reference else ""
         # Whether it is compared with the stage that it stands on, if it stands on one.
-        self.is_on_parent = self.is_plain and self.against in ("", *below)
-        changed = self.without + self.plus
-        if self.is_plain and self.against in below:
-            changed = (asked.stage,)
-        claimed = claims.get(changed[0]) if len(changed) == 1 else None
-        self.claimed = 1 / claimed if claimed and self.without else claimed
+        self.is_on_parent = self.is_plain and self.against in ("", *self.chain[1:2])
 
 
 def _named(stage: str, without: str, plus: str) -> str:
@@ -84,17 +73,14 @@ def shown(value: Any) -> str:
 
 
 def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> list[Comparison]:
-    """Every question in the records, in the order of the ladder.
-
-    `ladder` tells what no record does of a stage.
-    """
+    """Every question, in the order of the ladder, which tells what no record does of a stage."""
     rows = [run for run in records.rows if run.asked]
     about: dict[str, About] = {
-        one.stage: (0, one.stage, Aim.loss, None) for run in rows for one in run.asked
+        line.stage: (0, line.stage, Aim.loss, None) for run in rows for line in run.asked
     }
     about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
     about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
-    conditions, shared, claims = _conditions(rows), find_shared(records), _claims(ladder)
+    conditions, shared = _conditions(rows), find_shared(records)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
     for run in sorted(rows, key=lambda run: (is_finished(run), run.started)):
@@ -113,34 +99,37 @@ def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> lis
     found = []
     for (key, (*_, settings, reference)), lines in asked.items():
         pair = versus(arms[key[:2], settings], arms.get((key[:2], reference)))
-        found.append(Comparison(key, lines, about, claims, pair))
+        found.append(Comparison(key, lines, about, pair))
     baselines: dict[Key, Arm] = {}  # of two, as of an overlay that was edited, the newer one
     for each in found:
         if each.aim is Aim.baseline and each.is_plain:
             both = baselines.get(each.key, each.arm), each.arm
             baselines[each.key] = max(both, key=lambda arm: arm.newest.started)
     for each in found:
-        other = None if each.aim is Aim.flow else baselines.get(each.key)
-        each.baseline = versus(each.arm, other)
+        base = None if each.aim is Aim.flow else baselines.get(each.key)
+        each.baseline, each.claimed = versus(each.arm, base), _claimed(each, ladder)
     return sorted(found, key=_order)
 
 
-def _claims(ladder: Sequence[Stage]) -> dict[str, float]:
-    """The guide's speed-ups by what `without` and `plus` call a change."""
-    found = {}
-    for stage in ladder:
-        for claim in stage.about.claims:
-            found[f"{stage.name}:{claim.change}"] = claim.speed_up
-            if [*stage.changes] == [claim.change]:
-                found[stage.name] = claim.speed_up
-    return found
+def _claimed(found: Comparison, ladder: Sequence[Stage]) -> float | None:
+    """The guide's claim for the one key that a comparison's runs change from the reference."""
+    changed = [*found.without, *found.plus]
+    if found.is_plain and found.against in found.chain[1:2]:
+        changed = [found.stage]
+    step, _, key = changed[0].partition(":") if len(changed) == 1 else ("", "", "")
+    claimed = None
+    for stage in (stage for stage in ladder if stage.name == step):
+        claims = {claim.change: claim.speed_up for claim in stage.about.claims}
+        keys = [key] if key else [*stage.changes]
+        claimed = claims.get(keys[0]) if len(keys) == 1 else None
+    return 1 / claimed if claimed and found.without else claimed
 
 
 def _chain(stage: str, about: Mapping[str, About]) -> list[str]:
     found, name = list[str](), stage
     while name and name not in found:
         found.append(name)
-        name = (about[name][-1] if name in about else None) or ""
+        name = about[name][-1] or "" if name in about else ""
     return found
 
 
@@ -154,7 +143,7 @@ def _order(found: Comparison) -> tuple[Any, ...]:
     return found.number, found.stage, *entries, typed
 
 
-def _conditions(rows: Sequence[Row]) -> dict[str, Conditions]:
+def _conditions(rows: Sequence[Row]) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """The experiment of each run by name, and what must be equal.
 
     A run that ended before all of it was known has that of a finished one that agrees with it.

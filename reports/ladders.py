@@ -31,10 +31,9 @@ class Group:
 
 
 def find_groups(found: Sequence[Comparison]) -> list[Group]:
-    """The groups, the main one first.
+    """The groups, the main one first: the one with the most finished stages.
 
-    That is the one with the most finished stages, then the most stages, then one without typed
-    settings, then the most seeds, then the newest.
+    Then with the most stages, then without typed settings, then with the most seeds, then newest.
     """
     by_key: dict[Key, list[Comparison]] = defaultdict(list)
     for each in found:

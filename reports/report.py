@@ -39,9 +39,9 @@ class PlanRuns:
 class Report:
     """What some records say, by some rules.
 
-    `groups` begin with the main ladder, whose `verdicts` are by name; `apart` are those of the
-    others that are shown nowhere else. `shared` and `busy` name runs of the main ladder that shared
-    their machine, and around which it was slow.
+    `groups` begin with the main ladder, whose `verdicts` are by name; `apart` are others that are
+    shown nowhere else. `shared` and `busy` name its runs that shared their machine, and around
+    which that was slow.
     """
 
     def __init__(
@@ -50,10 +50,7 @@ class Report:
         rules: ReportConf | None = None,
         config_dirs: Sequence[Path] = (),
     ) -> None:
-        """The report on experiment folders, by the rules of conf/report where none are given.
-
-        `config_dirs` hold stages and plans of the user's own. Raises UsageError.
-        """
+        """The report on experiment folders, see `reports.write_report`. Raises UsageError."""
         self.records, self.rules = read_records(experiments), rules or read_rules()
         ladder = read_ladder(config_dirs, self.records.problems)
         found = self.comparisons = compare(self.records, ladder, self.rules)
@@ -92,8 +89,8 @@ class Report:
             in_main = all(row in self.main.stages for row in rows)
             if in_main and (self.main.baseline in rows or not rows[0].typed):
                 continue  # they are the main ladder
-            verdicts = judge(rows, self.rules)
-            plans.append(PlanRuns(name, abouts[name], rows, verdicts, by_key[rows[0].key]))
+            group, verdicts = by_key[rows[0].key], judge(rows, self.rules)
+            plans.append(PlanRuns(name, abouts[name], rows, verdicts, group))
         return plans
 
     def _about(self, name: str, file: Path | None) -> PlanConf:

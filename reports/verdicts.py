@@ -48,8 +48,8 @@ class Verdict:
 
     `outcome` is None where nothing is claimed: with one seed, and outside the family. `p` and
     `p_equivalent` are Holm's adjusted p-values. `holds_from` is the step from which a difference
-    has the outcome's sign, where it clearly was the other way before. `seeds_needed` would decide
-    what is inconclusive: None where seeds would not, or more than a thousand would.
+    has the outcome's sign, where it was the other way before. `seeds_needed` would decide what is
+    inconclusive, if seeds would, and no more than a thousand.
     """
 
     kind: Kind
@@ -68,11 +68,9 @@ def judge(
     """The verdict on each comparison; those of stages with these aims are one family of tests."""
     pairs = [frozenset((each.asked.settings, each.asked.reference)) for each in found]
     losses = [e.versus.loss if e.aim in aims and not e.same_as else None for e in found]
-    family: dict[frozenset[str], Estimate] = {}  # the same two the other way round are no other
-    for pair, loss in zip(pairs, losses, strict=True):
-        if loss and math.isfinite(loss.p):
-            family.setdefault(pair, loss)
-    tested = dict(zip(family, correct_family(list(family.values())), strict=True))
+    tests = [(p, loss) for p, loss in zip(pairs, losses, strict=True) if loss and loss.p == loss.p]
+    family = dict(reversed(tests))  # the same two the other way round are no other
+    tested = dict(zip(family, correct_family([*family.values()]), strict=True))
     verdicts = []
     for each, pair, loss in zip(found, pairs, losses, strict=True):
         if loss and (known := tested.get(pair)):
@@ -103,11 +101,10 @@ def _untested(found: Comparison, rules: ReportConf) -> Verdict:
         Kind.speed: found.aim is Aim.speed,
         Kind.one_seed: True,
     }
-    kind, checks = next(kind for kind, holds in kinds.items() if holds), arm.newest.checks
-    tone = Tone.none
+    kind, tone = next(kind for kind, holds in kinds.items() if holds), Tone.none
     if kind is Kind.unfinished and arm.status in (Status.failed, Status.diverged):
         tone = Tone.bad
-    elif kind is Kind.flow and checks:
+    elif kind is Kind.flow and (checks := arm.newest.checks):
         tone = Tone.good if all(check.passed for check in checks) else Tone.bad
     elif kind is Kind.speed and loss:  # the loss of a speed stage is never an outcome
         paces = {Pace.faster: Tone.good, Pace.slower: Tone.bad, Pace.even: Tone.even}
@@ -155,6 +152,5 @@ def decide(
 
 def keeps_loss(loss: Estimate | None, rules: ReportConf) -> bool:
     """Whether enough seeds place a difference within the margin, tested alone."""
-    if loss is None or loss.n < rules.minimum_seeds:
-        return False
-    return loss.p_equivalent < 1 - rules.confidence
+    error = 1 - rules.confidence
+    return bool(loss and loss.n >= rules.minimum_seeds and loss.p_equivalent < error)

@@ -1,7 +1,5 @@
 """The answer a person came for, as decisions: which stages to take, and which are undecided."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,16 +38,17 @@ class Untested:
     """Stages that lowered the loss on `below`, which raised it: `command` tests them without."""
 
     stages: list[Comparison]
-    below: list[Comparison]
+    below: tuple[Comparison, ...]
     command: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The stages of a ladder by what was decided of them, named as in `Advice`.
+    """The stages of a ladder by what was decided of them.
 
     `lowest` is a stage that ended below the last one, `tops` are the ends of the ladder's branches,
-    `sweeps` the settings of one stage that were compared.
+    `sweeps` the settings of one stage that were compared. `decides` says whether there are several
+    seeds, `claims_speed` whether there are enough rounds for a claim.
     """
 
     advice: dict[str, list[Comparison]]
@@ -58,15 +57,12 @@ class Answer:
     lowest: Comparison | None
     tops: list[Comparison]
     sweeps: list[Alternatives]
-    decides: bool  # whether there are several seeds, so that something can be decided
-    claims_speed: bool  # whether there are enough rounds for a claim
+    decides: bool
+    claims_speed: bool
 
 
 def find_answer(
-    main: Group,
-    verdicts: Mapping[str, Verdict],
-    sweeps: Sequence[Alternatives],
-    rules: ReportConf,
+    main: Group, verdicts: Mapping[str, Verdict], sweeps: Sequence[Alternatives], rules: ReportConf
 ) -> Answer:
     """What was decided of the main ladder's stages."""
     several = len(main.seeds) > 1
@@ -74,15 +70,13 @@ def find_answer(
     for stage in main.ladder:
         for each in _advice(stage, verdicts[stage.name], several, rules):
             advice[each.value].append(stage)
-    unfinished = defaultdict(list)
-    for stage in main.stages:
-        if not stage.arm.finished:
-            unfinished[stage.arm.status].append(stage)
+    ends = [end for end in Status if end is not Status.finished]
+    by_end = {end: [s for s in main.stages if s.arm.status is end] for end in ends}
     speeds = [s.versus.speed for s in main.ladder if s.versus.speed and not s.same_as]
     return Answer(
         advice,
         _untested(main, advice["lower"] + advice["with_more"], advice["higher"], rules),
-        {status: unfinished[status] for status in Status if status in unfinished},
+        {end: stages for end, stages in by_end.items() if stages},
         _lowest(main, rules),
         [top for top in main.tops if top is not main.baseline],
         [each for each in sweeps if any(row.more for row in each.rows)],
@@ -95,28 +89,24 @@ def _advice(
     stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
 ) -> Iterator[Advice]:
     """What is said of a stage; with one seed nothing is undecided, since nothing is decided."""
-    match verdict.outcome:
-        case Outcome.lower:
-            yield Advice.with_more if stage.versus.takes_more else Advice.lower
-        case Outcome.inconclusive:
-            yield Advice.undecided
-        case Outcome():
-            yield Advice(verdict.outcome.value)
-    if several and verdict.kind in (Kind.one_seed, Kind.no_seed):
+    kind, outcome, speed = verdict.kind, verdict.outcome, stage.versus.speed
+    if outcome is Outcome.lower:
+        yield Advice.with_more if stage.versus.takes_more else Advice.lower
+    elif outcome is Outcome.inconclusive or (several and kind in (Kind.one_seed, Kind.no_seed)):
         yield Advice.undecided
-    if verdict.kind is Kind.no_reference:
+    elif outcome:
+        yield Advice(outcome.value)
+    elif kind is Kind.no_reference:
         yield Advice.no_reference
-    speed = stage.versus.speed
     if speed is None or stage.same_as:
         return
-    is_for_speed = verdict.kind is Kind.speed
     if speed.pace is Pace.faster:
         if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE:
-            keeps = keeps_loss(stage.versus.loss, rules) or verdict.outcome is Outcome.lower
+            keeps = keeps_loss(stage.versus.loss, rules) or outcome is Outcome.lower
             yield Advice.faster if keeps else Advice.costly
-    elif is_for_speed and speed.pace is Pace.slower:
+    elif kind is Kind.speed and speed.pace is Pace.slower:
         yield Advice.slower
-    elif is_for_speed and several:
+    elif kind is Kind.speed and several:
         yield Advice.undecided_speed
 
 
@@ -124,20 +114,20 @@ def _untested(
     main: Group, helps: Sequence[Comparison], harms: Sequence[Comparison], rules: ReportConf
 ) -> list[Untested]:
     """The stages that help and stand on those that harm, unless they were tested without them."""
-    found: dict[tuple[str, ...], Untested] = {}
+    found: dict[tuple[Comparison, ...], list[Comparison]] = defaultdict(list)
     for stage in helps:
-        below = [each for each in harms if each.stage in stage.chain[1:]]
-        names = tuple(each.stage for each in below)
-        tested = any(c.stage == stage.stage and {*c.without} >= {*names} for c in main.comparisons)
+        below = tuple(each for each in harms if each.stage in stage.chain[1:])
+        names = {each.stage for each in below}
+        tested = any(c.stage == stage.stage and names <= {*c.without} for c in main.comparisons)
         if below and not tested:
-            stages = [*(found[names].stages if names in found else []), stage]
-            seeds = main.seeds if len(main.seeds) > 1 else range(1, rules.minimum_seeds + 1)
-            words = [f"+stage={','.join(each.stage for each in stages)}"]
-            words.append(f"without=[],[{','.join(names)}]")
-            found[names] = Untested(
-                stages, below, over_seeds(stage.arm.newest.command, seeds, words)
-            )
-    return list(found.values())
+            found[below].append(stage)
+    seeds = main.seeds if len(main.seeds) > 1 else range(1, rules.minimum_seeds + 1)
+    untested = []
+    for below, stages in found.items():
+        test, gone = (",".join(each.stage for each in some) for some in (stages, below))
+        command, words = stages[-1].arm.newest.command, [f"+stage={test}", f"without=[],[{gone}]"]
+        untested.append(Untested(stages, below, over_seeds(command, seeds, words)))
+    return untested
 
 
 def _lowest(main: Group, rules: ReportConf) -> Comparison | None:
@@ -146,6 +136,6 @@ def _lowest(main: Group, rules: ReportConf) -> Comparison | None:
     seeds = {tuple(run.seed for run in stage.arm.measurable) for stage in done}
     if len(seeds) != 1 or not main.tops:
         return None
-    best = min(done, key=lambda stage: stage.arm.mean("held_out"))
-    ends = min(top.arm.mean("held_out") for top in main.tops)
-    return best if ends - best.arm.mean("held_out") > rules.margin else None
+    losses = {stage: stage.arm.mean("held_out") for stage in main.ladder}
+    best, end = min(done, key=losses.__getitem__), min(losses[top] for top in main.tops)
+    return best if end - losses[best] > rules.margin else None

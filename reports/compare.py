@@ -1,108 +1,70 @@
 """The join: what commands asked for, its runs, and what these are compared with."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from conf.schema import Aim, ReportConf
 from reports.arm import Arm, Versus, is_finished
 from reports.commands import trained_by
 from reports.read import Records, Row
 from reports.speed import find_shared
+from runner.record import Asked
 from stages.ladder import Stage
 
-Conditions = tuple[str, tuple[Any, ...]]  # the experiment, and what must be equal
-Key = tuple[str, tuple[Any, ...], str]  # with the hash of the ladder's settings
+# The experiment, what must be equal, and the hash of the ladder's settings.
+Key = tuple[str, tuple[Any, ...], str]
+About = tuple[int, str, Aim, str | None]  # of a stage: number, title, aim and parent
 
 
-class About(NamedTuple):
-    """What is known of a stage."""
-
-    number: int
-    title: str
-    aim: Aim
-    parent: str | None
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A question that commands asked: a stage with its arithmetic and typed settings.
 
-    `key` is what makes one ladder, `chain` the stage and those that it stands on, downwards.
-    `versus` compares its runs with those of its reference, called `against`, which
-    `reference_command` trains, and `baseline` with those of the ladder's baseline. `claimed` is the
-    speed-up that the guide claims for its difference from the reference.
+    `asked` is its newest line, `key` what makes one ladder, `chain` the stage and those that it
+    stands on, downwards. `versus` compares its runs with those of its reference, called `against`,
+    or `same_as` where both have the same settings, and `baseline` with those of the ladder's
+    baseline. `claimed` is the speed-up that the guide claims for its difference from the reference.
     """
 
-    key: Key
-    stage: str
-    without: tuple[str, ...]
-    plus: tuple[str, ...]
-    typed: dict[str, Any]
-    plans: frozenset[str]
-    settings: str
-    reference: str
-    reference_command: str
-    against: str
-    number: int
-    title: str
-    aim: Aim
-    chain: tuple[str, ...]
-    claimed: float | None
-    arm: Arm
-    versus: Versus
     baseline: Versus
+    claimed: float | None
 
-    @property
-    def is_plain(self) -> bool:
-        return not (self.without or self.plus)
-
-    @property
-    def is_on_parent(self) -> bool:
-        """Whether it is compared with the stage that it stands on, if it stands on one."""
-        return self.is_plain and self.against in ("", *self.chain[1:2])
-
-    @property
-    def same_as(self) -> str:
-        """What it trains exactly as, where its reference has the same settings; else empty."""
-        return self.against if self.settings == self.reference else ""
-
-    @property
-    def name(self) -> str:
-        """The stage with its arithmetic, as one would say it."""
-        return _named(self.stage, self.without, self.plus)
-
-    @property
-    def what(self) -> str:
-        """The same with the typed settings."""
-        return " ".join([self.name, *(f"{key}={shown(v)}" for key, v in self.typed.items())])
-
-    @property
-    def lost(self) -> list[Row]:
-        """The runs of both sides that have no loss."""
-        return [*(self.versus.other.lost if self.versus.other else []), *self.arm.lost]
+    def __init__(
+        self, key: Key, lines: Sequence[Asked], about: Mapping[str, About], versus: Versus
+    ) -> None:
+        asked = self.asked = lines[-1]
+        self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
+        self.number, self.title, self.aim, _ = about[asked.stage]
+        entries = asked.without, asked.plus
+        self.without, self.plus = (tuple(text.split(",")) if text else () for text in entries)
+        self.is_plain = not any(entries)
+        self.typed: dict[str, Any] = json.loads(asked.typed)
+        self.name = _named(asked.stage, *entries)
+        self.what = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.typed.items())])
+        self.versus, self.arm, other = versus, versus.arm, versus.other
+        self.lost = [*(other.lost if other else []), *self.arm.lost]  # of both sides
+        self.chain = _chain(asked.stage, about)
+        self.against = _named(*trained_by(asked.reference_command))
+        self.same_as = self.against if asked.settings == asked.reference else ""
+        # Whether it is compared with the stage that it stands on, if it stands on one.
+        self.is_on_parent = self.is_plain and self.against in ("", *self.chain[1:2])
 
 
-def _named(stage: str, without: Sequence[str], plus: Sequence[str]) -> str:
-    words = [stage]
-    for word, entries in (("without", without), ("plus", plus)):
-        words += [f"{word} {', '.join(entries)}"] if entries else []
-    return " ".join(words)
+def _named(stage: str, without: str, plus: str) -> str:
+    """A stage with its arithmetic, as one would say it."""
+    entries = {"without": without, "plus": plus}
+    said = (f" {word} {text.replace(',', ', ')}" for word, text in entries.items() if text)
+    return stage + "".join(said)
 
 
 def shown(value: Any) -> str:
     """A configured value as one would type it."""
     match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
+        case None | bool():
+            return json.dumps(value)
         case list() | tuple():
             return f"[{', '.join(map(shown, value))}]"
         case float():
@@ -111,53 +73,41 @@ def shown(value: Any) -> str:
 
 
 def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> list[Comparison]:
-    """Every question in the records, in the order of the ladder.
-
-    `ladder` tells what no record does of a stage.
-    """
+    """Every question, in the order of the ladder, which tells what no record does of a stage."""
     rows = [run for run in records.rows if run.asked]
-    about = {s.name: About(s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
-    about |= {r.stage: About(r.number, r.title, Aim(r.aim), r.parent) for r in rows}
+    about: dict[str, About] = {
+        line.stage: (0, line.stage, Aim.loss, None) for run in rows for line in run.asked
+    }
+    about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
+    about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
     conditions, shared, claims = _conditions(rows), find_shared(records), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
-    asked: dict[Any, list[Any]] = defaultdict(list)
     for run in sorted(rows, key=lambda run: (is_finished(run), run.started)):
         rounds[conditions[run.run], run.asked[0].settings][run.seed, run.repeat] = run
+    arms = {each: Arm(list(runs.values()), records) for each, runs in rounds.items()}
+    asked: dict[tuple[Key, Any], list[Asked]] = defaultdict(list)
     for run in rows:
         for one in run.asked:
-            key = *conditions[run.run], one.base
-            asked[key, one.stage, one.without, one.plus, one.settings, one.reference].append(one)
-    arms = {each: Arm(list(runs.values()), records) for each, runs in rounds.items()}
-    baselines: dict[Key, str] = {}  # of two, as of an overlay that was edited, the newer one
-    for key, stage, without, plus, settings, _ in asked:
-        if stage in about and about[stage].aim is Aim.baseline and not (without or plus):
-            known = arms.get((key[:2], baselines.get(key, "")))
-            if known is None or arms[key[:2], settings].newest.started > known.newest.started:
-                baselines[key] = settings
+            question = one.stage, one.without, one.plus, one.settings, one.reference
+            asked[(*conditions[run.run], one.base), question].append(one)
 
-    @cache
-    def versus(equal: Conditions, settings: str, other: str) -> Versus:
-        """An arm against another: each two are joined once."""
-        return Versus(arms[equal, settings], arms.get((equal, other)), rules, shared)
+    @cache  # each two arms are joined once
+    def versus(arm: Arm, other: Arm | None) -> Versus:
+        return Versus(arm, other, rules, shared)
 
     found = []
-    for (key, stage, *entries, settings, reference), lines in asked.items():
-        without, plus = (tuple(text.split(",")) if text else () for text in entries)
-        number, title, aim, _ = about.get(stage, About(0, stage, Aim.loss, None))
-        against, below = _named(*trained_by(lines[-1].reference_command)), key[:2]
-        base = "" if aim is Aim.flow else baselines.get(key, "")
-        chain, claimed = _chain(stage, about), claims.get((without or plus or (stage,))[0])
-        if len(without + plus) > 1 or (not (without or plus) and against not in chain[1:2]):
-            claimed = None
-        found.append(Comparison(
-            key, stage, without, plus, json.loads(lines[-1].typed),
-            frozenset(line.plan for line in lines if line.plan),
-            settings, reference, lines[-1].reference_command, against,
-            number, title, aim, chain, 1 / claimed if claimed and without else claimed,
-            arms[below, settings], versus(below, settings, reference),
-            versus(below, settings, base),
-        ))  # fmt: skip
+    for (key, (*_, settings, reference)), lines in asked.items():
+        pair = versus(arms[key[:2], settings], arms.get((key[:2], reference)))
+        found.append(Comparison(key, lines, about, pair))
+    baselines: dict[Key, Arm] = {}  # of two, as of an overlay that was edited, the newer one
+    for each in found:
+        if each.aim is Aim.baseline and each.is_plain:
+            both = baselines.get(each.key, each.arm), each.arm
+            baselines[each.key] = max(both, key=lambda arm: arm.newest.started)
+    for each in found:
+        base = None if each.aim is Aim.flow else baselines.get(each.key)
+        each.baseline, each.claimed = versus(each.arm, base), _claimed(each, claims)
     return sorted(found, key=_order)
 
 
@@ -172,42 +122,45 @@ def _claims(ladder: Sequence[Stage]) -> dict[str, float]:
     return found
 
 
-def _chain(stage: str, about: Mapping[str, About]) -> tuple[str, ...]:
-    found: list[str] = []
-    name: str | None = stage
-    while name is not None and name not in found:
+def _claimed(found: Comparison, claims: Mapping[str, float]) -> float | None:
+    """The guide's speed-up for the one change in which both sides differ, if it names one."""
+    changed, below = found.plus, _named(found.stage, found.asked.without, "")
+    if not found.plus:
+        changed, below = found.without, found.stage
+    if found.is_plain:
+        changed, below = (found.stage,), "".join(found.chain[1:2])
+    claimed = claims.get(changed[0]) if len(changed) == 1 and found.against == below else None
+    return 1 / claimed if claimed and changed == found.without else claimed
+
+
+def _chain(stage: str, about: Mapping[str, About]) -> list[str]:
+    found, name = list[str](), stage
+    while name and name not in found:
         found.append(name)
-        name = about[name].parent if name in about else None
-    return tuple(found)
-
-
-def by_size(value: Any) -> tuple[bool, float, str]:
-    """For sorting: numbers by size, and everything else by its words after them."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return not is_number, value if is_number else 0, "" if is_number else str(value)
+        name = about[name][-1] or "" if name in about else ""
+    return found
 
 
 def _order(found: Comparison) -> tuple[Any, ...]:
-    """The ladder's order; fewer entries before more, and numbers by size."""
+    """The ladder's order; fewer entries before more, and numbers by size before all else."""
+    typed = []
+    for key, value in found.typed.items():
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        typed.append((key, not is_number, value if is_number else str(value)))
     entries = (len(found.without), found.without, len(found.plus), found.plus)
-    typed = [(key, by_size(value)) for key, value in found.typed.items()]
     return found.number, found.stage, *entries, typed
 
 
-def _conditions(rows: Sequence[Row]) -> dict[str, Conditions]:
+def _conditions(rows: Sequence[Row]) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """The experiment of each run by name, and what must be equal.
 
     A run that ended before all of it was known has that of a finished one that agrees with it.
     """
-    known = dict.fromkeys((run.experiment, run.equal) for run in rows if is_finished(run))
-    found = {}
+    finished = dict.fromkeys((run.experiment, run.equal) for run in rows if is_finished(run))
+    found = {run.run: (run.experiment, run.equal) for run in rows}
     for run in rows:
-        alike = (
-            each
-            for each in reversed(known)
-            if each[0] == run.experiment
-            if all(a == b or not a for a, b in zip(run.equal, each[1], strict=True))
-        )
-        own = run.experiment, run.equal
-        found[run.run] = own if is_finished(run) else next(alike, own)
+        for experiment, equal in () if is_finished(run) else finished:
+            both = zip((run.experiment, *run.equal), (experiment, *equal), strict=True)
+            if all(a == b or not a for a, b in both):
+                found[run.run] = experiment, equal
     return found

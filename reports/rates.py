@@ -70,7 +70,9 @@ def find_rates(
         if len(arms) < 2:
             continue
         windows = {
-            rate: pd.concat({run.seed: pd.Series(arm.windows(run)) for run in arm.measurable})
+            rate: pd.concat(
+                {run.seed: pd.Series(arm.records.final_windows(run.run)) for run in arm.measurable}
+            )
             for rate, arm in arms.items()
         }
         losses = pd.DataFrame(windows).dropna()  # a row a seed and window that every rate has

@@ -1,9 +1,7 @@
 """Everything that a report says, before it is put into words: comparisons, verdicts, tables."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from reports.read import read_records
 from reports.rules import read_rules
 from reports.side_by_side import find_alternatives
 from reports.speed import find_busy, find_shared
-from reports.verdicts import Verdict, is_judged_by_loss, judge
+from reports.verdicts import FAMILY, Verdict, judge
 from reports.worth import find_worth
 from stages.ladder import group_files, read_ladder
 from stages.plans import read_plan
@@ -26,10 +24,9 @@ from stages.plans import read_plan
 
 @dataclass(frozen=True)
 class PlanRuns:
-    """The comparisons of a plan, or of steps that were taken back or added without one.
+    """The comparisons of a plan, or without a `name` of steps taken back or added without one.
 
-    The latter have no `name`. Their verdicts are one family of tests. `group` is the ladder of the
-    first of them.
+    Their verdicts are one family of tests. `group` is the ladder of the first of them.
     """
 
     name: str
@@ -42,9 +39,9 @@ class PlanRuns:
 class Report:
     """What some records say, by some rules.
 
-    `groups` begin with the main ladder, whose `verdicts` are by name; `apart` are those of the
-    others that are shown nowhere else. `shared` and `busy` name runs of the main ladder that shared
-    their machine, and around which it was slow.
+    `groups` begin with the main ladder, whose `verdicts` are by name; `apart` are others that are
+    shown nowhere else. `shared` and `busy` name its runs that shared their machine, and around
+    which that was slow.
     """
 
     def __init__(
@@ -53,29 +50,25 @@ class Report:
         rules: ReportConf | None = None,
         config_dirs: Sequence[Path] = (),
     ) -> None:
-        """The report on experiment folders, by the rules of conf/report where none are given.
-
-        `config_dirs` hold stages and plans of the user's own. Raises UsageError.
-        """
+        """The report on experiment folders, see `reports.write_report`. Raises UsageError."""
         self.records, self.rules = read_records(experiments), rules or read_rules()
         ladder = read_ladder(config_dirs, self.records.problems)
         found = self.comparisons = compare(self.records, ladder, self.rules)
         if not found:
             first = self.records.problems[0]
             raise UsageError(f"No run can be compared. The first problem: {first}")
-        self.groups = find_groups(found)
-        main = self.main = self.groups[0]
-        verdicts = judge(main.stages, self.rules, is_judged_by_loss)
+        main, *others = self.groups = find_groups(found)
+        self.main = main
+        verdicts = judge(main.stages, self.rules, FAMILY)
         self.verdicts = {s.name: v for s, v in zip(main.stages, verdicts, strict=True)}
         self.plans = self._plans(config_dirs)
-        in_plans = {id(row) for plan in self.plans for row in plan.rows}
-        elsewhere = in_plans | {id(each) for each in found if each.key == main.key}
-        free = [*main.stages, *(each for each in found if id(each) not in elsewhere)]
-        self.alternatives = find_alternatives(free, main.names, self.rules)
+        in_plans = {row for plan in self.plans for row in plan.rows}
+        free = [each for each in found if each.key != main.key and each not in in_plans]
+        self.alternatives = find_alternatives([*main.stages, *free], main.names, self.rules)
         self.worth = find_worth(main, ladder, self.rules)
         self.rates = find_rates(main, found, ladder, self.rules)
         self.answer = find_answer(main, self.verdicts, self.alternatives, self.rules)
-        self.apart = self._apart(in_plans)
+        self.apart = [group for group in others if self._is_apart(group, in_plans)]
         runs = {run.run: run for stage in main.stages for run in stage.arm.rounds}
         self.shared = sorted(find_shared(self.records) & main.names)
         self.busy = find_busy(list(runs.values()), self.rules)
@@ -89,33 +82,28 @@ class Report:
                 members[(name, *each.key[:2], run.model, run.scale)].append(each)
         by_key = {group.key: group for group in reversed(self.groups)}
         files = group_files("plan", config_dirs)
-        names = dict.fromkeys(key[0] for key in members)
-        abouts = {name: self._about(name, files.get(name)) for name in names}
+        abouts = {n: self._about(n, files.get(n)) for n in dict.fromkeys(key[0] for key in members)}
         plans = []
         for key in sorted(members, key=lambda key: (not key[0], key[0])):
             name, rows = key[0], members[key]
             in_main = all(row in self.main.stages for row in rows)
             if in_main and (self.main.baseline in rows or not rows[0].typed):
                 continue  # they are the main ladder
-            verdicts = judge(rows, self.rules, lambda each: not each.same_as)
-            plans.append(PlanRuns(name, abouts[name], rows, verdicts, by_key[rows[0].key]))
+            group, verdicts = by_key[rows[0].key], judge(rows, self.rules)
+            plans.append(PlanRuns(name, abouts[name], rows, verdicts, group))
         return plans
 
     def _about(self, name: str, file: Path | None) -> PlanConf:
         """What a plan asks; its name alone where its file is gone, or cannot be read."""
         try:
-            return read_plan(file).about if file else PlanConf(title=name)
+            if file:
+                return read_plan(file).about
         except UsageError as mistake:
             self.records.problems.append(f"The plan {name} has no title: {mistake}")
-            return PlanConf(title=name)
+        return PlanConf(title=name)
 
-    def _apart(self, in_plans: set[int]) -> list[Group]:
-        """The other groups with runs that are shown nowhere else."""
-        side_by_side = {id(row.found) for each in self.alternatives for row in each.rows}
-        apart = []
-        for group in self.groups[1:]:
-            shown = [s for s in group.stages if not s.arm.names <= self.main.names]
-            shown = [stage for stage in shown if id(stage) not in in_plans]
-            if shown and not (len(shown) == 1 and id(shown[0]) in side_by_side):
-                apart.append(group)
-        return apart
+    def _is_apart(self, group: Group, elsewhere: Collection[Comparison]) -> bool:
+        """Whether a group has runs that are neither on the main ladder nor `elsewhere`."""
+        new = [s for s in group.stages if s not in elsewhere and not s.arm.names <= self.main.names]
+        beside = [row.found for each in self.alternatives for row in each.rows]
+        return len(new) > 1 or any(stage not in beside for stage in new)

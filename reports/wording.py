@@ -56,7 +56,7 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         steps=lambda stage: formats.count(stage.arm.mean("steps")),
         baseline_command=baseline_command,
         reference_command=lambda s: over_seeds(
-            s.reference_command, [run.seed for run in s.arm.runs]
+            s.asked.reference_command, [run.seed for run in s.arm.runs]
         ),
         differences=differences,
         applied=lambda runs: {name for run in runs for name in run.applied},

@@ -75,7 +75,8 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     top = max(tops, key=lambda name: (tops.count(name), name), default="")
     taken = [c for c in taken if c.stage == top]
     alone = {c.plus[0]: c.versus for c in added if len(c.plus) == 1}
-    missing = {c.without[0]: Versus(c.versus.other, c.arm, rules) for c in taken}
+    both = [(c.without[0], c.versus.other, c.arm) for c in taken]
+    missing = {step: Versus(plain_arm, arm, rules) for step, plain_arm, arm in both if plain_arm}
     in_place = {name: each.versus for name, each in plain.items()}
     found = {Way.in_place: in_place, Way.alone: alone, Way.missing: missing}
     losses = _factorial(plain[lowest].arm, added) if lowest else pd.DataFrame()

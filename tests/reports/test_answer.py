@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from reports.report import Report
 from reports.rules import read_rules
 from reports.verdicts import Tone
 from reports.wording import sentences, words
-from tests.reports.conftest import FIVE, ORDER, RATE, write_run, write_stages
+from tests.reports.conftest import FIVE, ORDER, RATE, question, write_run, write_stages
 
 SAY = words(read_rules())
 
@@ -163,3 +164,11 @@ def test_a_claim_of_the_guide_stands_beside_what_was_measured_for_its_change_alo
     (plan,) = Report([tmp_path / "pad"]).plans
     speeds = [row[5] for row in tables.rows(plan.rows, plan).rows]
     assert sorted(speed.notes[1:] for speed in speeds) == [[], ["guide: 0.77×"]]
+    for added in ([], ["step06:model.pad_vocab"]):
+        write_run(tmp_path / "inside", "step09", without=["step06"], plus=added)
+    elsewhere = replace(
+        question("step09", without=["step07"]), reference_command="m r +stage=step02"
+    )
+    write_run(tmp_path / "inside", "step09", without=["step07"], asked=[elsewhere])
+    (said,) = claimed(tmp_path / "inside").values()
+    assert said.startswith("the guide claims 1.30×"), "step09 less step07 is not against step09"

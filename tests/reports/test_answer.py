@@ -167,7 +167,7 @@ def test_a_claim_of_the_guide_stands_beside_what_was_measured_for_its_change_alo
     for added in ([], ["step06:model.pad_vocab"]):
         write_run(tmp_path / "inside", "step09", without=["step06"], plus=added)
     elsewhere = replace(
-        question("step09", without=["step07"]), reference_command="m r +stage=step02"
+        question("step09", without=["step07"]), reference_command="python -m runner +stage=step02"
     )
     write_run(tmp_path / "inside", "step09", without=["step07"], asked=[elsewhere])
     (said,) = claimed(tmp_path / "inside").values()

@@ -15,7 +15,6 @@ from rich.console import Console
 
 import reports
 from conf.errors import UsageError
-from conf.schema import ReportConf
 from reports.rules import read_rules
 from runner import world
 from runner.experiments import config_dirs, experiments
@@ -23,11 +22,9 @@ from runner.messages import error, say
 
 
 class Report(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Writes the report on each experiment after a run, and during and after a sweep.
+    """Writes the report after a run, every `refresh_minutes` of a sweep, and at its end.
 
-    During a sweep it is refreshed every `refresh_minutes`. It is also written when the sweep is
-    interrupted or a job raises, where Hydra does not call `on_multirun_end`. Of several processes
-    of one run the first writes it.
+    Also where a sweep is interrupted or a job raises, and Hydra does not call `on_multirun_end`.
     """
 
     def __init__(self, refresh_minutes: float) -> None:
@@ -57,29 +54,20 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
         _report(config, Console())
 
 
-def _rules(config: DictConfig) -> ReportConf:
-    """The report's settings; a sweep's configuration does not hold what was typed, see `task`."""
-    typed = [word for word in config.hydra.overrides.task if word.startswith("report.")]
-    return read_rules([word.removeprefix("report.") for word in typed])
-
-
 def _report(config: DictConfig, console: Console | None = None) -> list[Path]:
-    """Write the report on each experiment, and return its pages.
-
-    An error is printed and leaves the runs as they are.
-    """
+    """Write the report on each experiment, and return its pages; an error is only printed."""
     pages = []
-    for experiment in experiments(config) if world.is_first() else ():
-        if not any(experiment.glob("*/*/run.json")):
+    task = config.hydra.overrides.task  # a sweep's configuration does not hold what was typed
+    typed = [word.removeprefix("report.") for word in task if word.startswith("report.")]
+    for folder in experiments(config) if world.is_first() else ():
+        if not any(folder.glob("*/*/run.json")):
             continue
         try:
-            page = reports.write_report([experiment], _rules(config), config_dirs(config), console)
-            pages.append(page)
+            rules, own = read_rules(typed), config_dirs(config)
+            pages.append(reports.write_report([folder], rules, own, console))
         except UsageError as mistake:
             error(str(mistake))
         except Exception as mistake:
-            error(
-                f"The report on {experiment} could not be written ({type(mistake).__name__}: "
-                f"{mistake}); python -m reports {experiment} tries again."
-            )
+            said = f"could not be written ({type(mistake).__name__}: {mistake})"
+            error(f"The report on {folder} {said}; python -m reports {folder} tries again.")
     return pages

@@ -11,6 +11,9 @@ from reports.speed import SpeedUp
 from reports.statistics import Estimate
 
 NONE = "–"
+MARKDOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\`*_[]|~$"}
+)
 
 
 def number(value: float | None, form: str, unit: str = "") -> str:
@@ -22,47 +25,33 @@ loss = partial(number, form=".3f")
 count = partial(number, form=",.0f")
 
 
-def interval(worst: float, best: float) -> str:
-    """The guide's interval, [worst, best]."""
-    return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
-
-
 def signed(value: float) -> str:
     """A difference in loss, with its sign."""
     rounded = number(value, "+.3f").replace("-", "−")
     return "0.000" if rounded[1:] == "0.000" else rounded
 
 
-def bounds(estimate: Estimate | None) -> str:
-    """The interval of a difference in loss; empty where it is unknown."""
-    if estimate is None or not estimate.known:
-        return ""
-    return f"{signed(estimate.low)} to {signed(estimate.high)}"
+def bounds(found: Estimate) -> str:
+    """The interval of a difference in loss, or of a speed-up; empty where it is unknown."""
+    low, high = (f"{x:.2f}" if found.neutral else signed(x) for x in (found.low, found.high))
+    return f"{low} to {high}" if found.known else ""
 
 
-def change(estimate: Estimate | None) -> str:
+def change(found: Estimate | None) -> str:
     """A difference in loss, with its interval."""
-    if estimate is None:
+    if found is None:
         return NONE
-    within = bounds(estimate)
-    return f"{signed(estimate.value)} ({within})" if within else signed(estimate.value)
+    return signed(found.value) + (f" ({bounds(found)})" if found.known else "")
 
 
 def times(speed: SpeedUp | None) -> str:
     """A speed-up as a factor."""
-    return NONE if speed is None else f"{speed.estimate.value:.2f}×"
+    return f"{speed.estimate.value:.2f}×" if speed else NONE
 
 
 def times_bounds(speed: SpeedUp | None) -> str:
-    """The interval of a speed-up over rounds; empty where it is a figure without a claim."""
-    if speed is None or speed.doubt:
-        return ""
-    return f"{speed.estimate.low:.2f} to {speed.estimate.high:.2f}"
-
-
-MARKDOWN = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\`*_[]|~$"}
-)
+    """The interval of a speed-up; empty where it is a figure without a claim."""
+    return bounds(speed.estimate) if speed and not speed.doubt else ""
 
 
 def markdown(value: Any) -> str:

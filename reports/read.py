@@ -6,13 +6,15 @@ A record that cannot be read, or that is not a run's, is left out and named in `
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +23,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from conf.errors import UsageError
-from runner.record import (
-    HELD_OUT,
-    STEPS,
-    Asked,
-    Run,
-    Settings,
-    Status,
-    Step,
-    UnreadableRecord,
-    Window,
-    columns,
-    must_be_equal,
-    read_asked,
-    read_run,
-    speed_conditions,
-    summarise,
-    warm_steps,
-)
+from runner import record
 
 Floats = npt.NDArray[np.float64]
 Row = Any  # a row of the frame of runs: its columns are its attributes
+Folder = tuple[str, Path, record.Run]  # a run's name, from its experiment's down, and its record
 
-
+WHOSE = dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs")
 RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
-    **columns(Settings),
-    **columns(Run),
+    **record.columns(record.Settings),
+    **record.columns(record.Run),
     "asked": "what commands asked of it, see runner.record.Asked",
     "equal": "what must be equal to compare losses, see runner.record.must_be_equal",
     "equal_speed": "what must be equal to compare speeds too",
@@ -55,26 +41,21 @@ RUN_COLUMNS = {
     "host": "the machine's name",
 }
 STEP_COLUMNS = {
-    **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
-    **columns(Step),
+    **WHOSE,
+    **record.columns(record.Step),
     "warm": "whether the step counts for speed",
     "tokens_seen": "tokens trained on up to and with the step",
     "seconds": "sum of step_ms up to and with the step, in seconds",
 }
-WINDOW_COLUMNS = {
-    **dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs"),
-    **columns(Window),
-}
+WINDOW_COLUMNS = {**WHOSE, **record.columns(record.Window)}
 
 
 @dataclass(frozen=True, repr=False)
 class Records:
-    """What was read.
+    """A row a run, a step and a window of an evaluation, with RUN_COLUMNS and so on.
 
-    runs: a row a run, columns as in RUN_COLUMNS, in order of experiment, stage, seed and start.
-    steps: a row a step of a run (tidy), columns as in STEP_COLUMNS.
-    windows: a row a window of an evaluation of a run (tidy), columns as in WINDOW_COLUMNS.
-    problems: a sentence for each record that was left out, or read only in part.
+    They are in order of experiment, stage, seed and start. `problems` has a sentence for each
+    record that was left out, or read only in part.
     """
 
     runs: pd.DataFrame
@@ -106,70 +87,49 @@ class Records:
 
     def final_windows(self, run: str) -> Floats:
         """The losses of a run's last evaluation, in nats/token, in the order of the windows."""
-        if run not in self.evaluations:
-            return np.empty(0)
-        table = self.evaluations[run]
+        table = self.evaluations.get(run, self.windows[:0])
         last = table[table["step"] == table["step"].max()]
         return last.sort_values("first_token")["loss"].to_numpy()
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A run's folder with its record; `name` is the run's, from its experiment's down."""
-
-    experiment: str
-    name: str
-    path: Path
-    run: Run
 
 
 def read_records(experiments: Iterable[str | Path]) -> Records:
     """Every run under these experiment folders; see `reports.load`."""
     paths = list(dict.fromkeys(Path(experiment) for experiment in experiments))
-    if not paths:
-        raise UsageError("No experiment was named; give its folder, such as outputs/ladder.")
     problems: list[str] = []
     folders: list[Folder] = []
     for experiment, named in _names(paths).items():
         for path in _run_folders(experiment):
             name = f"{named}/{path.parent.name}/{path.name}"
-            try:
-                folders.append(Folder(named, name, path, _read_run(path)))
-            except UnreadableRecord as error:
-                problems.append(f"{name} is left out: {error}.")
+            with _noted(problems, f"{name} is left out"):
+                folders.append((name, path, record.read_run(path)))
     if not folders:
+        where = f"of {len(problems)} under {paths[0]} can be read" if paths else "was asked for"
         first = f" The first problem: {problems[0]}" if problems else ""
-        raise UsageError(
-            f"No record of {len(problems)} under {paths[0]} can be read; train a stage with "
-            f"`python -m runner +stage=step02`.{first}"
-        )
-    folders.sort(key=lambda f: (
-        f.experiment, f.run.stage.number, f.run.stage.name, f.run.seed, f.run.started,
-    ))  # fmt: skip
-    steps = _table(folders, STEPS, Step, problems).sort_values(["run", "step"], kind="stable")
+        raise UsageError(f"No record {where}; name a folder such as outputs/ladder.{first}")
+    steps = _table(folders, record.STEPS, record.Step, problems)
     # A resumed run may write a step again; what it wrote last is what it trained on from.
-    steps = steps.drop_duplicates(["run", "step"], keep="last", ignore_index=True)
-    windows = _table(folders, HELD_OUT, Window, problems)
-    taken = steps.groupby("run").indices
-    rows = [_row(f, steps.iloc[taken.get(i, [])], problems) for i, f in enumerate(folders)]
-    runs = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
-    warm = [warm_steps(len(taken.get(i, [])), f.run.resumed_at) for i, f in enumerate(folders)]
-    steps["warm"] = [*chain.from_iterable(warm)]
+    steps = steps.drop_duplicates(["of", "step"], keep="last")
+    steps = steps.sort_values(["of", "step"], ignore_index=True)
+    windows = _table(folders, record.HELD_OUT, record.Window, problems)
+    by_run = steps.groupby("of")
+    rows, warm = [], []
+    for number, (name, path, run) in enumerate(folders):
+        taken = steps.iloc[by_run.indices.get(number, [])]
+        asked = _asked(name, path, run.command, problems)
+        rows.append({**_row(name, run, taken), "asked": asked})
+        warm += record.warm_steps(len(taken), run.resumed_at)
+    steps["warm"] = np.array(warm, bool)
+    steps["tokens_seen"] = by_run["tokens"].cumsum()
+    steps["seconds"] = by_run["step_ms"].cumsum() / 1000
     steps["loss"] = steps["loss"].where(np.isfinite(steps["loss"]))
-    sums = steps.groupby("run")[["tokens", "step_ms"]].cumsum()
-    steps["tokens_seen"], steps["seconds"] = sums["tokens"], sums["step_ms"] / 1000
-    return Records(
-        runs,
-        _of_runs(steps, runs)[list(STEP_COLUMNS)].astype({"warm": bool}),
-        _of_runs(windows, runs)[list(WINDOW_COLUMNS)],
-        problems,
+    runs = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
+    runs = runs.sort_values(["experiment", "number", "stage", "seed", "started"])
+    # A copy lies in memory by type, which makes each run's part of it small.
+    steps, windows = (
+        runs[list(WHOSE)].merge(table, left_index=True, right_on="of")[list(names)].copy()
+        for table, names in ((steps, STEP_COLUMNS), (windows, WINDOW_COLUMNS))
     )
-
-
-def _of_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """A table with the runs' names for their numbers, and with what the tables say of a run."""
-    said = runs[["run", "experiment", "stage", "seed"]].iloc[table["run"]]
-    return pd.concat([said.reset_index(drop=True), table.drop(columns="run")], axis=1)
+    return Records(runs.reset_index(drop=True), steps, windows, problems)
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -183,117 +143,90 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _run_folders(experiment: Path) -> list[Path]:
     try:
-        files = [f for name in ("run.json", STEPS) for f in experiment.glob(f"*/*/{name}")]
+        files = [f for name in ("run.json", record.STEPS) for f in experiment.glob(f"*/*/{name}")]
+        # An experiment below this one has a report.
+        if folders := {file.parent for file in files if file.parent.name != "report"}:
+            return sorted(folders)
         below = sorted(experiment.glob("*/*/*/run.json"))
+        what = "holds no runs" if experiment.exists() else "does not exist"
     except OSError as error:
         raise UsageError(f"{experiment} cannot be read: {error.strerror}.") from None
-    # An experiment below this one has a report.
-    if folders := sorted({file.parent for file in files if file.parent.name != "report"}):
-        return folders
-    if below:
-        raise UsageError(
-            f"{experiment} holds experiments, not runs; name one of them, "
-            f"such as `python -m reports {below[0].parents[2]}`."
-        )
-    what = "is not a folder" if experiment.exists() else "does not exist"
-    if experiment.is_dir():
-        what = "holds no runs (a run is <stage>/<label>/run.json)"
-    raise UsageError(
-        f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, or train a "
-        "stage first with `python -m runner +stage=step02`."
-    )
+    what = "holds experiments, not runs" if below else what
+    example = below[0].parents[2] if below else "outputs/ladder"
+    raise UsageError(f"{experiment} {what}; give an experiment's folder, such as {example}.")
 
 
-def _read_run(path: Path) -> Run:
+@contextlib.contextmanager
+def _noted(problems: list[str], what: str) -> Iterator[None]:
+    """Where a file cannot be read within, have the problems say what that means, and why."""
     try:
-        run = read_run(path)
-    except FileNotFoundError:
-        raise UnreadableRecord("there is no run.json beside its steps.csv") from None
+        yield
+    except record.UnreadableRecord as error:
+        problems.append(f"{what}: {error}.")
     except OSError as error:
-        raise UnreadableRecord(f"run.json cannot be read ({error.strerror})") from None
+        problems.append(f"{what}: it cannot be read ({error.strerror}).")
+
+
+def _row(name: str, run: record.Run, steps: pd.DataFrame) -> dict[str, Any]:
+    """A run as a row of the frame of runs, given its steps."""
     if run.is_abandoned:
         message = "Its process ended without closing the record."
-        run = replace(run, status=Status.interrupted, message=message)
-    return run
-
-
-def _row(folder: Folder, steps: pd.DataFrame, problems: list[str]) -> dict[str, Any]:
-    """A run as a row of the frame of runs, given its steps."""
-    run = folder.run
+        run = replace(run, status=record.Status.interrupted, message=message)
     if not run.status.is_final:
-        done = [Step(*values) for values in steps[list(columns(Step))].itertuples(index=False)]
-        run = replace(run, results=summarise(done, run.resumed_at, run.results))
+        table = steps[list(record.columns(record.Step))]
+        done = [record.Step(*values) for values in table.itertuples(index=False)]
+        run = replace(run, results=record.summarise(done, run.resumed_at, run.results))
     return {
         **dict(_values(run.settings)),
         **dict(_values(run)),
-        "run": folder.name,
-        "experiment": folder.experiment,
-        "status": run.status.value,
-        "aim": run.stage.aim.value,
-        "asked": _asked(folder, problems),
-        "equal": must_be_equal(run),
-        "equal_speed": speed_conditions(run),
+        "run": name,
+        "experiment": name.rsplit("/", 2)[0],
+        "equal": record.must_be_equal(run),
+        "equal_speed": record.speed_conditions(run),
         "frozen": run.model.frozen,
         "host": run.process.host,
     }
 
 
-def _asked(folder: Folder, problems: list[str]) -> list[Asked]:
+def _asked(name: str, path: Path, command: str, problems: list[str]) -> list[record.Asked]:
     """What was asked of a run; a line that cannot be, as its settings are others, is left out."""
-    found = read_asked(folder.path)
-    whole = [one for one in found if one.settings == found[0].settings and _is_object(one.typed)]
+    found, whole = record.read_asked(path), []
+    for one in found:
+        with contextlib.suppress(ValueError):
+            if one.settings == found[0].settings and isinstance(json.loads(one.typed), dict):
+                whole.append(one)
     if not found:
-        again = f"type its command again: {folder.run.command}"
-        problems.append(f"{folder.name} is compared with nothing, as it has no asked.csv; {again}.")
+        again = f"as it has no asked.csv; type its command again: {command}"
+        problems.append(f"{name} is compared with nothing, {again}.")
     elif len(whole) < len(found):
-        problems.append(f"{folder.name}: {len(found) - len(whole)} lines of asked.csv are damaged.")
+        problems.append(f"{name}: {len(found) - len(whole)} lines of asked.csv are damaged.")
     return whole
-
-
-def _is_object(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return isinstance(json.loads(text), dict)
-    return False
 
 
 def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]) -> pd.DataFrame:
     """The whole lines of a table of all runs, Step or Window, with the number of the run.
 
-    A file that cannot be read joins the problems. The last line may be cut short.
+    The last line may be cut short. A file of a run that has ended must be what the run wrote.
     """
-    names, lines = list(columns(kind)), []
-    for number, folder in enumerate(folders):
-        run = folder.run
-        sha256 = run.steps_sha256 if kind is Step else run.held_out_sha256
-        try:
-            text = _text(folder.path / file, ",".join(names), sha256)
-        except UnreadableRecord as error:
-            what = "curve" if kind is Step else "held-out windows"
-            problems.append(f"{folder.name} has no {what}: {error}.")
-        else:
-            lines += [f"{number},{line}".split(",") for line in text.split("\n")[1:-1]]
-    whole = [line for line in lines if len(line) == 1 + len(names)]
-    table = pd.DataFrame(whole, columns=["run", *names]).apply(pd.to_numeric, errors="coerce")
-    counts = ["run", *(entry.name for entry in fields(kind) if entry.type is int)]
-    counted = table[counts].ge(0) & table[counts].lt(np.inf)
-    kinds = {name: np.int64 if name in counts else np.float64 for name in table}
-    return table[counted.all(axis=1)].astype(kinds).reset_index(drop=True)
-
-
-def _text(path: Path, header: str, sha256: str | None) -> str:
-    """A table's lines below its header; `sha256` is its checksum once its run has ended."""
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8")
-    except FileNotFoundError:
-        raise UnreadableRecord(f"there is no {path.name}") from None
-    except (OSError, UnicodeDecodeError):
-        raise UnreadableRecord(f"{path.name} is not readable text") from None
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise UnreadableRecord(f"{path.name} is damaged: it is not what the run wrote")
-    if not text.startswith(f"{header}\n"):
-        raise UnreadableRecord(f"{path.name} has no columns {header.replace(',', ', ')}")
-    return text
+    names = list(record.columns(kind))
+    header, lines = ",".join(names), [",".join(["of", *names])]
+    for number, (name, path, run) in enumerate(folders):
+        wrote = getattr(run, f"{file.removesuffix('.csv')}_sha256")
+        with _noted(problems, f"{name} is shown without its {file}"):
+            content = (path / file).read_bytes()
+            if wrote and hashlib.sha256(content).hexdigest() != wrote:
+                raise record.UnreadableRecord("it is damaged, and not what the run wrote")
+            first, *found = content.decode(errors="replace").split("\n")
+            if first != header:
+                raise record.UnreadableRecord(f"it has no columns {', '.join(names)}")
+            commas = header.count(",")
+            lines += [f"{number},{line}" for line in found[:-1] if line.count(",") == commas]
+    text = io.BytesIO("\n".join(lines).encode())
+    table = pd.read_csv(text, lineterminator="\n", quoting=csv.QUOTE_NONE, low_memory=False)
+    table = table.apply(pd.to_numeric, errors="coerce").astype(float)
+    counts = ["of", *(entry.name for entry in fields(kind) if entry.type is int)]
+    counted = table[counts].ge(0) & table[counts].lt(2**53)
+    return table[counted.all(axis=1)].astype(dict.fromkeys(counts, np.int64))
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:
@@ -301,6 +234,7 @@ def _values(part: Any) -> Iterator[tuple[str, Any]]:
     for entry in fields(part):
         value = getattr(part, entry.name)
         if "doc" in entry.metadata:
-            yield entry.metadata["column"] or entry.name, value
+            name = entry.metadata["column"] or entry.name
+            yield name, value.value if isinstance(value, Enum) else value
         elif is_dataclass(value):
             yield from _values(value)

@@ -11,20 +11,16 @@ from conf.errors import UsageError
 from conf.schema import ReportConf, validator
 from stages.ladder import CONF
 
-DEFAULTS = CONF / "report" / "default.yaml"
-
 
 def read_rules(overrides: Sequence[str] = ()) -> ReportConf:
     """The defaults with overrides such as `margin=0.05`. Raises UsageError for a wrong one."""
     from pydantic import ValidationError
 
     try:
-        typed = OmegaConf.merge(
-            OmegaConf.structured(ReportConf),
-            OmegaConf.load(DEFAULTS),
-            OmegaConf.from_dotlist(list(overrides)),
-        )
-        rules: ReportConf = validator(ReportConf).validate_python(OmegaConf.to_container(typed))
+        defaults = OmegaConf.load(CONF / "report" / "default.yaml")
+        typed = OmegaConf.from_dotlist(list(overrides))
+        merged = OmegaConf.merge(OmegaConf.structured(ReportConf), defaults, typed)
+        rules: ReportConf = validator(ReportConf).validate_python(OmegaConf.to_container(merged))
     except OmegaConfBaseException as error:
         said = str(error).splitlines()[0]
         raise UsageError(f"{' '.join(overrides)}: {said}.") from None

@@ -12,14 +12,11 @@ from rich.text import Text
 
 from reports import tables
 from reports.report import Report
-from reports.tables import Table
 from reports.wording import sentences, words
 
-# Columns of a terminal below which a stage's verdict is a line of its own.
-NARROW = 100
+NARROW = 100  # columns of a terminal below which a stage's verdict is a line of its own
+ALL_NUMBERS = 70  # from which it has room for more numbers
 SHORT = ["Stage", "Held-out loss", "Difference", "×baseline"]
-MORE = ["Interval", "Tokens/s"]  # which a terminal of so many columns has room for
-ALL_NUMBERS = 70
 COMPARED = ["With", "Run", "Against", "Held-out loss", "From the lowest", "Difference", "Outcome"]
 MOST_ROWS = 12  # of a plan's table
 STYLES = {"good": "green", "bad": "red", "none": "dim"}
@@ -32,11 +29,10 @@ def show(report: Report, written: Path, console: Console) -> None:
         _print(tables.side_by_side(report.answer.sweeps), COMPARED, console)
     else:
         ladder, narrow = tables.ladder(report, {}, say), console.width < NARROW
-        wide = SHORT + MORE * (console.width >= ALL_NUMBERS)
+        wide = SHORT + ["Interval", "Tokens/s"] * (console.width >= ALL_NUMBERS)
         _print(ladder, wide + ["Verdict"] * (not narrow), console)
         for stage, *_, verdict in ladder.rows if narrow else ():
-            said = Text(verdict.text, style=STYLES.get(verdict.tone, ""))
-            console.print(Text(f"{stage.text}: ").append(said))
+            console.print(Text(f"{stage.text}: ").append(_text(verdict)))
     for plan in report.plans:
         if len(plan.rows) <= MOST_ROWS:
             _print(tables.rows(plan.rows, plan), COMPARED, console)
@@ -50,7 +46,7 @@ def show(report: Report, written: Path, console: Console) -> None:
     console.print(Text(f"Report: {written}"), soft_wrap=True)
 
 
-def _print(table: Table, titles: Sequence[str], console: Console) -> None:
+def _print(table: tables.Table, titles: Sequence[str], console: Console) -> None:
     """The columns of a table that are named."""
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     chosen = [i for i, (title, _) in enumerate(table.columns) if title in titles]
@@ -58,6 +54,9 @@ def _print(table: Table, titles: Sequence[str], console: Console) -> None:
         justify: Any = "right" if kind == "number" else "left"
         shown.add_column(title.lower(), justify=justify, no_wrap=kind == "number", overflow="fold")
     for row in table.rows:
-        cells = (row[i] for i in chosen)
-        shown.add_row(*(Text(cell.text, style=STYLES.get(cell.tone, "")) for cell in cells))
+        shown.add_row(*(_text(row[i]) for i in chosen))
     console.print(shown)
+
+
+def _text(cell: tables.Cell) -> Text:
+    return Text(cell.text, style=STYLES.get(cell.tone, ""))

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from conf.schema import Aim
-from reports.arm import Versus
+from reports.arm import Arm, Versus
 from reports.compare import Comparison, shown
-from reports.formats import (
-    NONE,
-    bounds,
-    change,
-    count,
-    interval,
-    loss,
-    number,
-    signed,
-    times,
-    times_bounds,
-    together,
-)
+from reports.formats import NONE, bounds, change, count, loss, number, signed, times, together
 from reports.palette import Look
 from reports.report import PlanRuns, Report
 from reports.side_by_side import Alternatives
@@ -30,6 +19,9 @@ from reports.verdicts import Verdict
 from reports.worth import Way
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
+# The columns that hold no numbers, and how they are set.
+KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome"), "")
+KINDS |= {"Verdict": "judged"}
 
 
 @dataclass(frozen=True)
@@ -43,112 +35,102 @@ class Cell:
     more: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Columns, each a title and a kind, and rows of as many cells."""
+Cells = Mapping[str, Cell | str]
 
-    columns: list[tuple[str, str]]
-    rows: list[list[Cell]]
-    title: str = ""
-    kind: str = ""
+
+class Table:
+    """Rows of cells, or of their texts, by the title of the column; `columns` adds its kind."""
+
+    def __init__(self, found: Sequence[Cells], title: str = "", kind: str = "") -> None:
+        self.title, self.kind = title, kind
+        self.columns = [(name, KINDS.get(name, "number")) for row in found[:1] for name in row]
+        self.rows = [[Cell(c) if isinstance(c, str) else c for c in row.values()] for row in found]
 
 
 def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
     """The main ladder: what each stage changes, its interval, losses, speed and verdict."""
-    columns = [
-        ("Stage", ""), ("Interval", "number"), ("Held-out loss", "number"),
-        ("Difference", "number"), ("To the baseline", "number"), ("Tokens/s", "number"),
-        ("×baseline", "number"), ("Peak memory", "number"), ("Verdict", "judged"),
-    ]  # fmt: skip
     known: dict[str, str] = {}
-    rows = []
+    found: list[Cells] = []
     for s in r.main.stages:
-        arm, verdict = s.arm, r.verdicts[s.name]
-        run, seeds = arm.newest, len(arm.finished)
+        arm, run, why = s.arm, s.arm.newest, s.arm.not_applied
         changes = run.changes if run.stage == s.stage else {}
+        again = [what for what in why if known.get(what) == why[what]]
         notes = [s.title, *(f"{k} {shown(a)} → {shown(b)}" for k, (a, b) in changes.items())]
-        notes += arm.notes
-        again = [what for what, why in arm.not_applied.items() if known.get(what) == why]
-        notes += [f"Not applied: {w}: {y}" for w, y in arm.not_applied.items() if w not in again]
+        notes += [*arm.notes, *(f"Not applied: {w}: {why[w]}" for w in why if w not in again)]
         notes += [f"Still not applied: {together(again)}"] if again else []
-        known |= arm.not_applied
+        known |= why
+        speed = count(arm.mean("tokens_per_second"))
         spread, error = arm.spread("held_out"), arm.mean("held_out_error")
-        beside = [f"sd {loss(spread)}"] if spread == spread else []
-        if not beside and error == error:
-            beside = [f"± {loss(error)} by the text"]
+        by_text = [] if math.isnan(error) else [f"± {loss(error)} by the text"]
+        beside = by_text if math.isnan(spread) else [f"sd {loss(spread)}"]
         compiled = f"{number(run.compile_s, '.1f', ' s')} to compile, {run.compile_cache}"
         at = s.versus.at_tokens if s.versus.takes_more else None
         equal = [f"{signed(at.loss.value)} at equal tokens"] if at else []
-        rows.append([
-            Cell(s.name, notes, look=look.get(s.stage)),
-            Cell(interval(arm.mean("worst"), arm.mean("best"))),
-            Cell(loss(arm.mean("held_out")), beside),
-            _difference(s.versus, seeds, equal),
-            _difference(s.baseline, seeds),
-            Cell(count(arm.mean("tokens_per_second")), [compiled] if run.compile_cache else []),
-            _speed_up(s.baseline.speed),
-            Cell(number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB")),
-            Cell(
-                say("verdict", s, verdict), _judged(s, verdict, say),
-                verdict.tone.value, more=_more(s, changes),
-            ),
-        ])  # fmt: skip
-    return Table(columns, rows, kind="ladder")
+        found.append({
+            "Stage": Cell(s.name, notes, look=look.get(s.stage)),
+            "Interval": _interval(arm),
+            "Held-out loss": Cell(loss(arm.mean("held_out")), beside),
+            "Difference": _difference(s.versus, equal),
+            "To the baseline": _difference(s.baseline),
+            "Tokens/s": Cell(speed, [compiled] if run.compile_cache else []),
+            "×baseline": _speed_up(s.baseline.speed),
+            "Peak memory": number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB"),
+            "Verdict": _verdict(s, r.verdicts[s.name], changes, say),
+        })  # fmt: skip
+    return Table(found, kind="ladder")
 
 
-def _judged(s: Comparison, verdict: Verdict, say: Say) -> list[str]:
-    """What is said below a verdict."""
-    run, needed = s.arm.newest, verdict.seeds_needed
+def _verdict(s: Comparison, verdict: Verdict, changes: Mapping[str, Any], say: Say) -> Cell:
+    """A verdict; below it the guide's words, findings and checks can be opened."""
+    run, needed, findings = s.arm.newest, verdict.seeds_needed, s.arm.findings
     notes = [f"about {needed} seeds would decide"] if needed else []
     notes += [say("claimed", s)] if s.claimed and s.versus.speed else []
-    said = run.message and run.status not in ("finished", "failed")
-    return [*notes, run.message] if said else notes
+    notes += [run.message] if run.message and run.status not in ("finished", "failed") else []
+    more = {
+        "The guide": [run.guide] if changes or s.aim is Aim.baseline else [],
+        ", ".join(findings): [
+            f"{f.severity.value}, in {n} of {len(s.arm.runs)} runs: {f.sentence} {f.advice}"
+            for n, f in findings.values()
+        ],
+        "The checks": [f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in run.checks],
+    }
+    opened = {summary: lines for summary, lines in more.items() if lines}
+    return Cell(say("verdict", s, verdict), notes, verdict.tone.value, more=opened)
 
 
-def _more(s: Comparison, changes: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What can be opened below a verdict: the guide's words, findings, and checks."""
-    arm = s.arm
-    more = {"The guide": [arm.newest.guide]} if changes or s.aim is Aim.baseline else {}
-    if arm.findings:
-        more[", ".join(arm.findings)] = [
-            f"{f.severity.value}, in {n} of {len(arm.runs)} runs: {f.sentence} {f.advice}"
-            for n, f in arm.findings.values()
-        ]
-    if arm.newest.checks:
-        more["The checks"] = [
-            f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in arm.newest.checks
-        ]
-    return more
+def _interval(arm: Arm) -> str:
+    """The guide's interval."""
+    worst, best = arm.mean("worst"), arm.mean("best")
+    return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
 
 
-def _difference(versus: Versus, seeds: int, more: Sequence[str] = ()) -> Cell:
+def _difference(versus: Versus, more: Sequence[str] = ()) -> Cell:
     """A difference in loss, with its interval, and over what it is where that is not all seeds."""
     found = versus.loss
-    if found is None:
+    if found is None or versus.arm is None:
         return Cell(NONE)
-    notes = [bounds(found)] if found.known else []
-    notes += [f"{found.n} {found.over.value}"] if found.n != seeds and found.known else []
-    return Cell(signed(found.value), [*notes, *more])
+    over = [f"{found.n} {found.over.value}"] if found.n != len(versus.arm.finished) else []
+    return Cell(signed(found.value), [*([bounds(found), *over] if found.known else []), *more])
 
 
-def _speed_up(speed: SpeedUp | None) -> Cell:
-    return Cell(times(speed), [times_bounds(speed) or "no claim"] if speed else [])
+def _speed_up(speed: SpeedUp | None, more: Sequence[str] = ()) -> Cell:
+    if speed is None:
+        return Cell(NONE)
+    return Cell(times(speed), ["no claim" if speed.doubt else bounds(speed.estimate), *more])
 
 
 def side_by_side(found: Sequence[Alternatives]) -> Table:
     """A row an alternative, with its difference from the lowest."""
-    columns = [
-        ("Stage", ""), ("With", ""), ("Seeds", "number"), ("Interval", ""),
-        ("Held-out loss", "number"), ("From the lowest", "number"), ("Tokens/s", "number"),
-    ]  # fmt: skip
-    return Table(columns, [
-        [
-            Cell(stage.name, [stage.title]), Cell(settings(row.differs)),
-            Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
-            Cell(interval(arm.mean("worst"), arm.mean("best"))), Cell(loss(arm.mean("held_out"))),
-            Cell("lowest" if row is stage.lowest else change(row.more)),
-            Cell(count(arm.mean("tokens_per_second"))),
-        ]
+    return Table([
+        {
+            "Stage": Cell(stage.name, [stage.title]),
+            "With": settings(row.differs),
+            "Seeds": ", ".join(f"{n} {status}" for status, n in arm.statuses.items()),
+            "Interval": _interval(arm),
+            "Held-out loss": loss(arm.mean("held_out")),
+            "From the lowest": "lowest" if row is stage.lowest else change(row.more),
+            "Tokens/s": count(arm.mean("tokens_per_second")),
+        }
         for stage in found for row in stage.rows for arm in [row.found.arm]
     ])  # fmt: skip
 
@@ -160,37 +142,34 @@ def settings(differs: Mapping[str, Any]) -> str:
 
 def worth(r: Report) -> Table:
     """A step by every way to say what it is worth."""
-    columns = [("Step", ""), *((way.value.capitalize(), "number") for way in Way)]
-    return Table(columns, [
-        [Cell(s.stage.name, [s.stage.about.title]), *(Cell(change(s.ways.get(w))) for w in Way)]
+    return Table([
+        {
+            "Step": Cell(s.stage.name, [s.stage.about.title]),
+            **{way.value.capitalize(): change(s.ways.get(way)) for way in Way},
+        }
         for s in (r.worth.steps if r.worth else [])
     ])  # fmt: skip
 
 
 def rates(r: Report) -> Table:
     """A stage at the ladder's learning rate, and at its own best one."""
-    columns = [
-        ("Stage", ""), ("Rate on the ladder", "number"), ("Best rate", "number"), ("Against", ""),
-        ("At the ladder's rates", "number"), ("At the best rates", "number"),
-    ]  # fmt: skip
-    return Table(columns, [
-        [
-            Cell(s.stage.name, [s.stage.about.title]), Cell(shown(s.fixed)),
-            Cell(shown(s.best), ["at the grid's edge"] * s.at_edge),
-            *(Cell(text) for text in (s.below or NONE, change(s.at_fixed), change(s.at_best))),
-        ]
+    return Table([
+        {
+            "Stage": Cell(s.stage.name, [s.stage.about.title]),
+            "Rate on the ladder": shown(s.fixed),
+            "Best rate": Cell(shown(s.best), ["at the grid's edge"] * s.at_edge),
+            "Against": s.below or NONE,
+            "At the ladder's rates": change(s.at_fixed),
+            "At the best rates": change(s.at_best),
+        }
         for s in r.rates
     ])  # fmt: skip
 
 
 def rows(found: Sequence[Comparison], plan: PlanRuns | None = None, title: str = "") -> Table:
     """Comparisons, a row each, with the outcomes of a plan's."""
-    columns = [
-        ("Run", ""), ("Against", ""), ("Seeds", "number"), ("Held-out loss", "number"),
-        ("Difference", "number"), ("Speed-up", "number"), ("Outcome", ""),
-    ]  # fmt: skip
     outcomes = [v.outcome for v in plan.verdicts] if plan else [None] * len(found)
-    cells = []
+    cells: list[Cells] = []
     for row, outcome in zip(found, outcomes, strict=True):
         arm, what, against = row.arm, row.what, row.against
         found_loss, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
@@ -199,16 +178,13 @@ def rows(found: Sequence[Comparison], plan: PlanRuns | None = None, title: str =
             arm, what, against, more = row.versus.other, row.against, row.what, 1 / more
             found_loss, outcome = found_loss and found_loss.flipped, outcome and outcome.flipped
             speed = speed and SpeedUp(speed.estimate.flipped, speed.doubt)
-        speed_up = _speed_up(speed)
-        if row.claimed and speed:
-            speed_up = replace(speed_up, notes=[*speed_up.notes, f"guide: {row.claimed:.2f}×"])
-        cells.append([
-            Cell(what),
-            Cell(against or NONE, [f"{more:.3g} times the tokens"] if more > 1.01 else []),
-            Cell(", ".join(f"{n} {status}" for status, n in arm.statuses.items())),
-            Cell(loss(arm.mean("held_out"))),
-            Cell(change(found_loss)),
-            speed_up,
-            Cell(outcome.value if outcome else NONE),
-        ])  # fmt: skip
-    return Table(columns, cells, title)
+        cells.append({
+            "Run": what,
+            "Against": Cell(against or NONE, [f"{more:.3g} times the tokens"] * (more > 1.01)),
+            "Seeds": ", ".join(f"{n} {status}" for status, n in arm.statuses.items()),
+            "Held-out loss": loss(arm.mean("held_out")),
+            "Difference": change(found_loss),
+            "Speed-up": _speed_up(speed, [f"guide: {row.claimed:.2f}×"] if row.claimed else []),
+            "Outcome": outcome.value if outcome else NONE,
+        })  # fmt: skip
+    return Table(cells, title)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -19,74 +19,61 @@ from stages.ladder import Stage
 
 FORMAT = 1
 MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
-WHOLE = ("answer", "worth", "rates", "alternatives", "busy", "shared")  # of a report
 
 
 def as_json(r: Report) -> str:
     """What report.json holds; estimates are in nats/token, speed-ups are ratios."""
+    whole = ("rules", "answer", "worth", "rates", "alternatives", "busy", "shared")
     found = {
         "format": FORMAT,
-        "rules": asdict(r.rules),
-        **{name: _plain(getattr(r, name)) for name in WHOLE},
-        "comparisons": _rows(r),
-        "plans": [
-            {
-                "plan": plan.name,
-                "rows": [
-                    {"what": row.what, "against": row.against, **_plain(verdict)}
-                    for row, verdict in zip(plan.rows, plan.verdicts, strict=True)
-                ],
-            }
-            for plan in r.plans
-        ],
+        **{name: getattr(r, name) for name in whole},
+        "comparisons": _comparisons(r),
+        "plans": [{"plan": plan.name, "rows": [
+            {"what": row.what, "against": row.against, **vars(verdict)}
+            for row, verdict in zip(plan.rows, plan.verdicts, strict=True)
+        ]} for plan in r.plans],
         "problems": r.records.problems,
-    }
-    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    }  # fmt: skip
+    return json.dumps(_plain(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_frame(r: Report) -> pd.DataFrame:
     """A row a comparison, in full precision, with columns such as reference_loss_value."""
-    frame = pd.json_normalize(_rows(r), sep="_")
+    frame = pd.json_normalize(_plain(_comparisons(r)), sep="_")
     # A column whose first value is null and whose others are estimates is empty there.
     empty = [c for c in frame if any(str(other).startswith(f"{c}_") for other in frame)]
     return frame.drop(columns=[c for c in empty if frame[c].isna().all()])
 
 
-def _rows(r: Report) -> list[dict[str, Any]]:
+def _comparisons(r: Report) -> list[dict[str, Any]]:
     """The comparisons; those of group 0, the main ladder, come first, with their verdicts."""
     order = {group.key: number for number, group in enumerate(r.groups)}
-    found = sorted(r.comparisons, key=lambda each: order[each.key])
-    verdicts = {id(stage): _plain(r.verdicts[stage.name]) for stage in r.main.stages}
-    return [{"group": order[s.key], **_row(s), **verdicts.get(id(s), {})} for s in found]
-
-
-def _row(found: Comparison) -> dict[str, Any]:
-    arm = found.arm
-    return {
-        "experiment": found.key[0],
-        "what": found.what,
-        **{name: _plain(getattr(found, name)) for name in ("stage", "number", "title", "aim")},
-        **{name: ",".join(sorted(getattr(found, name))) for name in ("without", "plus", "plans")},
-        "typed": json.dumps(found.typed),
-        "scale": arm.newest.scale,
-        "status": arm.status.value,
-        "seeds": " ".join(str(run.seed) for run in arm.runs),
-        "finished_runs": len(arm.finished),
-        "runs": " ".join(run.run for run in arm.rounds),
-        **{name: _plain(arm.mean(name)) for name in MEANS},
-        "held_out_spread": _plain(arm.spread("held_out")),
-        "clipped": arm.clipped and arm.clipped[0],
-        "not_applied": "; ".join(f"{what}: {why}" for what, why in arm.not_applied.items()),
-        "findings": "; ".join(f"{name} ({n})" for name, (n, _) in arm.findings.items()),
-        **{name: getattr(found, name) for name in ("against", "same_as", "claimed")},
-        "reference": _versus(found.versus),
-        "baseline": _versus(found.baseline),
-    }
-
-
-def _versus(versus: Versus) -> dict[str, Any]:
-    found = {"loss": versus.loss, "speed": versus.speed, "at_tokens": versus.at_tokens}
-    return {name: _plain(value) for name, value in found.items() if value}
+    verdicts = {id(stage): vars(r.verdicts[stage.name]) for stage in r.main.stages}
+    rows = []
+    for found in sorted(r.comparisons, key=lambda each: order[each.key]):
+        arm = found.arm
+        rows.append({
+            "group": order[found.key],
+            "experiment": found.key[0],
+            **{name: getattr(found, name) for name in ("what", "stage", "number", "title", "aim")},
+            **{k: ",".join(sorted(getattr(found, k))) for k in ("without", "plus", "plans")},
+            "typed": json.dumps(found.typed),
+            "scale": arm.newest.scale,
+            "status": arm.status,
+            "seeds": " ".join(str(run.seed) for run in arm.runs),
+            "finished_runs": len(arm.finished),
+            "runs": " ".join(run.run for run in arm.rounds),
+            **{name: arm.mean(name) for name in MEANS},
+            "held_out_spread": arm.spread("held_out"),
+            "clipped": arm.clipped and arm.clipped[0],
+            "not_applied": "; ".join(f"{what}: {why}" for what, why in arm.not_applied.items()),
+            "findings": "; ".join(f"{name} ({n})" for name, (n, _) in arm.findings.items()),
+            **{name: getattr(found, name) for name in ("against", "same_as", "claimed")},
+            "reference": found.versus,
+            "baseline": found.baseline,
+            **verdicts.get(id(found), {}),
+        })  # fmt: skip
+    return rows
 
 
 def _plain(value: Any) -> Any:
@@ -98,6 +85,9 @@ def _plain(value: Any) -> Any:
             return value.what
         case Stage():
             return value.name
+        case Versus():
+            found = {name: getattr(value, name) for name in ("loss", "speed", "at_tokens")}
+            return {name: _plain(each) for name, each in found.items() if each}
         case np.ndarray():
             return value.tolist()
         case dict():

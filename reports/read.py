@@ -6,11 +6,10 @@ A record that cannot be read, or that is not a run's, is left out and named in `
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
@@ -95,6 +94,8 @@ class Records:
 def read_records(experiments: Iterable[str | Path]) -> Records:
     """Every run under these experiment folders; see `reports.load`."""
     paths = list(dict.fromkeys(Path(experiment) for experiment in experiments))
+    if not paths:
+        raise UsageError("No experiment was named; give its folder, such as outputs/ladder.")
     problems: list[str] = []
     folders: list[Folder] = []
     for experiment, named in _names(paths).items():
@@ -103,9 +104,10 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
             with _noted(problems, f"{name} is left out"):
                 folders.append((name, path, record.read_run(path)))
     if not folders:
-        where = f"of {len(problems)} under {paths[0]} can be read" if paths else "was asked for"
-        first = f" The first problem: {problems[0]}" if problems else ""
-        raise UsageError(f"No record {where}; name a folder such as outputs/ladder.{first}")
+        raise UsageError(
+            f"No record of {len(problems)} under {paths[0]} can be read; train a stage with "
+            f"`python -m runner +stage=step02`. The first problem: {problems[0]}"
+        )
     steps = _table(folders, record.STEPS, record.Step, problems)
     # A resumed run may write a step again; what it wrote last is what it trained on from.
     steps = steps.drop_duplicates(["of", "step"], keep="last")
@@ -151,9 +153,15 @@ def _run_folders(experiment: Path) -> list[Path]:
         what = "holds no runs" if experiment.exists() else "does not exist"
     except OSError as error:
         raise UsageError(f"{experiment} cannot be read: {error.strerror}.") from None
-    what = "holds experiments, not runs" if below else what
-    example = below[0].parents[2] if below else "outputs/ladder"
-    raise UsageError(f"{experiment} {what}; give an experiment's folder, such as {example}.")
+    if below:
+        raise UsageError(
+            f"{experiment} holds experiments, not runs; name one of them, such as "
+            f"`python -m reports {below[0].parents[2]}`."
+        )
+    raise UsageError(
+        f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, or train a "
+        "stage first with `python -m runner +stage=step02`."
+    )
 
 
 @contextlib.contextmanager
@@ -163,6 +171,8 @@ def _noted(problems: list[str], what: str) -> Iterator[None]:
         yield
     except record.UnreadableRecord as error:
         problems.append(f"{what}: {error}.")
+    except FileNotFoundError as error:
+        problems.append(f"{what}: there is no {Path(error.filename).name}.")
     except OSError as error:
         problems.append(f"{what}: it cannot be read ({error.strerror}).")
 
@@ -204,26 +214,26 @@ def _asked(name: str, path: Path, command: str, problems: list[str]) -> list[rec
 
 
 def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]) -> pd.DataFrame:
-    """The whole lines of a table of all runs, Step or Window, with the number of the run.
+    """The lines of numbers of a table of all runs, Step or Window, with the number of the run.
 
     The last line may be cut short. A file of a run that has ended must be what the run wrote.
     """
-    names = list(record.columns(kind))
-    header, lines = ",".join(names), [",".join(["of", *names])]
+    names, numbers = list(record.columns(kind)), array("d")
     for number, (name, path, run) in enumerate(folders):
         wrote = getattr(run, f"{file.removesuffix('.csv')}_sha256")
         with _noted(problems, f"{name} is shown without its {file}"):
             content = (path / file).read_bytes()
             if wrote and hashlib.sha256(content).hexdigest() != wrote:
                 raise record.UnreadableRecord("it is damaged, and not what the run wrote")
-            first, *found = content.decode(errors="replace").split("\n")
-            if first != header:
-                raise record.UnreadableRecord(f"it has no columns {', '.join(names)}")
-            commas = header.count(",")
-            lines += [f"{number},{line}" for line in found[:-1] if line.count(",") == commas]
-    text = io.BytesIO("\n".join(lines).encode())
-    table = pd.read_csv(text, lineterminator="\n", quoting=csv.QUOTE_NONE, low_memory=False)
-    table = table.apply(pd.to_numeric, errors="coerce").astype(float)
+            first, *lines = content.decode(errors="replace").split("\n")
+            if first != ",".join(names):
+                raise record.UnreadableRecord(f"its columns are not {', '.join(names)}")
+            for line in lines[:-1]:
+                with contextlib.suppress(ValueError):
+                    values = [float(number), *map(float, line.split(","))]
+                    numbers.extend(values if len(values) == 1 + len(names) else ())
+    rows = np.array(numbers).reshape(-1, 1 + len(names))
+    table = pd.DataFrame(rows, columns=["of", *names])
     counts = ["of", *(entry.name for entry in fields(kind) if entry.type is int)]
     counted = table[counts].ge(0) & table[counts].lt(2**53)
     return table[counted.all(axis=1)].astype(dict.fromkeys(counts, np.int64))

@@ -69,6 +69,11 @@ def test_the_page_is_quiet_whole_and_fits(
         width,
     )
     assert wide == []
+    narrow = opened.evaluate(
+        """() => [...document.querySelectorAll('.verdict')]
+             .filter(e => e.getBoundingClientRect().width < 60).map(e => e.textContent)"""
+    )
+    assert narrow == [], "a word a line, or a letter"
     ids = opened.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     context.close()

@@ -103,7 +103,8 @@ def _advice(
     if speed.pace is Pace.faster:
         if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE:
             keeps = keeps_loss(stage.versus.loss, rules) or outcome is Outcome.lower
-            yield Advice.faster if keeps else Advice.costly
+            if keeps or outcome is not Outcome.higher:
+                yield Advice.faster if keeps else Advice.costly
     elif kind is Kind.speed and speed.pace is Pace.slower:
         yield Advice.slower
     elif kind is Kind.speed and several:

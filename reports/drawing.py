@@ -198,6 +198,7 @@ def rows(
         said.append(f"{row.name} {row.text}{within}")
     axes.set_yticks(range(len(drawn)), [row.label for row in drawn], color=INK)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
-    axes.set_xlabel(labels[1], loc="right")
+    bent = "" if margin is None else f"; logarithmic beyond ±{LINEAR_NATS:g}"
+    axes.set_xlabel(labels[1] + bent, loc="right")
     axes.grid(False, axis="y")
     return [picture(figure, name, ", ".join(labels), said)]

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from reports.speed import SpeedUp
 from reports.statistics import Estimate
 
 NONE = "–"
+CODE = "\x03"  # what a record cannot hold
 MARKDOWN = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {sign: f"\\{sign}" for sign in "\\`*_[]|~$"}
 )
@@ -54,9 +57,21 @@ def times_bounds(speed: SpeedUp | None) -> str:
     return bounds(speed.estimate) if speed and not speed.doubt else ""
 
 
+def code(command: str) -> str:
+    """A command within a sentence, for `markdown` and `html` to set as code."""
+    return f"{CODE}{command}{CODE}"
+
+
 def markdown(value: Any) -> str:
     """Text that Markdown and the HTML it becomes show as it is, on one line of a table."""
-    return " ".join(str(value).split()).translate(MARKDOWN)
+    parts = " ".join(str(value).split()).split(CODE)
+    return "`".join(each if i % 2 else each.translate(MARKDOWN) for i, each in enumerate(parts))
+
+
+def html(value: Any) -> Markup:
+    """The same for the page."""
+    parts = enumerate(map(escape, str(value).split(CODE)))
+    return Markup("").join(Markup(f"<code>{each}</code>") if i % 2 else each for i, each in parts)
 
 
 def together(values: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ def _sections(r: Report, say: Say) -> list[Section]:
                 painter.settings()),
         Section("worth", [tables.worth(r)] if r.worth else [], painter.worth()),
         Section("rates", [tables.rates(r)] if r.rates else [], painter.rates()),
-        *(Section(f"plan-{i}", [tables.rows(plan.rows, plan)], title=plan.about.title,
+        *(Section(f"plan-{i}", [tables.rows(plan.rows, say, plan)], title=plan.about.title,
                   notes=[say("plan", plan, main)]) for i, plan in enumerate(r.plans)),
         Section("stages", pictures=painter.panels()),
         Section("all", pictures=painter.losses()),
@@ -126,7 +126,8 @@ def _sections(r: Report, say: Say) -> list[Section]:
         Section("guide", notes=[say("guide_log", top, guide_log())] if top else [],
                 pictures=painter.guide(top) if top else []),
         Section("samples", quotes=[_quote(s, say) for s in main.stages if s.arm.newest.samples]),
-        Section("apart", [tables.rows(g.stages, title=say("group", g, main)) for g in r.apart]),
+        Section("apart", [
+            tables.rows(g.stages, say, title=say("group", g, main)) for g in r.apart]),
         Section("method"),
     ]  # fmt: skip
     shown = [s for s in found if s.tables or s.pictures or s.quotes or s.id == "method"]

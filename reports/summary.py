@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports import tables
+from reports.formats import CODE
 from reports.report import Report
 from reports.wording import sentences, words
 
@@ -24,18 +25,25 @@ STYLES = {"good": "green", "bad": "red", "none": "dim"}
 
 def show(report: Report, written: Path, console: Console) -> None:
     """Print the answer, the main ladder's table, what is shown apart, and the page's path."""
-    say = words(report.rules)
+    narrow = console.width < NARROW
+    compared = COMPARED + ([] if narrow else ["Speed-up"])
+    spoken = words(report.rules)
+
+    def say(macro: str, *given: Any) -> str:
+        return spoken(macro, *given).replace(CODE, "")
+
     if report.answer.sweeps and not report.main.baseline:
         _print(tables.side_by_side(report.answer.sweeps), COMPARED, console)
     else:
-        ladder, narrow = tables.ladder(report, {}, say), console.width < NARROW
+        ladder = tables.ladder(report, {}, say)
         wide = SHORT + ["Interval", "Tokens/s"] * (console.width >= ALL_NUMBERS)
         _print(ladder, wide + ["Verdict"] * (not narrow), console)
         for stage, *_, verdict in ladder.rows if narrow else ():
             console.print(Text(f"{stage.text}: ").append(_text(verdict)))
     for plan in report.plans:
         if len(plan.rows) <= MOST_ROWS:
-            _print(tables.rows(plan.rows, plan), COMPARED, console)
+            console.print(Text(plan.about.title or say("title", "plan"), style="bold"))
+            _print(tables.rows(plan.rows, say, plan), compared, console)
     console.print()
     worth = sentences(say("worths", report.worth)) if report.worth else []
     for sentence in [*sentences(say("answer", report)), *worth]:

@@ -107,10 +107,18 @@ def _interval(arm: Arm) -> str:
 def _difference(versus: Versus, more: Sequence[str] = ()) -> Cell:
     """A difference in loss, with its interval, and over what it is where that is not all seeds."""
     found = versus.loss
-    if found is None or versus.arm is None:
+    if found is None:
         return Cell(NONE)
-    over = [f"{found.n} {found.over.value}"] if found.n != len(versus.arm.finished) else []
-    return Cell(signed(found.value), [*([bounds(found), *over] if found.known else []), *more])
+    within = [bounds(found), *_over(versus)] if found.known else []
+    return Cell(signed(found.value), [*within, *more])
+
+
+def _over(versus: Versus) -> list[str]:
+    """Over what a difference is, where that is not all seeds of both sides."""
+    found, arms = versus.loss, (versus.arm, versus.other)
+    if found is None or {len(arm.finished) for arm in arms if arm} == {found.n}:
+        return []
+    return [f"{found.n} {found.over.value}"]
 
 
 def _speed_up(speed: SpeedUp | None, more: Sequence[str] = ()) -> Cell:
@@ -166,11 +174,15 @@ def rates(r: Report) -> Table:
     ])  # fmt: skip
 
 
-def rows(found: Sequence[Comparison], plan: PlanRuns | None = None, title: str = "") -> Table:
+def rows(
+    found: Sequence[Comparison], say: Say, plan: PlanRuns | None = None, title: str = ""
+) -> Table:
     """Comparisons, a row each, with the outcomes of a plan's."""
-    outcomes = [v.outcome for v in plan.verdicts] if plan else [None] * len(found)
+    verdicts = plan.verdicts if plan else [None] * len(found)
     cells: list[Cells] = []
-    for row, outcome in zip(found, outcomes, strict=True):
+    for row, verdict in zip(found, verdicts, strict=True):
+        outcome = verdict and verdict.outcome
+        why = [say("reason", row, verdict)] if verdict and verdict.reason else []
         arm, what, against = row.arm, row.what, row.against
         found_loss, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
         if row.is_plain and not row.is_on_parent and row.versus.other:
@@ -183,8 +195,8 @@ def rows(found: Sequence[Comparison], plan: PlanRuns | None = None, title: str =
             "Against": Cell(against or NONE, [f"{more:.3g} times the tokens"] * (more > 1.01)),
             "Seeds": ", ".join(f"{n} {status}" for status, n in arm.statuses.items()),
             "Held-out loss": loss(arm.mean("held_out")),
-            "Difference": change(found_loss),
+            "Difference": Cell(change(found_loss), _over(row.versus)),
             "Speed-up": _speed_up(speed, [f"guide: {row.claimed:.2f}×"] if row.claimed else []),
-            "Outcome": outcome.value if outcome else NONE,
+            "Outcome": Cell(outcome.value if outcome else NONE, why),
         })  # fmt: skip
     return Table(cells, title)

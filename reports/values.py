@@ -46,9 +46,10 @@ def as_frame(r: Report) -> pd.DataFrame:
 
 
 def _comparisons(r: Report) -> list[dict[str, Any]]:
-    """The comparisons; those of group 0, the main ladder, come first, with their verdicts."""
+    """The comparisons; those of group 0, the main ladder, come first; with their verdicts."""
     order = {group.key: number for number, group in enumerate(r.groups)}
-    verdicts = {id(stage): vars(r.verdicts[stage.name]) for stage in r.main.stages}
+    verdicts = {row: vars(v) for p in r.plans for row, v in zip(p.rows, p.verdicts, strict=True)}
+    verdicts |= {stage: vars(r.verdicts[stage.name]) for stage in r.main.stages}
     rows = []
     for found in sorted(r.comparisons, key=lambda each: order[each.key]):
         arm = found.arm
@@ -71,7 +72,7 @@ def _comparisons(r: Report) -> list[dict[str, Any]]:
             **{name: getattr(found, name) for name in ("against", "same_as", "claimed")},
             "reference": found.versus,
             "baseline": found.baseline,
-            **verdicts.get(id(found), {}),
+            **verdicts.get(found, {}),
         })  # fmt: skip
     return rows
 

@@ -40,7 +40,7 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
     made.filters.update(
         {name: getattr(formats, name) for name in (
             "loss", "count", "signed", "bounds", "change", "times", "times_bounds", "together",
-            "markdown",
+            "code", "markdown", "html",
         )},
         zip=zip,
         bracketed=lambda said: f" ({said})" if said else "",

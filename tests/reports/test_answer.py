@@ -12,6 +12,7 @@ from rich.console import Console
 import reports
 from reports import tables
 from reports.answer import Answer
+from reports.formats import code
 from reports.report import Report
 from reports.rules import read_rules
 from reports.verdicts import Tone
@@ -79,7 +80,7 @@ def test_without_a_baseline_the_answer_says_how_to_get_one(tmp_path: Path) -> No
     write_run(tmp_path / "none", "step07")
     said = " ".join(said_of(tmp_path / "none"))
     assert "No baseline has finished" in said
-    assert "train one with python -m runner +stage=step02 seed=1" in said
+    assert f"train one with {code('python -m runner +stage=step02 seed=1')}" in said
 
 
 def test_a_sweep_over_settings_is_answered_without_a_ladder(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_experiments_are_side_by_side_and_each_keeps_its_own_report(tmp_path: Pa
     assert own.read_bytes() == before
     page = reports.write_report([one, two], output=tmp_path / "elsewhere")
     assert page == tmp_path / "elsewhere" / "index.html"
-    assert "the experiments are side by side below" in page.read_text("utf-8")
+    assert "the report has the experiments side by side" in page.read_text("utf-8")
     (stage,) = Report([one, two]).alternatives
     assert [(row.differs, len(row.found.arm.finished)) for row in stage.rows] == [
         ({"experiment": "one"}, 2), ({"experiment": "two"}, 2),
@@ -162,7 +163,7 @@ def test_a_claim_of_the_guide_stands_beside_what_was_measured_for_its_change_alo
         "step06 without step06:model.pad_vocab": "the guide claims 0.77×, here 0.91× (0.89 to 0.93)"
     }
     (plan,) = Report([tmp_path / "pad"]).plans
-    speeds = [row[5] for row in tables.rows(plan.rows, plan).rows]
+    speeds = [row[5] for row in tables.rows(plan.rows, SAY, plan).rows]
     assert sorted(speed.notes[1:] for speed in speeds) == [[], ["guide: 0.77×"]]
     for added in ([], ["step06:model.pad_vocab"]):
         write_run(tmp_path / "inside", "step09", without=["step06"], plus=added)

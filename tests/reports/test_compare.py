@@ -13,6 +13,7 @@ import scipy.stats
 import reports
 from conf.errors import UsageError
 from reports.compare import Comparison
+from reports.formats import code
 from reports.report import Report
 from reports.rules import read_rules
 from reports.speed import Doubt, Pace
@@ -192,7 +193,7 @@ def test_why_a_stage_is_compared_with_none_is_said_with_the_command(
     found = judged(experiment)
     _, verdict, text = found["step04"]
     assert (verdict.kind, verdict.outcome) == (Kind.no_reference, None)
-    command = "; train it with python -m runner -m +stage=step03 seed=1,2"
+    command = f"; train it with {code('python -m runner -m +stage=step03 seed=1,2')}"
     assert text == f"not compared: step03 {said}{command if status != 'running' else ''}"
     unfinished = Report([experiment]).answer.unfinished
     assert [*unfinished] == ([Status(status)] if status else [])

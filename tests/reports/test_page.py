@@ -249,6 +249,14 @@ def test_a_long_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
     assert "had not ended when this was written" in text
 
 
+def test_a_command_can_be_copied_from_the_page_and_its_twin(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "step07", typed={"train.betas": [0.9, 0.95]})
+    page = reports.write_report([tmp_path / "one"])
+    command = "python -m runner +stage=step02 seed=1"
+    assert f"train one with <code>{command}</code>" in page.read_text("utf-8")
+    assert f"train one with `{command}`" in twin_of(page)
+
+
 def test_a_short_ladder_has_its_samples_without_steps(ladder: Path, tmp_path: Path) -> None:
     text = reports.write_report([ladder], output=tmp_path).read_text("utf-8")
     assert text.count("synthetic text of step") == 9

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import reports
 from reports import tables
 from reports.compare import Comparison
 from reports.report import PlanRuns, Report
@@ -230,7 +231,7 @@ def test_the_control_says_what_accumulation_brings_for_as_many_tokens(
     report = Report([experiment])
     plan = table_of(report, "control")
     assert (plan.rows[0].stage, plan.rows[0].against) == ("step09", "step10")
-    (row,) = tables.rows(plan.rows, plan).rows
+    (row,) = tables.rows(plan.rows, SAY, plan).rows
     what, against, _, loss, difference, _, outcome = (cell.text for cell in row)
     assert (what, loss, outcome) == ("step10", "5.800", "higher")
     assert against == "step09 train.steps=400 train.warmup_steps=80"
@@ -259,6 +260,10 @@ def test_a_plan_of_ones_own_has_a_table_that_is_a_family(
             assert row.versus.loss.p < 0.05
             assert verdict.p == pytest.approx(2 * row.versus.loss.p)
             assert (verdict.outcome, verdict.reason) == (Outcome.inconclusive, Reason.spread)
+    table = reports.stages(experiment).set_index("what")
+    assert table.outcome.dropna().to_dict() == {
+        "step07 without step03": "inconclusive", "step07 without step04, step05": "inconclusive",
+    }  # fmt: skip
 
 
 def test_a_run_that_another_command_trained_is_in_both_ladders(

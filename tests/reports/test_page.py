@@ -250,7 +250,7 @@ def test_a_long_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
 
 
 def test_a_command_can_be_copied_from_the_page_and_its_twin(tmp_path: Path) -> None:
-    write_run(tmp_path / "one", "step07", typed={"train.betas": [0.9, 0.95]})
+    write_run(tmp_path / "one", "step07")
     page = reports.write_report([tmp_path / "one"])
     command = "python -m runner +stage=step02 seed=1"
     assert f"train one with <code>{command}</code>" in page.read_text("utf-8")

@@ -46,9 +46,9 @@ def stages(
     `group` is 0 for the ladder that the report is on; losses are in nats/token.
     """
     from reports.report import Report
-    from reports.values import as_frame
+    from reports.values import as_frame, comparisons
 
-    return as_frame(Report(experiments, rules, config_dirs))
+    return as_frame(comparisons(Report(experiments, rules, config_dirs)))
 
 
 def write_report(

@@ -1,9 +1,11 @@
 """The runs of one setting, and what they say against those of another."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -109,6 +111,11 @@ class Versus:
     other: Arm | None
     rules: ReportConf
     shared: Collection[str] = ()
+
+    @property
+    def swapped(self) -> Versus:
+        """The other arm's runs against this one's, where there is another."""
+        return replace(self, arm=self.other, other=self.arm) if self.other else self
 
     @cached_property
     def pairs(self) -> list[tuple[Row, Row]]:

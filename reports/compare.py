@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,6 @@ from conf.schema import Aim, ReportConf
 from reports.arm import Arm, Versus, is_finished
 from reports.commands import trained_by
 from reports.read import Records, Row
-from reports.speed import find_shared
 from runner.record import Asked
 from stages.ladder import Stage
 
@@ -72,15 +71,20 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def compare(records: Records, ladder: Sequence[Stage], rules: ReportConf) -> list[Comparison]:
-    """Every question, in the order of the ladder, which tells what no record does of a stage."""
+def compare(
+    records: Records, ladder: Sequence[Stage], rules: ReportConf, shared: Collection[str]
+) -> list[Comparison]:
+    """Every question, in the order of the ladder, which tells what no record does of a stage.
+
+    `shared` are the names of runs that shared their machine.
+    """
     rows = [run for run in records.rows if run.asked]
     about: dict[str, About] = {
         line.stage: (0, line.stage, Aim.loss, None) for run in rows for line in run.asked
     }
     about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
     about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
-    conditions, shared, claims = _conditions(rows), find_shared(records), _claims(ladder)
+    conditions, claims = _conditions(rows), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
     for run in sorted(rows, key=lambda run: (is_finished(run), run.started)):
@@ -141,12 +145,15 @@ def _chain(stage: str, about: Mapping[str, About]) -> list[str]:
     return found
 
 
+def by_size(value: Any) -> tuple[bool, float, str]:
+    """For sorting: numbers by size, and everything else by its words after them."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return not is_number, value if is_number else 0, "" if is_number else str(value)
+
+
 def _order(found: Comparison) -> tuple[Any, ...]:
-    """The ladder's order; fewer entries before more, and numbers by size before all else."""
-    typed = []
-    for key, value in found.typed.items():
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        typed.append((key, not is_number, value if is_number else str(value)))
+    """The ladder's order; fewer entries before more."""
+    typed = [(key, by_size(value)) for key, value in found.typed.items()]
     entries = (len(found.without), found.without, len(found.plus), found.plus)
     return found.number, found.stage, *entries, typed
 

@@ -21,7 +21,7 @@ from reports.read import Row
 from reports.reference import guide_log
 from reports.report import Report
 from reports.tables import Say, Table
-from reports.values import as_frame, as_json
+from reports.values import as_frame, as_json, comparisons
 from reports.wording import TEMPLATES, environment, machine, sentences, words
 from runner.files import write_atomically
 
@@ -90,11 +90,11 @@ def build(report: Report) -> dict[str, bytes]:
         "theme": THEME,
         "sheet": (TEMPLATES / "page.css").read_text(encoding="utf-8"),
     }
-    texts = {"report.json": as_json(report)}
+    rows = comparisons(report)
+    texts = {"report.json": as_json(report, rows)}
     for name, is_html in (("index.html", True), ("report.md", False)):
-        template = environment(report.rules, is_html).get_template(f"{name}.jinja")
-        texts[name] = template.render(context)
-    frames = {"stages": as_frame(report), "steps": records.steps, "held_out": records.windows}
+        texts[name] = environment(is_html).get_template(f"{name}.jinja").render(context)
+    frames = {"stages": as_frame(rows), "steps": records.steps, "held_out": records.windows}
     texts |= {f"{n}.csv": f.to_csv(index=False, lineterminator="\n") for n, f in frames.items()}
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     for picture in (picture for section in sections for picture in section.pictures):

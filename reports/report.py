@@ -53,7 +53,8 @@ class Report:
         """The report on experiment folders, see `reports.write_report`. Raises UsageError."""
         self.records, self.rules = read_records(experiments), rules or read_rules()
         ladder = read_ladder(config_dirs, self.records.problems)
-        found = self.comparisons = compare(self.records, ladder, self.rules)
+        shared = find_shared(self.records)
+        found = self.comparisons = compare(self.records, ladder, self.rules, shared)
         if not found:
             first = self.records.problems[0]
             raise UsageError(f"No run can be compared. The first problem: {first}")
@@ -70,7 +71,7 @@ class Report:
         self.answer = find_answer(main, self.verdicts, self.alternatives, self.rules)
         self.apart = [group for group in others if self._is_apart(group, in_plans)]
         runs = {run.run: run for stage in main.stages for run in stage.arm.rounds}
-        self.shared = sorted(find_shared(self.records) & main.names)
+        self.shared = sorted(shared & main.names)
         self.busy = find_busy(list(runs.values()), self.rules)
 
     def _plans(self, config_dirs: Sequence[Path]) -> list[PlanRuns]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from conf.schema import ReportConf
 from reports.arm import Arm, Versus
-from reports.compare import Comparison
+from reports.compare import Comparison, by_size
 from reports.statistics import Estimate
 
 
@@ -52,7 +52,8 @@ def _compared(members: Sequence[Comparison], rules: ReportConf) -> Alternatives:
     first, described = members[0], [describe(each) for each in members]
     names = varied(described)
     differs = [{name: each.get(name) for name in names} for each in described]
-    ordered = sorted(zip(differs, members, strict=True), key=lambda pair: _order(pair[0]))
+    pairs = zip(differs, members, strict=True)
+    ordered = sorted(pairs, key=lambda pair: [by_size(value) for value in pair[0].values()])
     finite = [each for _, each in ordered if each.arm.measurable]
     finite = [each for each in finite if each.key[1] == first.key[1]] or finite
     best = min(finite, key=lambda each: each.arm.mean("held_out"), default=None)
@@ -91,9 +92,3 @@ def describe(each: Comparison) -> dict[str, Any]:
         **run.conditions,
         **each.typed,
     }
-
-
-def _order(differs: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
-    """Numbers by size, and everything else by its words after them."""
-    numbers = [(isinstance(value, int | float), value) for value in differs.values()]
-    return [(not is_number, value if is_number else 0, str(value)) for is_number, value in numbers]

@@ -54,13 +54,6 @@ class Estimate:
         return not math.isnan(self.low)
 
     @property
-    def flipped(self) -> Estimate:
-        """The difference the other way round, before minus after, or the inverse of a speed-up."""
-        if self.neutral:
-            return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)
-        return replace(self, value=-self.value, low=-self.high, high=-self.low)
-
-    @property
     def above(self) -> bool:
         """Whether the whole interval is above no effect: a higher loss, or a higher speed."""
         return self.low > self.neutral

@@ -104,6 +104,11 @@ def _interval(arm: Arm) -> str:
     return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
 
 
+def _seeds(arm: Arm) -> str:
+    """How many seeds ended how."""
+    return ", ".join(f"{n} {status}" for status, n in arm.statuses.items())
+
+
 def _difference(versus: Versus, more: Sequence[str] = ()) -> Cell:
     """A difference in loss, with its interval, and over what it is where that is not all seeds."""
     found = versus.loss
@@ -133,7 +138,7 @@ def side_by_side(found: Sequence[Alternatives]) -> Table:
         {
             "Stage": Cell(stage.name, [stage.title]),
             "With": settings(row.differs),
-            "Seeds": ", ".join(f"{n} {status}" for status, n in arm.statuses.items()),
+            "Seeds": _seeds(arm),
             "Interval": _interval(arm),
             "Held-out loss": loss(arm.mean("held_out")),
             "From the lowest": "lowest" if row is stage.lowest else change(row.more),
@@ -183,20 +188,21 @@ def rows(
     for row, verdict in zip(found, verdicts, strict=True):
         outcome = verdict and verdict.outcome
         why = [say("reason", row, verdict)] if verdict and verdict.reason else []
-        arm, what, against = row.arm, row.what, row.against
-        found_loss, speed, more = row.versus.loss, row.versus.speed, row.versus.times_the_tokens
-        if row.is_plain and not row.is_on_parent and row.versus.other:
+        versus, what, against = row.versus, row.what, row.against
+        if row.is_plain and not row.is_on_parent and versus.other:
             # What a plan names as its reference is shown less the plan's runs.
-            arm, what, against, more = row.versus.other, row.against, row.what, 1 / more
-            found_loss, outcome = found_loss and found_loss.flipped, outcome and outcome.flipped
-            speed = speed and SpeedUp(speed.estimate.flipped, speed.doubt)
+            versus, what, against = versus.swapped, row.against, row.what
+            outcome = outcome and outcome.flipped
+        claim = [f"guide: {row.claimed:.2f}×"] if row.claimed else []
+        more = f"{versus.times_the_tokens:.3g} times the tokens"
+        tokens = [more] if versus.takes_more else []
         cells.append({
             "Run": what,
-            "Against": Cell(against or NONE, [f"{more:.3g} times the tokens"] * (more > 1.01)),
-            "Seeds": ", ".join(f"{n} {status}" for status, n in arm.statuses.items()),
-            "Held-out loss": loss(arm.mean("held_out")),
-            "Difference": Cell(change(found_loss), _over(row.versus)),
-            "Speed-up": _speed_up(speed, [f"guide: {row.claimed:.2f}×"] if row.claimed else []),
+            "Against": Cell(against or NONE, tokens),
+            "Seeds": _seeds(versus.arm),
+            "Held-out loss": loss(versus.arm.mean("held_out")),
+            "Difference": Cell(change(versus.loss), _over(versus)),
+            "Speed-up": _speed_up(versus.speed, claim),
             "Outcome": Cell(outcome.value if outcome else NONE, why),
         })  # fmt: skip
     return Table(cells, title)

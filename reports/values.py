@@ -21,13 +21,13 @@ FORMAT = 1
 MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
 
 
-def as_json(r: Report) -> str:
-    """What report.json holds; estimates are in nats/token, speed-ups are ratios."""
+def as_json(r: Report, rows: list[dict[str, Any]]) -> str:
+    """What report.json holds, given `comparisons`; in nats/token, and speed-ups as ratios."""
     whole = ("rules", "answer", "worth", "rates", "alternatives", "busy", "shared")
     found = {
         "format": FORMAT,
         **{name: getattr(r, name) for name in whole},
-        "comparisons": _comparisons(r),
+        "comparisons": rows,
         "plans": [{"plan": plan.name, "rows": [
             {"what": row.what, "against": row.against, **vars(verdict)}
             for row, verdict in zip(plan.rows, plan.verdicts, strict=True)
@@ -37,15 +37,15 @@ def as_json(r: Report) -> str:
     return json.dumps(_plain(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_frame(r: Report) -> pd.DataFrame:
-    """A row a comparison, in full precision, with columns such as reference_loss_value."""
-    frame = pd.json_normalize(_plain(_comparisons(r)), sep="_")
+def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The `comparisons` in full precision, with columns such as reference_loss_value."""
+    frame = pd.json_normalize(rows, sep="_")
     # A column whose first value is null and whose others are estimates is empty there.
     empty = [c for c in frame if any(str(other).startswith(f"{c}_") for other in frame)]
     return frame.drop(columns=[c for c in empty if frame[c].isna().all()])
 
 
-def _comparisons(r: Report) -> list[dict[str, Any]]:
+def comparisons(r: Report) -> list[dict[str, Any]]:
     """The comparisons; those of group 0, the main ladder, come first; with their verdicts."""
     order = {group.key: number for number, group in enumerate(r.groups)}
     verdicts = {row: vars(v) for p in r.plans for row, v in zip(p.rows, p.verdicts, strict=True)}
@@ -74,7 +74,7 @@ def _comparisons(r: Report) -> list[dict[str, Any]]:
             "baseline": found.baseline,
             **verdicts.get(found, {}),
         })  # fmt: skip
-    return rows
+    return [_plain(row) for row in rows]
 
 
 def _plain(value: Any) -> Any:

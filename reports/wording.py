@@ -6,6 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jinja2
 
 from conf.schema import ReportConf
 from reports import formats, tables
+from reports.arm import MORE_TOKENS
 from reports.commands import over_seeds
 from reports.compare import shown
 from reports.curves import MOST_POINTS
@@ -28,7 +30,8 @@ END = "\x02"  # what a record cannot hold
 PUNCTUATION = re.compile(r" ([.,;:)])(?=[ \x02]|$)")
 
 
-def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
+@cache  # a template is compiled once
+def environment(is_html: bool) -> jinja2.Environment:
     """The templates, with what they call."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -48,7 +51,7 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
         base64=lambda content: base64.b64encode(content).decode("ascii"),
         settings=tables.settings,
         factorial=math.factorial,
-        keeps_loss=lambda found: keeps_loss(found, rules),
+        keeps_loss=keeps_loss,
         mean_of=lambda pairs, side: sum(p[side].held_out for p in pairs) / len(pairs),
         machine=machine,
         models=models,
@@ -69,14 +72,16 @@ def environment(rules: ReportConf, is_html: bool) -> jinja2.Environment:
     made.tests["finite"] = is_finite
     made.filters["finite"] = is_finite
     made.globals.update(
-        rules=rules, end=END, source=SOURCE, most_points=MOST_POINTS, power_of_seeds=POWER
-    )
+        end=END, source=SOURCE, most_points=MOST_POINTS, power_of_seeds=POWER,
+        more_tokens=MORE_TOKENS,
+    )  # fmt: skip
     return made
 
 
 def words(rules: ReportConf) -> Callable[..., str]:
     """What says a macro of words.jinja, by its name, in one line."""
-    module: Any = environment(rules, is_html=False).get_template("words.jinja").module
+    template = environment(is_html=False).get_template("words.jinja")
+    module: Any = template.make_module({"rules": rules})
     return lambda macro, *given: PUNCTUATION.sub(
         r"\1", " ".join(getattr(module, macro)(*given).split())
     )

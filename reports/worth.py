@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from conf.schema import Aim, ReportConf
-from reports.arm import Arm, Versus
+from reports.arm import Arm
 from reports.compare import Comparison
 from reports.ladders import Group
 from reports.read import Floats, Row
@@ -75,8 +75,7 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     top = max(tops, key=lambda name: (tops.count(name), name), default="")
     taken = [c for c in taken if c.stage == top]
     alone = {c.plus[0]: c.versus for c in added if len(c.plus) == 1}
-    both = [(c.without[0], c.versus.other, c.arm) for c in taken]
-    missing = {step: Versus(plain_arm, arm, rules) for step, plain_arm, arm in both if plain_arm}
+    missing = {c.without[0]: c.versus.swapped for c in taken if c.versus.other}
     in_place = {name: each.versus for name, each in plain.items()}
     found = {Way.in_place: in_place, Way.alone: alone, Way.missing: missing}
     losses = _factorial(plain[lowest].arm, added) if lowest else pd.DataFrame()

@@ -109,6 +109,7 @@ def test_words_are_not_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     parts[::2] = [re.sub(r"[^\s.,;:()]+", "x", part) for part in parts[::2]]
     (templates / "words.jinja").write_text("".join(parts), "utf-8")
     monkeypatch.setattr(wording, "TEMPLATES", templates)
+    monkeypatch.setattr(wording, "environment", wording.environment.__wrapped__)
     after = reports.write_report([experiment], output=tmp_path / "after").parent
     heads = [twin_of(folder / "index.html").partition("\n## ")[0] for folder in (before, after)]
     assert ["raised the held-out loss" in head for head in heads] == [True, False]

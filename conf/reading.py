@@ -14,7 +14,7 @@ from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
 from conf.files import read_yaml
-from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys_with_types
+from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys
 from gpt2.config import CustomConfig, GPTConfig
 
 # An override without lists, functions but choice(), and interpolations; and in it what is quoted,
@@ -28,7 +28,7 @@ NUMBER = re.compile(
 def as_typed(words: Sequence[str]) -> list[str]:
     """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
     kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
-    texts = {k for kind in kinds for k, of in keys_with_types(kind) if of in (str, str | None)}
+    texts = {key.name for kind in kinds for key in keys(kind) if key.type in (str, str | None)}
     return [
         NUMBER.sub(lambda found: f"'{found[1]}'" if found[1] else found[0], word)
         if (plain := PLAIN.fullmatch(word)) and plain[1] in texts

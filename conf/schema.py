@@ -14,8 +14,25 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
 
-Seed = Annotated[int, Ge(0), Lt(2**63)]
+
+class Role(Enum):
+    """What the value of a key is for. Every list of keys is made from the roles beside the types.
+
+    A section's role is that of all keys below it that have none of their own.
+    """
+
+    losses = "decides losses: the settings of runs that are compared; the role of most keys"
+    numbers = "decides other numbers of a run, and no loss"
+    round = "tells the runs of one setting apart: the draws, and the moment"
+    asked = "what is asked for; what follows from it is in other keys"
+    name = "a name, or a file, which counts by its hash: kept in the record and never compared"
+    command = "of one command on one machine: not kept in the record"
+
+
+Seed = Annotated[int, Ge(0), Lt(2**63), Role.round]
 Fraction = Annotated[float, Gt(0), Lt(1)]
+Name = Annotated[str, Role.name]
+NameOrNone = Annotated[str | None, Role.name]
 
 
 def is_folder_name(name: str) -> bool:
@@ -99,14 +116,14 @@ class DataConf:
     """
 
     name: str
-    path: str | None
-    url: str | None
-    sha256: str | None
-    dataset: str | None
-    subset: str | None
-    split: str
-    column: str
-    tokens: PositiveInt | None  # how many are used at most; None: all
+    path: NameOrNone
+    url: NameOrNone
+    sha256: NameOrNone
+    dataset: NameOrNone
+    subset: NameOrNone
+    split: Name
+    column: Name
+    tokens: Annotated[PositiveInt | None, Role.name]  # how many are used at most; None: all
     order: Order
     held_out_fraction: Fraction
 
@@ -160,12 +177,10 @@ class PlanConf:
 
 @dataclass
 class RecipeConf:
-    """A long run as someone published it: a stage, and the settings that one would type with it."""
+    """A long run as someone published it; its file chooses a stage and sets the rest."""
 
     name: str
     title: str
-    stage: str
-    settings: dict[str, Any]  # nested, as in the configuration
 
 
 @dataclass
@@ -200,9 +215,10 @@ class TrainConf:
     compile_scope: CompileScope
     compile_mode: CompileMode
     flow_checks: bool
-    checkpoint_every: CheckpointEvery
-    sharding: Sharding
-    timeout_minutes: PositiveFloat  # after which a process that does not answer ends the run
+    checkpoint_every: Annotated[CheckpointEvery, Role.name]
+    sharding: Annotated[Sharding, Role.name]
+    # After which a process that does not answer ends the run.
+    timeout_minutes: Annotated[PositiveFloat, Role.name]
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -226,11 +242,13 @@ class EvaluationConf:
     """The evaluations, at the end and during training, and the measurement of FLOP/s."""
 
     tokens: PositiveInt  # held-out tokens, in windows of train.context
-    every: PositiveInt | None  # steps between two evaluations; None: only at the end
-    samples: bool
-    hellaswag: str | None  # the file of its items
-    hellaswag_items: PositiveInt | None  # None: all
-    peak_seconds: PositiveFloat  # of matrix products, before the steps and after them
+    # Steps between two evaluations; None: only at the end.
+    every: Annotated[PositiveInt | None, Role.numbers]
+    samples: Annotated[bool, Role.numbers]
+    hellaswag: NameOrNone  # the file of its items
+    hellaswag_items: Annotated[PositiveInt | None, Role.numbers]  # None: all
+    # Of matrix products, before the steps and after them.
+    peak_seconds: Annotated[PositiveFloat, Role.numbers]
 
     def is_due(self, steps: int) -> bool:
         """Whether the model is evaluated after so many steps."""
@@ -271,30 +289,30 @@ class LoggerConf:
 class Config:
     """The whole configuration of a run."""
 
-    experiment: Annotated[str, Predicate(is_folder_name)]
+    experiment: Annotated[str, Predicate(is_folder_name), Role.name]
     seed: Seed
-    repeat: PositiveInt
-    device: str
-    checkpoint: Checkpoint
-    force: bool
-    quiet: bool
-    output_dir: str
-    cache_dir: str
+    repeat: Annotated[PositiveInt, Role.round]
+    device: Annotated[str, Role.numbers]
+    checkpoint: Annotated[Checkpoint, Role.name]
+    force: Annotated[bool, Role.name]
+    quiet: Annotated[bool, Role.command]
+    output_dir: Annotated[str, Role.command]
+    cache_dir: Annotated[str, Role.command]
     model: ModelConfig
     data: DataConf
     scale: ScaleConf
     train: TrainConf
     evaluation: EvaluationConf
-    sample: SampleConf
-    report: ReportConf
-    logger: LoggerConf
-    dry_run: bool
-    diagnose: bool
-    stage: StageConf | None
-    without: list[str]
-    plus: list[str]
-    plan: PlanConf | None
-    recipe: RecipeConf | None
+    sample: Annotated[SampleConf, Role.numbers]
+    report: Annotated[ReportConf, Role.command]
+    logger: Annotated[LoggerConf, Role.command]
+    dry_run: Annotated[bool, Role.command]
+    diagnose: Annotated[bool, Role.name]
+    stage: Annotated[StageConf | None, Role.asked]
+    without: Annotated[list[str], Role.asked]
+    plus: Annotated[list[str], Role.asked]
+    plan: Annotated[PlanConf | None, Role.command]
+    recipe: Annotated[RecipeConf | None, Role.name]
 
 
 @dataclass
@@ -331,13 +349,40 @@ def validator(kind: type) -> Any:
     return TypeAdapter(kind)
 
 
-def keys_with_types(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration, dotted, and of its sections, with its type."""
-    types = get_type_hints(kind)
+@dataclass(frozen=True)
+class Key:
+    """A key of a configuration, dotted, with its type and its role."""
+
+    name: str
+    type: Any
+    role: Role
+
+
+def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Iterator[Key]:
+    """Every key of a configuration and of its sections; `role` is that of all of them."""
+    types, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     for entry in fields(kind):
-        section = types[entry.name]
-        yield f"{prefix}{entry.name}", section
+        notes = getattr(hints[entry.name], "__metadata__", ())
+        own = next((note for note in notes if isinstance(note, Role)), None)
+        if entry.name == "name":  # of what is chosen for the section
+            own = Role.name
+        section, name = types[entry.name], f"{prefix}{entry.name}"
+        yield Key(name, section, role or own or Role.losses)
         parts = (section, *get_args(section))  # one that may be null is one of a union's
         for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
             if isinstance(below, type) and is_dataclass(below):
-                yield from keys_with_types(below, f"{prefix}{entry.name}.")
+                yield from keys(below, f"{name}.", role or own)
+
+
+@functools.cache
+def role_of(name: str) -> Role:
+    """The role of a dotted key; below a key without a type of its own, as an argument is, its."""
+    roles = _roles()
+    while name not in roles and "." in name:
+        name = name.rpartition(".")[0]
+    return roles.get(name, Role.losses)
+
+
+@functools.cache
+def _roles() -> dict[str, Role]:
+    return {key.name: key.role for key in keys()}

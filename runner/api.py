@@ -16,10 +16,10 @@ from rich.console import Console
 
 from conf.errors import UsageError
 from conf.reading import as_typed, register
-from runner.command import composed, read_command, recipe_as_overrides
-from runner.expansion import hydra_open
+from runner.command import composed, read_command
 from runner.interruption import Interrupted
 from runner.messages import sentence
+from runner.overrides import hydra_open, override_key
 from runner.record import HELD_OUT, STEPS, Run
 from runner.run import run
 from runner.settings import read_settings
@@ -64,10 +64,11 @@ def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     """See `runner.train`."""
     register()
     composed.cache_clear()  # of other folders
-    asked = as_typed([f"+stage={stage}", *overrides])
+    # A recipe chooses a stage already, which is replaced.
+    sign = "" if "recipe" in map(override_key, overrides) else "+"
+    asked = as_typed([f"{sign}stage={stage}", *overrides])
     draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
     try:
-        asked = [*recipe_as_overrides(asked, config_dirs), *asked]
         with hydra_open(config_dirs):
             cfg, command = read_command(composed(*asked), asked, read_ladder(config_dirs))
             config = read_settings(cfg)

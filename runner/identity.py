@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Config
+from conf.schema import Config, Role, keys, role_of
 from gpt2.config import inert
+from runner.overrides import override_key
 from runner.source import package_versions, source_files
 from stages.ladder import flatten
 
@@ -22,34 +23,11 @@ ROOT = Path(__file__).parent.parent
 # progress and records are outside it, so that a corrected word trains nothing again.
 NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 
-# Keys, with all below them, on which no measured number depends: names, folders, and files, which
-# count by their hashes.
-NOT_MEASURED = (
-    "experiment", "checkpoint", "force", "quiet", "dry_run", "diagnose", "stage", "without",
-    "plus", "plan", "recipe", "report", "logger", "output_dir", "cache_dir", "model.name",
-    "scale.name", "data.name", "data.path", "data.url", "data.sha256", "data.dataset",
-    "data.subset", "data.split", "data.column", "data.tokens", "evaluation.hellaswag",
-    "train.checkpoint_every", "train.sharding", "train.timeout_minutes",
-)  # fmt: skip
-# What is taken back from a stage or added to it; what follows from it is in other keys.
-ARITHMETIC = ("without", "plus")
-# Of a resolved configuration, what a record does not keep: this machine's folders, and no settings.
-NOT_KEPT = ("output_dir", "cache_dir", "report", "dry_run", "plan", "quiet", "logger")
-# What tells the runs of one stage apart: the draws, and the moment.
-ROUND = ("repeat", "seed")
-# Of the other keys, those that decide no loss, or that runs are matched by separately.
-NOT_CONDITIONS = (
-    *ROUND, "device", "sample", "evaluation.every", "evaluation.samples",
-    "evaluation.hellaswag_items", "evaluation.peak_seconds",
-)  # fmt: skip
-# Groups whose choice has a field of its own in the record.
-NAMED_GROUPS = ("data", "model", "scale")
-
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """A run's configuration as JSON types, enums as their names."""
+    """A run's configuration as its record keeps it: JSON types, enums as their names."""
     plain = resolved(OmegaConf.structured(config))
-    return {key: plain[key] for key in plain if key not in NOT_KEPT}
+    return {key: plain[key] for key in plain if role_of(key) is not Role.command}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -59,34 +37,41 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def measured(plain: dict[str, Any]) -> dict[str, Any]:
+def measured(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a plain configuration that a run's numbers depend on, by dotted key."""
-    return _without(flatten(plain), (*NOT_MEASURED, *inert_keys(plain)))
+    return _with_roles(plain, Role.losses, Role.numbers, Role.round)
 
 
-def inert_keys(plain: dict[str, Any]) -> list[str]:
-    """The settings that have no effect on a model of someone's own, as it lacks these knobs."""
-    if "target" not in plain["model"]:
-        return []
-    return [f"model.{knob}" for knob in inert(plain["model"]["knobs"] or ())]
-
-
-def conditions(plain: dict[str, Any]) -> dict[str, Any]:
+def conditions(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide losses. Composed without a stage, they are those of every stage."""
-    return _without(measured(plain), NOT_CONDITIONS)
+    return _with_roles(plain, Role.losses)
+
+
+def _with_roles(plain: Mapping[str, Any], *roles: Role) -> dict[str, Any]:
+    flat = flatten(plain)
+    lacking = inert_keys(flat)
+    return {k: v for k, v in flat.items() if role_of(k) in roles and k not in lacking}
+
+
+def inert_keys(flat: Mapping[str, Any]) -> list[str]:
+    """The settings that have no effect on a custom model, as it lacks these knobs."""
+    if "model.target" not in flat:
+        return []
+    beginning = "model.knobs."
+    knobs = [key.removeprefix(beginning) for key in flat if key.startswith(beginning)]
+    return [f"model.{knob}" for knob in inert(knobs)]
 
 
 def variant(overrides: Iterable[str]) -> list[str]:
-    """The overrides that change what is measured, without the stage and the round."""
+    """The overrides that change what is measured, but for what the record has fields for.
+
+    These are the round, the device, and what is chosen by its name, as a stage or a model.
+    """
+    shown = {Role.losses, Role.numbers, Role.asked}
+    chosen = {key.name.rpartition(".")[0] for key in keys() if key.name.endswith(".name")}
     keyed = {override_key(override): override for override in overrides}
-    changing = _without(keyed, (*NOT_MEASURED, *ROUND, "device", "hydra"))
-    shown = {key: override for key, override in changing.items() if key not in NAMED_GROUPS}
-    return sorted([*shown.values(), *(keyed[key] for key in ARITHMETIC if key in keyed)])
-
-
-def override_key(override: str) -> str:
-    """The key of an override, without Hydra's + and ~."""
-    return override.lstrip("+~").partition("=")[0]
+    changing = keyed.keys() - {"device", *chosen}
+    return sorted(keyed[key] for key in changing if role_of(key) in shown)
 
 
 def short_hash(settings: Any) -> str:

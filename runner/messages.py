@@ -10,26 +10,22 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
-    MissingMandatoryValue,
     OmegaConfBaseException,
 )
 from rich.console import Console
 from typing_extensions import Buffer
 
 from conf.errors import did_you_mean
-from conf.schema import keys_with_types
+from conf.schema import keys
 from runner import world
 from runner.interruption import install_handlers
 
-# Hydra's words for a key of a file that no type has, and for an override that it cannot apply.
-IN_A_FILE = re.compile(r"In '([^']+)':.*\sKey '(\w+)' not in", re.DOTALL)
-CHOSEN_TWICE = re.compile(r"Multiple values for (\S+)\. .*'override \S+: (.+)'")
+# Hydra's words for an override that it cannot apply.
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
-MERGED = re.compile(r"Error merging override ([^=]+)=(.*)")
 # Its words where a launcher is not installed, and the extras that install it.
 NO_LAUNCHER = re.compile(r"(?:Unknown plugin class|Could not load) .*(joblib|submitit)")
 EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
@@ -94,14 +90,14 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def no_such_key(key: str) -> str:
+def no_such_key(name: str) -> str:
     """What to say of a key that the configuration does not have."""
-    known = [name for name, _ in keys_with_types()]
-    if key in known and key.startswith("model."):
-        return f"This model has no setting {key}, which another kind of model has."
-    if "." not in key:
-        known += [name.rpartition(".")[2] for name in known]
-    return f"There is no setting {key}.{did_you_mean(key, known)} --cfg job shows them all."
+    known = [key.name for key in keys()]
+    if name in known and name.startswith("model."):
+        return f"This model has no setting {name}, which another kind of model has."
+    if "." not in name:
+        known += [key.rpartition(".")[2] for key in known]
+    return f"There is no setting {name}.{did_you_mean(name, known)} --cfg job shows them all."
 
 
 def sentence(mistake: Exception) -> str:
@@ -110,37 +106,20 @@ def sentence(mistake: Exception) -> str:
         full = mistake.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space" if full else "check the path and its permissions"
         return f"{mistake.filename}: {mistake.strerror}; {advice}, or give another folder."
-    if isinstance(mistake, OverrideParseException):
-        return (
-            f"{mistake.override!r} cannot be read as an override; write key=value, and a value "
-            "with special characters in quotes: key='\"value\"'."
-        )
     text = str(mistake)
     if missing := NO_LAUNCHER.search(text):
         return (
             "This launcher needs a package that is not installed: "
             f"pip install 'gpt2-ladder[{EXTRAS[missing[1]]}]'."
         )
-    if isinstance(mistake, MissingMandatoryValue):
-        return f"{mistake.full_key} has no value here; add {mistake.full_key}=VALUE."
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
     if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
         return no_such_key(key[1])
-    if "Cannot merge DictConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
-        return (
-            f"{merged[1]}={merged[2]}: write names with their values, {merged[1]}={{name: value}}."
-        )
-    if "is not a ListConfig" in str(mistake.__cause__) and (merged := MERGED.match(text)):
-        return f"{merged[1]}={merged[2]}: write a list, {merged[1]}=[{merged[2]}]."
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:
         group, _, name = str(mistake.missing_cfg_file).rpartition("/")
         options = ", ".join(mistake.options)
         near = did_you_mean(name, mistake.options)
         return f"There is no {group} {name!r}.{near} There are {options}."
-    if chosen := CHOSEN_TWICE.match(text):
-        return f"{chosen[1]} has a value already; write {chosen[1]}={chosen[2]}, without the +."
-    if key := IN_A_FILE.match(text):
-        return f"{key[1]}.yaml: {no_such_key(key[2])}"
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")

@@ -31,11 +31,11 @@ from runner.identity import (
     fingerprint,
     hash_with_source,
     label,
-    override_key,
     variant,
 )
 from runner.interruption import Interrupted, say_why_first
 from runner.messages import say, sentence, warn
+from runner.overrides import override_key
 from runner.process import in_own_process
 from runner.progress import text_progress
 from runner.record import (
@@ -162,7 +162,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         label=label(config, identity),
         fingerprint=identity,
         code=hash_with_source(command.conditions),
-        command=f"python -m runner {shlex.join(command.typed)}",
+        command=f"python -m runner {shlex.join(command.overrides)}",
         variant=variant(command.overrides),
         conditions=command.conditions,
         config=plain,

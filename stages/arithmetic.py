@@ -1,6 +1,6 @@
 """The arithmetic of `without` and `plus`: a stage with the changes of steps taken back or added."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,14 @@ class Ablation:
 class Ladder:
     """The stages over a base: the settings of the configuration without a stage, by dotted key.
 
-    `typed` are the keys that were set by hand, which no stage changes.
+    `typed` are the keys that were set by hand, which no stage changes. `composed` gives all
+    settings of a stage whose overlay chooses more than values, as another model.
     """
 
     stages: Sequence[Stage]
     base: Mapping[str, Any]
     typed: Collection[str] = field(default=())
+    composed: Callable[[str], Mapping[str, Any]] | None = None
     _resolved: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def settings(self, asked: Ablation) -> dict[str, Any]:
@@ -100,31 +102,33 @@ class Ladder:
             if entry.step in names and not gone.issuperset((entry.step, key) for key in changes):
                 raise UsageError(f"plus=[{entry}]: {asked.stage} contains {entry} already.")
             own += changes.items()
-        return {**self.base, **{key: value for key, value in own if key not in self.typed}}
+        whole = {**self.base, **{key: value for key, value in own if key not in self.typed}}
+        choosing = [place for place, stage in enumerate(chain) if stage.choices]
+        if choosing and self.composed:
+            above = (key for stage in chain[choosing[-1] + 1 :] for key in stage.changes)
+            decided = {key: whole[key] for key in (*above, *self._decided(asked))}
+            whole = {**self.composed(chain[choosing[-1]].name), **decided}
+        return whole
 
     def touched(self, asked: Ablation) -> dict[str, Any]:
         """The settings that the entries decide. Raises UsageError as `settings` does."""
         whole = self.settings(asked)
+        return {key: whole[key] for key in self._decided(asked)}
+
+    def _decided(self, asked: Ablation) -> list[str]:
         entries = map(Entry.read, (*asked.without, *asked.plus))
-        return {key: whole[key] for entry in entries for key in self._changes(entry)}
+        return [key for entry in entries for key in self._changes(entry)]
 
     def plain_stage(self, asked: Ablation) -> str | None:
         """The stage that trains with exactly the same settings, if there is one.
 
         None for a stage from which nothing is taken back and to which nothing is added.
         """
-        if asked.is_plain or any(stage.choices for stage in self.chain(asked.stage)):
+        if asked.is_plain:
             return None
         whole = self.settings(asked)
-        return next(
-            (
-                stage.name
-                for stage in self.stages
-                if not any(below.choices for below in self.chain(stage.name))
-                and self.settings(Ablation(stage.name)) == whole
-            ),
-            None,
-        )
+        names = (stage.name for stage in self.stages)
+        return next((name for name in names if self.settings(Ablation(name)) == whole), None)
 
     def same_but_for(self, asked: Ablation, inert: Collection[str]) -> str | None:
         """The lowest stage in the chain that differs in nothing but settings without effect."""
@@ -132,14 +136,11 @@ class Ladder:
             return None
         if same := self.plain_stage(asked):
             asked = Ablation(same)
-        chain = self.chain(asked.stage)
-        if any(stage.choices for stage in chain):
-            return None
 
         def acting(ablation: Ablation) -> dict[str, Any]:
             return {k: v for k, v in self.settings(ablation).items() if k not in inert}
 
-        names = [stage.name for stage in chain]
+        names = [stage.name for stage in self.chain(asked.stage)]
         others = (Ablation(name) for name in (names[:-1] if asked.is_plain else names))
         whole = acting(asked)
         return next((other.stage for other in others if acting(other) == whole), None)
@@ -164,14 +165,14 @@ class Ladder:
         found: list[Stage] = []
         parent: str | None = name
         while parent is not None and parent not in (stage.name for stage in found):
-            found.append(self._named(parent))
+            found.append(self.named(parent))
             parent = found[-1].parent
         return found[::-1]
 
     def _entries(self, word: str, texts: Iterable[str]) -> Iterator[Entry]:
         for text in texts:
             entry = Entry.read(text)
-            step = self._named(entry.step)
+            step = self.named(entry.step)
             changes = step.changes
             if step.choices:
                 raise UsageError(
@@ -194,10 +195,11 @@ class Ladder:
             yield entry
 
     def _changes(self, entry: Entry) -> dict[str, Any]:
-        changes = self._values(self._named(entry.step))
+        changes = self._values(self.named(entry.step))
         return {key: changes[key] for key in changes if entry.key in ("", key)}
 
-    def _named(self, name: str) -> Stage:
+    def named(self, name: str) -> Stage:
+        """The stage of this name. Raises UsageError."""
         found = next((stage for stage in self.stages if stage.name == name), None)
         if found is None:
             names = ", ".join(stage.name for stage in self.stages)

@@ -11,12 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.files import read_yaml
-from conf.schema import Aim, StageConf
+from conf.schema import Aim, Role, StageConf, role_of
 
 CONF = Path(__file__).parent.parent / "conf"
-
-# What is asked for, and no setting.
-NOT_SETTINGS = ("defaults", "stage", "without", "plus", "plan", "recipe", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -65,18 +62,12 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
             about,
             parents[name],
             _number(name, about, parents),
-            _leaves(overlays[name]),
+            _settings(overlays[name]),
             [str(entry) for entry in chosen[name] if entry != parents[name]],
         )
         for name, about in abouts.items()
     ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
-
-
-def changes_between(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two composed configurations differ, with both values resolved."""
-    old, new = (_leaves(config, resolve=True) for config in (before, after))
-    return {key: (old.get(key), new[key]) for key in new if old.get(key) != new[key]}
 
 
 def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,11 +93,15 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _leaves(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, enums as names, without what is asked for."""
-    plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+def _settings(overlay: DictConfig) -> dict[str, Any]:
+    """What an overlay sets, by dotted key, enums as names."""
+    plain = OmegaConf.to_container(overlay, enum_to_str=True)
     assert isinstance(plain, dict)
-    return flatten({key: plain[key] for key in plain if key not in NOT_SETTINGS})
+    return {
+        key: value
+        for key, value in flatten(plain).items()
+        if key != "defaults" and role_of(key) is not Role.asked
+    }
 
 
 def group_files(

@@ -1,4 +1,4 @@
-"""The plans in conf/plan and in folders of the user's own: which runs each asks for."""
+"""The plans and recipes in conf/ and in folders of the user's own: which runs each asks for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.files import read_yaml
-from conf.schema import PlanConf
+from conf.schema import PlanConf, RecipeConf
 
 # What a plan's file may hold: every value that it sets is one of its sweeper's parameters.
 SECTIONS = {"defaults", "hydra", "plan"}
@@ -46,3 +46,12 @@ def read_plan(file: Path) -> Plan:
     about.title = about.title or file.stem
     swept = {str(key): str(value) for key, value in params.items_ex(resolve=False)}
     return Plan(file.stem, about, swept)
+
+
+def read_recipe(file: Path) -> RecipeConf:
+    """What a recipe is about. Raises UsageError for a file that is not a recipe."""
+    content = read_yaml(file)
+    about = isinstance(content, DictConfig) and content.get("recipe")
+    if not isinstance(about, DictConfig) or about.keys() != {"name", "title"}:
+        raise UsageError(f"{file} has no recipe: {{name: NAME, title: TITLE}}; write that first.")
+    return RecipeConf(name=str(about.name), title=str(about.title))

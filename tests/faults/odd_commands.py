@@ -27,7 +27,7 @@ from conf.errors import UsageError
 from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 from runner.dry_run import Cost
-from runner.expansion import expand, parse
+from runner.overrides import expand, parse
 from runner.record import Status
 from runner.source import source_files
 from tests.conftest import ROOT

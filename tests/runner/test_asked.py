@@ -8,10 +8,10 @@ import pytest
 
 import runner
 from conf.reading import register
-from runner.command import composed, read_command, recipe_as_overrides
-from runner.expansion import hydra_open
+from runner.command import composed, read_command
 from runner.files import seal, unseal
 from runner.folder import RunFolder
+from runner.overrides import hydra_open
 from runner.record import Asked, Status, UnreadableRecord, read_asked, read_run
 from stages.ladder import read_ladder
 from tests.conftest import CommandLine
@@ -40,7 +40,7 @@ def ask(*overrides: str, mine: Path | None = None) -> Asked:
     composed.cache_clear()
     folders = [mine] if mine else []
     with hydra_open(folders):
-        words = [SCALE, *recipe_as_overrides(overrides, folders), *overrides]
+        words = [SCALE, *overrides]
         return read_command(composed(*words), words, read_ladder(folders))[1].asked
 
 

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 import runner
-from conf.errors import UsageError
 from runner.files import unseal
 from tests.conftest import CommandLine
 from tests.faults.lab import Lab, steps_done, wait_until
@@ -47,7 +46,7 @@ def test_the_recipe_is_the_videos_run(command_line: CommandLine) -> None:
 def test_what_is_typed_wins_over_the_recipe_and_the_recipe_over_the_stage(
     command_line: CommandLine,
 ) -> None:
-    for order in ((RECIPE, "+stage=step09"), ("+stage=step09", RECIPE)):
+    for order in ((RECIPE, "stage=step09"), ("stage=step09", RECIPE)):
         cfg = shown(command_line, "train={steps: 9}", *order, "sample.prompt=Once", "scale=smoke")
         assert cfg["stage"]["name"] == "step09"
         assert cfg["train"]["total_batch_tokens"] is None
@@ -97,28 +96,31 @@ def test_the_record_says_which_recipe_and_its_command_finds_the_run(
     (file,) = tmp_path.glob("outputs/gpt2_124m/step10/*/run.json")
     record = unseal(file.read_bytes())
     assert record["config"]["recipe"]["name"] == "gpt2_124m"
-    assert record["config"]["recipe"]["settings"]["train"]["steps"] == 19073
-    assert {"train.steps=3", "train.warmup_steps=1", "evaluation.every=250"} <= {*record["variant"]}
+    assert {"train.steps=3", "train.warmup_steps=1"} <= {*record["variant"]}
+    assert record["config"]["evaluation"]["every"] == 250
     assert "evaluation" not in record["command"]
     assert record["conditions"]["train.warmup_steps"] == 1
     assert record["stage"]["changes"] == {"train.total_batch_tokens": [None, 128]}
     again = command_line(*shlex.split(record["command"])[3:], smoke=False)
     assert "step10: already finished" in again.stdout, again.stderr
-    typed = [*record["variant"], "+stage=step10", "experiment=gpt2_124m", "checkpoint=last"]
-    assert "already finished" in command_line(*typed).stdout
 
 
-def write_recipe(folder: Path, **content: Any) -> str:
-    about = {"name": "own", "title": "Own", "stage": "step05", "settings": {}}
+OWN = """# @package _global_
+defaults: [/stage: step05, override /model: gpt2_medium, _self_]
+recipe: {name: own, title: Own}
+train: {betas: [0.8, 0.9]}
+sample: {prompt: 'a "b"'}
+"""
+
+
+def write_recipe(folder: Path, content: str = OWN) -> str:
     (folder / "recipe").mkdir(exist_ok=True)
-    (folder / "recipe" / "own.yaml").write_text(yaml.safe_dump({**about, **content}))
+    (folder / "recipe" / "own.yaml").write_text(content)
     return f"--config-dir={folder}"
 
 
 def test_a_recipe_of_ones_own_is_one_file(command_line: CommandLine, tmp_path: Path) -> None:
-    sample = {"prompt": 'a "b"'}
-    settings = {"model": "gpt2_medium", "train": {"betas": [0.8, 0.9]}, "sample": sample}
-    folder = write_recipe(tmp_path, settings=settings)
+    folder = write_recipe(tmp_path)
     cfg = shown(command_line, folder, "+recipe=own")
     assert cfg["stage"]["name"] == "step05"
     assert cfg["model"]["n_embd"] == 1024
@@ -148,12 +150,12 @@ def test_a_recipe_is_trained_from_python(tmp_path: Path, text_file: Path, cache_
     ("asked", "said"),
     [
         (["+recipe=gpt2_125m"], "There is no recipe 'gpt2_125m'. Did you mean gpt2_124m?"),
-        (["recipe=gpt2_124m"], "write +recipe=gpt2_124m"),
-        (["-m", "+recipe=gpt2_124m,own"], "+recipe names one recipe"),
+        (["recipe=gpt2_124m"], "use +recipe=gpt2_124m"),
         ([RECIPE, "train.stepz=3"], "Did you mean train.steps?"),
         ([RECIPE, *SHORT, "evaluation.hellaswag=/nobody.jsonl"], "/nobody.jsonl: No such file"),
         ([RECIPE, *SHORT, "evaluation.hellaswag=pyproject.toml"], "line 1 is no item"),
-        ([RECIPE, "without=[step09]"], "was also typed"),
+        ([RECIPE, "without=[step09]"], "A recipe is one run as it is"),
+        ([RECIPE, "+stage=step09"], "Multiple values for stage"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(
@@ -166,29 +168,24 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(
     assert not list((tmp_path / "outputs").rglob("*.*"))
 
 
-def test_a_plan_that_names_a_recipe_is_refused(command_line: CommandLine, tmp_path: Path) -> None:
-    (tmp_path / "plan").mkdir()
-    params = {"+stage": "step10", "+recipe": "gpt2_124m"}
-    plan = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
-    text = "# @package _global_\n" + yaml.safe_dump(plan)
-    (tmp_path / "plan" / "own.yaml").write_text(text)
-    done = command_line(f"--config-dir={tmp_path}", "+plan=own")
-    assert done.returncode == 2
-    assert "a plan names its settings" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"name": "other"}, "its name is other; name it as the file, own"),
-        ({"step": "step05"}, "'step' not in 'RecipeConf'"),
-    ],
-)
-def test_a_file_that_is_no_recipe_is_named(
-    tmp_path: Path, content: dict[str, Any], said: str
+def test_a_plan_may_name_a_recipe_and_several_of_its_seeds(
+    command_line: CommandLine, tmp_path: Path
 ) -> None:
-    from stages.recipes import find_recipe
+    write_recipe(tmp_path)
+    (tmp_path / "plan").mkdir()
+    plan = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "1,2", "+recipe": "own"}}}}
+    text = "# @package _global_\n" + yaml.safe_dump(plan)
+    (tmp_path / "plan" / "seeds.yaml").write_text(text)
+    done = command_line(f"--config-dir={tmp_path}", "+plan=seeds", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 0 finished, 2 to train." in done.stdout
+    assert "step05" in done.stdout
 
-    write_recipe(tmp_path, **content)
-    with pytest.raises(UsageError, match=rf"own\.yaml.*{said}"):
-        find_recipe("own", [tmp_path])
+
+@pytest.mark.parametrize("content", ["train: {steps: 3}\n", "recipe: {name: own}\n", "word"])
+def test_a_file_that_is_no_recipe_is_left_out_by_its_name(
+    command_line: CommandLine, tmp_path: Path, content: str
+) -> None:
+    said = command_line(write_recipe(tmp_path, content), smoke=False).stdout
+    assert "own.yaml has no recipe" in said
+    assert "+recipe=own" not in said

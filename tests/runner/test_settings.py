@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.schema import Config
+from conf.schema import Config, Role
 from gpt2.config import GPTConfig, ModelConfig
 from runner.settings import remarks
 from tests.conftest import Settings
@@ -41,7 +41,9 @@ def broken_bounds(kind: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from broken_bounds(inner, f"{key}.{name}".lstrip("."))
     elif get_origin(kind) is Annotated:
         for bound in kind.__metadata__:
-            yield key, value_outside(bound)
+            if not isinstance(bound, Role):
+                yield key, value_outside(bound)
+        yield from broken_bounds(kind.__origin__, key)
     elif get_origin(kind) in (tuple, list):
         for i, inner in enumerate(get_args(kind)):
             yield from broken_bounds(inner, f"{key}[{i}]")

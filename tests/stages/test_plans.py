@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from conf.errors import UsageError
 from hydra_plugins.balanced_sweeper import BalancedSweeper
-from runner.expansion import expand, parse
+from runner.overrides import expand, parse
 from stages.arithmetic import Ablation, Ladder
 from stages.ladder import CONF, group_files, read_ladder
 from stages.plans import read_plan

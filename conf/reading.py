@@ -14,7 +14,8 @@ from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
 from conf.files import read_yaml
-from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys
+from conf.keys import keys
+from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig
 from gpt2.config import CustomConfig, GPTConfig
 
 # An override without lists, functions but choice(), and interpolations; and in it what is quoted,

@@ -4,15 +4,14 @@ Nothing here imports torch: a wrong key, type or value is refused before trainin
 """
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from gpt2.config import CustomConfig, GPTConfig, ModelConfig, PositiveFloat, PositiveInt
+from gpt2.config import ModelConfig, PositiveFloat, PositiveInt
 
 
 class Role(Enum):
@@ -347,42 +346,3 @@ def validator(kind: type) -> Any:
     from pydantic import TypeAdapter  # its import takes as long as showing the ladder
 
     return TypeAdapter(kind)
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key of a configuration, dotted, with its type and its role."""
-
-    name: str
-    type: Any
-    role: Role
-
-
-def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Iterator[Key]:
-    """Every key of a configuration and of its sections; `role` is that of all of them."""
-    types, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
-    for entry in fields(kind):
-        notes = getattr(hints[entry.name], "__metadata__", ())
-        own = next((note for note in notes if isinstance(note, Role)), None)
-        if entry.name == "name":  # of what is chosen for the section
-            own = Role.name
-        section, name = types[entry.name], f"{prefix}{entry.name}"
-        yield Key(name, section, role or own or Role.losses)
-        parts = (section, *get_args(section))  # one that may be null is one of a union's
-        for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
-            if isinstance(below, type) and is_dataclass(below):
-                yield from keys(below, f"{name}.", role or own)
-
-
-@functools.cache
-def role_of(name: str) -> Role:
-    """The role of a dotted key; below a key without a type of its own, as an argument is, its."""
-    roles = _roles()
-    while name not in roles and "." in name:
-        name = name.rpartition(".")[0]
-    return roles.get(name, Role.losses)
-
-
-@functools.cache
-def _roles() -> dict[str, Role]:
-    return {key.name: key.role for key in keys()}

@@ -11,7 +11,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import UsageError
-from conf.schema import Aim, Role, role_of
+from conf.keys import role_of
+from conf.schema import Aim, Role
 from runner.identity import conditions, inert_keys, measured, resolved, short_hash
 from runner.overrides import override_key, parse
 from runner.record import Asked, StageInfo

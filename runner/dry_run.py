@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from conf.schema import DataConf, Role, keys
+from conf.keys import keys
+from conf.schema import DataConf, Role
 from gpt2.config import KNOBS
 from runner.command import Request, composed
 from runner.data.hellaswag import items_sha256

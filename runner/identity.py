@@ -11,7 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Config, Role, keys, role_of
+from conf.keys import keys, role_of
+from conf.schema import Config, Role
 from gpt2.config import inert
 from runner.overrides import override_key
 from runner.source import package_versions, source_files

@@ -20,7 +20,7 @@ from rich.console import Console
 from typing_extensions import Buffer
 
 from conf.errors import did_you_mean
-from conf.schema import keys
+from conf.keys import keys
 from runner import world
 from runner.interruption import install_handlers
 

@@ -89,25 +89,13 @@ def read_settings(cfg: DictConfig) -> Config:
 
 
 def _check_custom(model: CustomConfig) -> None:
-    """Raises UsageError for what is no model of someone's own, before its code is looked for."""
-    if not model.target:
-        raise UsageError(
-            f"model={model.name} needs a target: model.target=package.module:name, a class or a "
-            "function that returns a model."
-        )
+    """Raises UsageError for what cannot be a custom model, before its code is looked for."""
     module, _, name = model.target.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise UsageError(
-            f"model.target={model.target}: write a module and what is in it, as in "
-            "model.target=package.module:name."
+            f"model.target={model.target}: write a module and what is in it, a class or a function "
+            "that returns a model: model.target=package.module:name."
         )
-    for key in ("arguments", "knobs"):
-        given = getattr(model, key)
-        if not isinstance(given, dict) or not all(isinstance(entry, str) for entry in given):
-            raise UsageError(
-                f"model.{key}={given}: write names with their values, as in "
-                f"'model.{key}={{name: value}}'."
-            )
     given = (*KNOBS, "vocab_size", "context_length")
     for knob, argument in model.knobs.items():
         if knob not in given:
@@ -115,14 +103,10 @@ def _check_custom(model: CustomConfig) -> None:
                 f"model.knobs: there is no model.{knob} to give to a model; there are "
                 f"{', '.join(given)}."
             )
-        if not isinstance(argument, str):
+        if not isinstance(argument, str) or argument in model.arguments:
             raise UsageError(
-                f"model.knobs: {knob} is given to {argument!r}; name an argument of {model.target}."
-            )
-        if argument in model.arguments:
-            raise UsageError(
-                f"model.knobs gives {argument} the value of model.{knob}, and model.arguments "
-                "another one; leave out one of the two."
+                f"model.knobs: {knob} is given to {argument!r}; name an argument of {model.target} "
+                "that model.arguments does not give another value."
             )
 
 

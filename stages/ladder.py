@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
 from conf.files import read_yaml
-from conf.schema import Aim, Role, StageConf, role_of
+from conf.keys import role_of
+from conf.schema import Aim, Role, StageConf
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -1,0 +1,48 @@
+"""The keys of the configuration: the type and the role of each, read from its schema."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from conf.schema import Config, Role
+from gpt2.config import CustomConfig, GPTConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a configuration, dotted, with its type and its role."""
+
+    name: str
+    type: Any
+    role: Role
+
+
+def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Iterator[Key]:
+    """Every key of a configuration and of its sections; `role` is that of all of them."""
+    types, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    for entry in fields(kind):
+        notes = getattr(hints[entry.name], "__metadata__", ())
+        own = next((note for note in notes if isinstance(note, Role)), None)
+        if entry.name == "name":  # of what is chosen for the section
+            own = Role.name
+        section, name = types[entry.name], f"{prefix}{entry.name}"
+        yield Key(name, section, role or own or Role.losses)
+        parts = (section, *get_args(section))  # one that may be null is one of a union's
+        for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
+            if isinstance(below, type) and is_dataclass(below):
+                yield from keys(below, f"{name}.", role or own)
+
+
+@functools.cache
+def role_of(name: str) -> Role:
+    """The role of a dotted key; below a key without a type of its own, as an argument is, its."""
+    roles = _roles()
+    while name not in roles and "." in name:
+        name = name.rpartition(".")[0]
+    return roles.get(name, Role.losses)
+
+
+@functools.cache
+def _roles() -> dict[str, Role]:
+    return {key.name: key.role for key in keys()}

@@ -14,7 +14,7 @@ from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
 from conf.files import read_yaml
-from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig, keys_with_types
+from conf.schema import Config, ExporterConfig, SamplerConfig, keys_with_types
 from gpt2.config import CustomConfig, GPTConfig
 
 # An override without lists, functions but choice(), and interpolations; and in it what is quoted,
@@ -27,7 +27,7 @@ NUMBER = re.compile(
 
 def as_typed(words: Sequence[str]) -> list[str]:
     """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
-    kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
+    kinds = (Config, SamplerConfig, ExporterConfig)
     texts = {k for kind in kinds for k, of in keys_with_types(kind) if of in (str, str | None)}
     return [
         NUMBER.sub(lambda found: f"'{found[1]}'" if found[1] else found[0], word)
@@ -70,7 +70,6 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)
-    store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     custom = OmegaConf.structured(CustomConfig)
     for name in ("arguments", "knobs"):  # any key may be given without a +

@@ -21,7 +21,7 @@ from runner.expansion import hydra_open
 from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.record import HELD_OUT, STEPS, Run
-from runner.run import run
+from runner.run import in_numbers, run
 from runner.settings import read_settings
 from stages.ladder import read_ladder
 
@@ -52,12 +52,9 @@ class TrainedRun:
         return pd.read_csv(self.folder / name, float_precision="round_trip")
 
     def __repr__(self) -> str:
-        results = self.record.results
-        return (
-            f"{self.record.stage.name} ({self.record.stage.title}): {self.record.status.value}, "
-            f"interval [{results.worst:.3f}, {results.best:.3f}], held-out loss "
-            f"{results.held_out:.3f}, {results.tokens_per_second:,.0f} tokens/s, in {self.folder}"
-        )
+        name = f"{self.record.stage.name} ({self.record.stage.title})"
+        numbers = in_numbers(self.record)
+        return f"{name}: {self.record.status.value}, {numbers}, in {self.folder}"
 
 
 def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> TrainedRun:

@@ -57,16 +57,22 @@ class TrainedRun:
         return f"{name}: {self.record.status.value}, {numbers}, in {self.folder}"
 
 
-def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> TrainedRun:
-    """See `runner.train`."""
+def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -> TrainedRun:
+    """Train a stage in this process, or find it finished, as `python -m runner +stage=...` does.
+
+    `overrides` are those of the command line; `config_dirs` hold stages of your own. A run that
+    failed or diverged is returned too: see `record.status`. Raises `conf.errors.UsageError` for a
+    mistake, and KeyboardInterrupt after Ctrl-C, when the same call goes on.
+    """
+    folders = [Path(folder) for folder in config_dirs]
     register()
     composed.cache_clear()  # of other folders
     asked = as_typed([f"+stage={stage}", *overrides])
     draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
     try:
-        asked = [*recipe_as_overrides(asked, config_dirs), *asked]
-        with hydra_open(config_dirs):
-            cfg, command = read_command(composed(*asked), asked, read_ladder(config_dirs))
+        asked = [*recipe_as_overrides(asked, folders), *asked]
+        with hydra_open(folders):
+            cfg, command = read_command(composed(*asked), asked, read_ladder(folders))
             config = read_settings(cfg)
         record = run(config, command, Console(), isolate=False)
     except Interrupted as interrupted:

@@ -6,7 +6,7 @@ import io
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from pathlib import Path
@@ -176,14 +176,14 @@ class RunFolder:
     def add_step(self, step: Step) -> None:
         """Append one optimizer step to steps.csv and to the log. Raises OSError."""
         self.steps.append(step)
-        self._append(STEPS, _row(step))
+        self._append(STEPS, _line(astuple(step)))
         self._append(LOG, step.line())
         self.watch(step)
 
     def add_windows(self, windows: Sequence[Window]) -> None:
         """Append one evaluation to held_out.csv. Raises OSError."""
         self.windows += windows
-        self._append(HELD_OUT, "".join(map(_row, windows)))
+        self._append(HELD_OUT, "".join(_line(astuple(window)) for window in windows))
         self.watch(windows)
 
     def add_accuracy(self, found: Accuracy) -> None:
@@ -211,8 +211,8 @@ class RunFolder:
         self._close_files()
         self.steps, self.windows = list(steps), list(windows)
         contents = {
-            STEPS: [_header(Step), *map(_row, steps)],
-            HELD_OUT: [_header(Window), *map(_row, windows)],
+            STEPS: [_line(columns(Step)), *(_line(astuple(step)) for step in steps)],
+            HELD_OUT: [_line(columns(Window)), *(_line(astuple(window)) for window in windows)],
             LOG: [step.line() for step in steps],
         }
         for name, lines in contents.items() if self._writes else ():
@@ -244,12 +244,8 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _header(kind: type) -> str:
-    return ",".join(columns(kind)) + "\n"
-
-
-def _row(row: Step | Window) -> str:
-    return ",".join(map(str, astuple(row))) + "\n"
+def _line(values: Iterable[object]) -> str:
+    return ",".join(map(str, values)) + "\n"
 
 
 def _sha256(file: Path) -> str | None:

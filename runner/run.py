@@ -27,7 +27,7 @@ from runner.data.source import Source, find_source, load
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
 from runner.identity import override_key
-from runner.interruption import Interrupted, say_why_first
+from runner.interruption import say_why_first
 from runner.messages import say, sentence, warn
 from runner.process import in_own_process
 from runner.progress import text_progress
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
     """Train a stage unless its record is already finished; returns its record.
 
-    None where the record could not be closed, and in all but the first of several processes that
-    train it together. `isolate` gives the run a process of its own, so that its peak memory is its
-    own and a crash does not end the sweep. Raises UsageError for what the user can correct, and
-    Interrupted.
+    None where the record could not be closed, and in all but the first of several processes.
+    `isolate` gives the run a process of its own, so that its peak memory is its own and a crash
+    does not end the sweep. Raises UsageError for what the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     source = find_source(config.data, cache_dir, partial(warn, console))
@@ -69,11 +68,9 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
     else:
         train()
     folder.reload()
-    if not world.is_first():
-        return None
-    if folder.damage:
+    if folder.damage and world.is_first():
         warn(console, f"{folder.damage}.")
-    if folder.status is None or folder.status is Status.running:  # it could not be closed
+    if not world.is_first() or folder.status in (None, Status.running):  # it could not be closed
         return None
     print_outcome(folder, experiment, console)
     return folder.run
@@ -84,8 +81,7 @@ def find_done(
 ) -> Run | None:
     """The run where it is finished or diverged, after a note in its folder of what is asked.
 
-    It may be in another stage's folder, where the same was asked for in another way. Prints this,
-    or what is damaged.
+    It may be another stage's, of which the same was asked. Prints this, or what is damaged.
     """
     everywhere = sorted(folder.path.parent.parent.glob(f"*/{planned.label}"))
     for same in map(RunFolder, dict.fromkeys([folder.path, *everywhere])):
@@ -146,7 +142,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
     """The record of a run that has not started."""
     plain = identity.as_plain(config)
     fingerprint = identity.fingerprint(plain, data.sha256, data.hellaswag_sha256)
-    commit, dirty = identity.commit()
+    versions = platform.python_version(), importlib.metadata.version("torch"), platform.platform()
     return Run(
         stage=command.stage,
         experiment=config.experiment,
@@ -159,13 +155,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         config=plain,
         notes=[*command.notes, *remarks(config)],
         data=data,
-        environment=Environment(
-            python=platform.python_version(),
-            torch=importlib.metadata.version("torch"),
-            platform=platform.platform(),
-            commit=commit,
-            dirty=dirty,
-        ),
+        environment=Environment(*versions, *identity.commit()),
         process=Process(platform.node(), os.getpid()),
         started=now(),
     )
@@ -173,18 +163,11 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
 
 def _train_isolated(train: Callable[[], None], folder: RunFolder, console: Console) -> None:
     """`train` in a process of its own; the record in `folder` is closed here if that crashes."""
-    try:
-        status = in_own_process(train)
-    except Interrupted as interrupted:
-        folder.reload()
-        if folder.status is Status.running and world.is_first():
-            _close(folder, Status.interrupted, str(interrupted), console)
-        raise
+    status = in_own_process(train)
     if status != 0 and world.is_first():
         with folder.locked(console):  # the stage may have outlived the server that started it
             if folder.status is Status.running:
-                cause = _cause_of_death(status, folder.run)
-                _close(folder, Status.failed, cause, console)
+                _close(folder, Status.failed, _cause_of_death(status, folder.run), console)
 
 
 def train_recorded(config: Config, source: Source, path: Path, planned: Run, asked: Asked) -> None:
@@ -222,8 +205,7 @@ def _train_in(
     try:
         from runner.training.loop import train
 
-        cache_dir = Path(config.cache_dir).expanduser()
-        held_out = config.data.held_out_fraction
+        cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
         with text_progress(console) as show:
             corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
@@ -247,12 +229,11 @@ def _train_in(
     except BaseException as failure:  # a custom model may even exit
         say_why_first()
         error = parallel.cause(failure)
+        lost = isinstance(error, LostProcess)
         if not parallel.is_first:
-            lost = isinstance(error, LostProcess)
             raise error if lost else UsageError(_failure(error, folder)) from failure
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
-        mistake = isinstance(error, UsageError) and not isinstance(error, LostProcess)
-        if mistake and not trained:
+        if isinstance(error, UsageError) and not (lost or trained):
             folder.remove()  # a mistake in the command leaves nothing behind
             raise error from None
         _close(folder, Status.failed, _failure(error, folder), console)

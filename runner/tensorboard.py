@@ -2,7 +2,6 @@
 
 import textwrap
 import threading
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -29,17 +28,14 @@ class TensorBoard:
         self._failed = False
         self._writer: Any = None
         threading.excepthook = _print_unless_it_is_the_writers
-        self._unless_failed(self._begin, folder)
+        self.write(folder)
 
-    def write(self, what: Written) -> None:
-        """Write a step, an evaluation, an accuracy or a sample; the run at its end closes it."""
-        self._unless_failed(self._write, what)
-
-    def _unless_failed(self, write: Callable[[Any], None], what: Any) -> None:
+    def write(self, what: Written | RunFolder) -> None:
+        """Write a row of the folder; the folder itself begins the file, and the run ends it."""
         if self._failed:
             return
         try:
-            write(what)
+            self._write(what)
         except Exception as error:  # file systems raise errors of any type, and none ends the run
             self._failed = True
             warn(self._console, f"logger=tensorboard writes no more: {error}; the run goes on.")
@@ -60,8 +56,10 @@ class TensorBoard:
         _, session, _ = hparams(table, {})  # type: ignore[no-untyped-call]
         self._writer.file_writer.add_summary(session)
 
-    def _write(self, what: Written) -> None:
+    def _write(self, what: Written | RunFolder) -> None:
         match what:
+            case RunFolder():
+                self._begin(what)
             case Step():
                 for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
                     self._writer.add_scalar(f"train/{name}", getattr(what, name), what.step)

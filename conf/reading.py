@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 from conf.device import device_scale, runs_at_once, visible_gpus
 from conf.files import read_yaml
 from conf.keys import keys
-from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig
+from conf.schema import Config, ExporterConfig, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig
 
 # An override without lists, functions but choice(), and interpolations; and in it what is quoted,
@@ -28,7 +28,7 @@ NUMBER = re.compile(
 
 def as_typed(words: Sequence[str]) -> list[str]:
     """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
-    kinds = (Config, SamplerConfig, ExporterConfig, TidierConfig)
+    kinds = (Config, SamplerConfig, ExporterConfig)
     texts = {key.name for kind in kinds for key in keys(kind) if key.type in (str, str | None)}
     return [
         NUMBER.sub(lambda found: f"'{found[1]}'" if found[1] else found[0], word)
@@ -71,7 +71,6 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     store.store(name="sampler_schema", node=SamplerConfig)
     store.store(name="exporter_schema", node=ExporterConfig)
-    store.store(name="tidier_schema", node=TidierConfig)
     store.store(group="model/type", name="gpt2", node=GPTConfig)
     custom = OmegaConf.structured(CustomConfig)
     for name in ("arguments", "knobs"):  # any key may be given without a +

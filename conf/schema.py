@@ -331,15 +331,6 @@ class ExporterConfig:
     folder: str
 
 
-@dataclass
-class TidierConfig:
-    """The command that lists what the folders hold, and removes what is named."""
-
-    output_dir: str
-    cache_dir: str
-    remove: list[str]
-
-
 @functools.cache
 def validator(kind: type) -> Any:
     """Pydantic's TypeAdapter of a type with ranges, made once."""

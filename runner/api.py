@@ -21,7 +21,7 @@ from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.overrides import hydra_open, override_key
 from runner.record import HELD_OUT, STEPS, Run
-from runner.run import run
+from runner.run import in_numbers, run
 from runner.settings import read_settings
 from stages.ladder import read_ladder
 
@@ -52,16 +52,19 @@ class TrainedRun:
         return pd.read_csv(self.folder / name, float_precision="round_trip")
 
     def __repr__(self) -> str:
-        results = self.record.results
-        return (
-            f"{self.record.stage.name} ({self.record.stage.title}): {self.record.status.value}, "
-            f"interval [{results.worst:.3f}, {results.best:.3f}], held-out loss "
-            f"{results.held_out:.3f}, {results.tokens_per_second:,.0f} tokens/s, in {self.folder}"
-        )
+        name = f"{self.record.stage.name} ({self.record.stage.title})"
+        numbers = in_numbers(self.record)
+        return f"{name}: {self.record.status.value}, {numbers}, in {self.folder}"
 
 
-def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> TrainedRun:
-    """See `runner.train`."""
+def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -> TrainedRun:
+    """Train a stage in this process, or find it finished, as `python -m runner +stage=...` does.
+
+    `overrides` are those of the command line; `config_dirs` hold stages of your own. A run that
+    failed or diverged is returned too: see `record.status`. Raises `conf.errors.UsageError` for a
+    mistake, and KeyboardInterrupt after Ctrl-C, when the same call goes on.
+    """
+    folders = [Path(folder) for folder in config_dirs]
     register()
     composed.cache_clear()  # of other folders
     # A recipe chooses a stage already, which is replaced.
@@ -69,8 +72,8 @@ def train_stage(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     asked = as_typed([f"{sign}stage={stage}", *overrides])
     draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
     try:
-        with hydra_open(config_dirs):
-            cfg, command = read_command(composed(*asked), asked, read_ladder(config_dirs))
+        with hydra_open(folders):
+            cfg, command = read_command(composed(*asked), asked, read_ladder(folders))
             config = read_settings(cfg)
         record = run(config, command, Console(), isolate=False)
     except Interrupted as interrupted:

@@ -43,7 +43,7 @@ def export(weights: Path, folder: Path) -> None:
 
     model = load_weights(weights)
     if not isinstance(model, GPT):
-        raise UsageError(f"{weights}: a model of your own, and GPT2LMHeadModel holds GPT-2 alone.")
+        raise UsageError(f"{weights}: a custom model, and GPT2LMHeadModel holds GPT-2 alone.")
     try:
         state = to_huggingface(model)
     except ValueError as error:

@@ -6,11 +6,11 @@ import io
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -40,35 +40,25 @@ from runner.record import (
 )
 
 LOG = "log.txt"
-LOCK = ".lock"
 
-
-class Watcher(Protocol):
-    """Gets what a run measures as it is written into the run's folder. Raises no Exception."""
-
-    def add_step(self, step: Step) -> None: ...
-
-    def add_windows(self, windows: Sequence[Window]) -> None: ...
-
-    def add_accuracy(self, found: Accuracy) -> None: ...
-
-    def add_sample(self, sample: Sample) -> None: ...
-
-    def end(self, run: Run) -> None: ...
+# What a watcher of a folder gets: every row as it is written, and the run at its end.
+Written = Step | Sequence[Window] | Accuracy | Sample | Run
 
 
 class RunFolder:
     """A run's folder: `run` is the content of run.json, `steps` and `windows` of the tables.
 
-    `damage` says why a file cannot be used, if so. Only the process that holds the
-    folder's lock may write, see `locked`.
+    `damage` says why a file cannot be used, if so. Only the process that holds the folder's lock
+    may write, see `locked`; of several that train a run together the others write nothing.
+    `watch` gets what is written, and raises no Exception.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.steps: list[Step] = []
         self.windows: list[Window] = []
-        self.watcher: Watcher | None = None
+        self.watch: Callable[[Written], None] = lambda what: None
+        self._writes = world.is_first()
         self._files: dict[str, TextIO] = {}
         self.reload()
 
@@ -106,25 +96,24 @@ class RunFolder:
         Gives whether it had to wait. The lock of a process that died is free. Raises UsageError
         instead of waiting where several processes train together.
         """
+        if not self._writes:
+            yield False
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        waited = False
-        try:
+        lock = FileLock(self.path / ".lock")
+        with contextlib.suppress(Timeout):
             lock.acquire(blocking=False)
-        except Timeout:
-            waited = True
+        if waits := not lock.is_locked:
             self.reload()
             trainer = self._run.process if self._run else None
             who = f"process {trainer.pid} on {trainer.host}" if trainer else "another process"
             if world.size() > 1:  # the others would not know what this one waits for
-                raise UsageError(
-                    f"{self.path}: {who} is training it; wait until that has ended."
-                ) from None
+                raise UsageError(f"{self.path}: {who} is training it; wait until that has ended.")
             say(console, f"{self.path}: waiting for {who}, which is training it.")
             lock.acquire()
         try:
             self.reload()
-            yield waited
+            yield waits
         finally:
             lock.release()
 
@@ -133,10 +122,10 @@ class RunFolder:
         stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by safetensors, killed
         if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS, EVENTS]
-        for name in stale:
+        for name in stale if self._writes else ():
             for left in self.path.glob(name):
                 left.unlink(missing_ok=True)
-        if self.damage and (self.path / "run.json").exists():
+        if self.damage and self._writes and (self.path / "run.json").exists():
             os.replace(self.path / "run.json", self.path / "run.json.damaged")
         self.damage = None
         run.process = Process(platform.node(), os.getpid())
@@ -147,6 +136,8 @@ class RunFolder:
 
     def ask(self, asked: Asked) -> None:
         """Append what a command asked to asked.csv; needs no lock. Raises OSError."""
+        if not self._writes:
+            return
         with (self.path / ASKED).open("a+b") as file:
             file.seek(0)
             before, lines = file.read(), io.StringIO(newline="")
@@ -179,36 +170,33 @@ class RunFolder:
 
     def save(self) -> None:
         """Write run.json."""
-        write_atomically(self.path / "run.json", seal(asdict(self.run)))
+        if self._writes:
+            write_atomically(self.path / "run.json", seal(asdict(self.run)))
 
     def add_step(self, step: Step) -> None:
         """Append one optimizer step to steps.csv and to the log. Raises OSError."""
         self.steps.append(step)
-        self._append(STEPS, _row(step))
+        self._append(STEPS, _line(astuple(step)))
         self._append(LOG, step.line())
-        if self.watcher:
-            self.watcher.add_step(step)
+        self.watch(step)
 
     def add_windows(self, windows: Sequence[Window]) -> None:
         """Append one evaluation to held_out.csv. Raises OSError."""
         self.windows += windows
-        self._append(HELD_OUT, "".join(map(_row, windows)))
-        if self.watcher:
-            self.watcher.add_windows(windows)
+        self._append(HELD_OUT, "".join(_line(astuple(window)) for window in windows))
+        self.watch(windows)
 
     def add_accuracy(self, found: Accuracy) -> None:
         """Write HellaSwag's accuracy into run.json. Raises OSError."""
         self.run.hellaswag.append(found)
         self.save()
-        if self.watcher:
-            self.watcher.add_accuracy(found)
+        self.watch(found)
 
     def add_sample(self, sample: Sample) -> None:
         """Write a text drawn from the model into run.json. Raises OSError."""
         self.run.samples.append(sample)
         self.save()
-        if self.watcher:
-            self.watcher.add_sample(sample)
+        self.watch(sample)
 
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
@@ -217,24 +205,25 @@ class RunFolder:
         self.run.steps_sha256 = _sha256(self.path / STEPS)
         self.run.held_out_sha256 = _sha256(self.path / HELD_OUT)
         self.save()
-        if self.watcher:
-            self.watcher.end(self.run)
+        self.watch(self.run)
 
     def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
         self._close_files()
         self.steps, self.windows = list(steps), list(windows)
         contents = {
-            STEPS: [_header(Step), *map(_row, steps)],
-            HELD_OUT: [_header(Window), *map(_row, windows)],
+            STEPS: [_line(columns(Step)), *(_line(astuple(step)) for step in steps)],
+            HELD_OUT: [_line(columns(Window)), *(_line(astuple(window)) for window in windows)],
             LOG: [step.line() for step in steps],
         }
-        for name, lines in contents.items():
+        for name, lines in contents.items() if self._writes else ():
             path = self.path / name
             write_atomically(path, "".join(lines).encode())
             # Buffered by line: a line is handed to the system before the next step.
             self._files[name] = path.open("a", buffering=1, encoding="utf-8")
 
     def _append(self, name: str, lines: str) -> None:
+        if not self._writes:
+            return
         file = self._files[name]
         try:
             file.write(lines)
@@ -250,46 +239,13 @@ class RunFolder:
         self._files = {}
 
 
-class UnwrittenFolder(RunFolder):
-    """The same in a process that writes nothing: of several that train a run, all but the first."""
-
-    @contextlib.contextmanager
-    def locked(self, console: Console) -> Iterator[bool]:
-        yield False
-
-    def start(self, run: Run, afresh: bool) -> None:
-        self._run = run
-
-    def ask(self, asked: Asked) -> None:
-        pass
-
-    def save(self) -> None:
-        pass
-
-    def remove(self) -> None:
-        pass
-
-    def end(self, status: Status, message: str | None = None) -> None:
-        self.run.status = status
-
-    def _open_files(self, steps: Sequence[Step], windows: Sequence[Window]) -> None:
-        self.steps, self.windows = list(steps), list(windows)
-
-    def _append(self, name: str, lines: str) -> None:
-        pass
-
-
 def now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _header(kind: type) -> str:
-    return ",".join(columns(kind)) + "\n"
-
-
-def _row(row: Step | Window) -> str:
-    return ",".join(map(str, astuple(row))) + "\n"
+def _line(values: Iterable[object]) -> str:
+    return ",".join(map(str, values)) + "\n"
 
 
 def _sha256(file: Path) -> str | None:

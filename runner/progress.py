@@ -29,34 +29,33 @@ def text_progress(console: Console) -> Iterator[Callable[[int, int | None], None
 
     The latter are None where they are not known.
     """
-    with _bar(console, TextColumn("Tokenizing"), DownloadColumn(), transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
-        shown = time.monotonic()
+    with _bar(console, DownloadColumn(), transient=True) as bar:
+        task = bar.add_task("Tokenizing", total=None, visible=False)
+        print_line = item_progress(console, "Tokenizing", quiet=not bar.disable, unit="MB")
 
         def show(done: int, total: int | None) -> None:
-            nonlocal shown
             bar.update(task, completed=done, total=total, visible=True)
-            if not console.is_terminal and time.monotonic() - shown > QUIET_SECONDS:
-                shown = time.monotonic()
-                of = "" if total is None else f" of {total / 1e6:,.0f}"
-                say(console, f"tokenized {done / 1e6:,.0f}{of} MB")
+            print_line(done / 1e6, None if total is None else total / 1e6)
 
         yield show
 
 
-def item_progress(console: Console, what: str, quiet: bool = False) -> Callable[[int, int], None]:
-    """A function to call with the items done so far and how many there are.
+def item_progress(
+    console: Console, what: str, quiet: bool = False, unit: str = "items"
+) -> Callable[[float, float | None], None]:
+    """A function to call with what is done so far, and with all that there is, where it is known.
 
     It prints a line every `QUIET_SECONDS`, above the bar of the steps where there is one; nothing
     where `quiet` is true.
     """
     shown = time.monotonic()
 
-    def show(done: int, total: int) -> None:
+    def show(done: float, total: float | None) -> None:
         nonlocal shown
         if not quiet and time.monotonic() - shown > QUIET_SECONDS:
             shown = time.monotonic()
-            say(console, f"{what}: {done:,} of {total:,} items")
+            of = "" if total is None else f" of {total:,.0f}"
+            say(console, f"{what}: {done:,.0f}{of} {unit}")
 
     return show
 
@@ -73,35 +72,30 @@ def step_progress(
     if quiet:
         yield lambda step: None
         return
-    columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
-    with _bar(console, TextColumn("{task.description}"), *columns) as bar:
+    with _bar(console, MofNCompleteColumn(), TextColumn("{task.fields[figures]}")) as bar:
         task = bar.add_task(title, total=steps, completed=done, figures="")
-
         shown = -math.inf
 
         def show(step: Step) -> None:
             nonlocal shown
-            if _is_live(console):
-                rate = f"{step.tokens_per_second:,.0f} tokens/s"
-                figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate}"
-                bar.update(task, advance=1, figures=figures)
-                return
-            if time.monotonic() - shown < QUIET_SECONDS and step.step + 1 != steps:
-                return
-            shown = time.monotonic()
-            with suppress(OSError):  # in a program that only calls the runner, its reader may end
-                print(step.line(), end="", file=console.file, flush=True)
+            rate = f"{step.tokens_per_second:,.0f} tokens/s"
+            figures = f"loss {step.loss:.3f}  norm {step.grad_norm:.2f}  {rate}"
+            bar.update(task, advance=1, figures=figures)
+            due = time.monotonic() - shown >= QUIET_SECONDS or step.step + 1 == steps
+            if bar.disable and due:
+                shown = time.monotonic()
+                with suppress(
+                    OSError
+                ):  # where only the runner is called, its reader may have ended
+                    print(step.line(), end="", file=console.file, flush=True)
 
         yield show
 
 
-def _bar(
-    console: Console, first: ProgressColumn, *rest: ProgressColumn, transient: bool = False
-) -> Progress:
-    columns = (first, BarColumn(bar_width=24), *rest, TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not _is_live(console), transient=transient)
-
-
-def _is_live(console: Console) -> bool:
-    """Whether a bar can be drawn again and again."""
-    return console.is_terminal or console.is_jupyter
+def _bar(console: Console, *figures: ProgressColumn, transient: bool = False) -> Progress:
+    """A live bar with these figures; disabled where it cannot be drawn again and again."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), *figures)
+    live = console.is_terminal or console.is_jupyter
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not live, transient=transient
+    )

@@ -10,6 +10,7 @@ import shlex
 import signal
 import tempfile
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,38 +20,18 @@ from rich.console import Console
 from conf.device import smaller_scale
 from conf.errors import LostProcess, UsageError
 from conf.schema import Aim, Config
-from runner import world
+from runner import identity, record, world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
 from runner.data.source import Source, find_source, load
 from runner.files import write_atomically
-from runner.folder import RunFolder, UnwrittenFolder, now
-from runner.identity import (
-    as_plain,
-    commit,
-    fingerprint,
-    hash_with_source,
-    label,
-    variant,
-)
-from runner.interruption import Interrupted, say_why_first
+from runner.folder import RunFolder, now
+from runner.interruption import say_why_first
 from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
 from runner.progress import text_progress
-from runner.record import (
-    CHECKPOINT,
-    WEIGHTS,
-    Asked,
-    DataInfo,
-    Environment,
-    Process,
-    Run,
-    Severity,
-    Status,
-    find_baseline,
-    speed_conditions,
-)
+from runner.record import CHECKPOINT, WEIGHTS, Asked, DataInfo, Environment, Process, Run, Status
 from runner.settings import remarks
 from runner.worker import shares_the_machine
 
@@ -61,10 +42,9 @@ if TYPE_CHECKING:
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
     """Train a stage unless its record is already finished; returns its record.
 
-    None where the record could not be closed, and in all but the first of several processes that
-    train it together. `isolate` gives the run a process of its own, so
-    that its peak memory is its own and a crash does not end the sweep. Raises UsageError for what
-    the user can correct, and Interrupted.
+    None where the record could not be closed, and in all but the first of several processes.
+    `isolate` gives the run a process of its own, so that its peak memory is its own and a crash
+    does not end the sweep. Raises UsageError for what the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     source = find_source(config.data, cache_dir, partial(warn, console))
@@ -79,19 +59,18 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
         warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
     # Several processes ask the first, once they are connected.
-    if world.size() == 1 and (same := find_done(folder, config, planned, command.asked, console)):
-        return same.run
+    if world.size() == 1 and (done := find_done(folder, config, planned, command.asked, console)):
+        return done
     prepare_libraries(cache_dir)
+    train = partial(train_recorded, config, source, folder.path, planned, command.asked)
     if isolate:
-        _train_isolated(config, source, folder, planned, command.asked, console)
+        _train_isolated(train, folder, console)
     else:
-        train_recorded(config, source, folder.path, planned, command.asked)
-        folder.reload()
-    if not world.is_first():
-        return None
-    if folder.damage:
+        train()
+    folder.reload()
+    if folder.damage and world.is_first():
         warn(console, f"{folder.damage}.")
-    if folder.status is None or folder.status is Status.running:  # it could not be closed
+    if not world.is_first() or folder.status in (None, Status.running):  # it could not be closed
         return None
     print_outcome(folder, experiment, console)
     return folder.run
@@ -99,19 +78,26 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
 
 def find_done(
     folder: RunFolder, config: Config, planned: Run, asked: Asked, console: Console
-) -> RunFolder | None:
-    """The folder in which the run is finished or diverged, after a note there of what is asked.
+) -> Run | None:
+    """The run where it is finished or diverged, after a note in its folder of what is asked.
 
-    It may be another stage's, where the same was asked for in another way. Prints this, or what is
-    damaged.
+    It may be another stage's, of which the same was asked. Prints this, or what is damaged.
     """
     everywhere = sorted(folder.path.parent.parent.glob(f"*/{planned.label}"))
     for same in map(RunFolder, dict.fromkeys([folder.path, *everywhere])):
-        if is_done(same, config, planned.fingerprint, console):
-            if same.run.status is Status.finished:  # its process may have been killed before this
+        if same.damage:
+            warn(console, f"{same.damage}; the run is trained again.")
+        elif same.status and same.status.is_final and not config.force:
+            run, finished = same.run, same.status is Status.finished
+            lacks_weights = config.checkpoint.name != "none" and not (same.path / WEIGHTS).exists()
+            if run.fingerprint != planned.fingerprint or (finished and lacks_weights):
+                continue
+            said = f"{run.stage.name}: already {run.status.value} in {same.path}"
+            say(console, f"{said} (force=true trains it again).")
+            if finished:  # its process may have been killed before this
                 (same.path / CHECKPOINT).unlink(missing_ok=True)
             _note(asked, same, console)
-            return same
+            return run
     return None
 
 
@@ -139,88 +125,49 @@ def prepare_libraries(cache_dir: Path) -> None:
 def _as_one_word(folder: Path) -> Path:
     """The folder, or a link to it where torch's command for the compiler could fall apart at it."""
     target = folder.absolute()
-    if shlex.quote(str(target)) != str(target):
-        name = f"gpt2-ladder-{os.getuid()}-{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}"
-        with contextlib.suppress(OSError):
-            link = Path(tempfile.gettempdir(), name)
-            target.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                link.symlink_to(target)
-            if link.lstat().st_uid == os.getuid() and link.readlink() == target:
-                return link
+    if shlex.quote(str(target)) == str(target):
+        return folder
+    digest = hashlib.sha256(os.fsencode(target)).hexdigest()[:32]
+    link = Path(tempfile.gettempdir(), f"gpt2-ladder-{os.getuid()}-{digest}")
+    with contextlib.suppress(OSError):
+        target.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(target)
+        if link.lstat().st_uid == os.getuid() and link.readlink() == target:
+            return link
     return folder
 
 
 def _planned(config: Config, command: Command, data: DataInfo) -> Run:
     """The record of a run that has not started."""
-    plain = as_plain(config)
-    identity = fingerprint(plain, data.sha256, data.hellaswag_sha256)
-    head, dirty = commit()
+    plain = identity.as_plain(config)
+    fingerprint = identity.fingerprint(plain, data.sha256, data.hellaswag_sha256)
+    versions = platform.python_version(), importlib.metadata.version("torch"), platform.platform()
     return Run(
         stage=command.stage,
         experiment=config.experiment,
-        label=label(config, identity),
-        fingerprint=identity,
-        code=hash_with_source(command.conditions),
+        label=identity.label(config, fingerprint),
+        fingerprint=fingerprint,
+        code=identity.hash_with_source(command.conditions),
         command=f"python -m runner {shlex.join(command.overrides)}",
-        variant=variant(command.overrides),
+        variant=identity.variant(command.overrides),
         conditions=command.conditions,
         config=plain,
         notes=[*command.notes, *remarks(config)],
         data=data,
-        environment=Environment(
-            python=platform.python_version(),
-            torch=importlib.metadata.version("torch"),
-            platform=platform.platform(),
-            commit=head,
-            dirty=dirty,
-        ),
+        environment=Environment(*versions, *identity.commit()),
         process=Process(platform.node(), os.getpid()),
         started=now(),
     )
 
 
-def is_done(folder: RunFolder, config: Config, identity: str, console: Console) -> bool:
-    """Whether there is nothing to train; prints this, or what is damaged."""
-    if folder.damage:
-        warn(console, f"{folder.damage}; the run is trained again.")
-        return False
-    if folder.status is None or not folder.status.is_final or config.force:
-        return False
-    kept = config.checkpoint.name == "none" or (folder.path / WEIGHTS).exists()
-    if folder.run.fingerprint != identity or not (kept or folder.status is Status.diverged):
-        return False
-    say(
-        console,
-        f"{folder.run.stage.name}: already {folder.status.value} in {folder.path} "
-        "(force=true trains it again).",
-    )
-    return True
-
-
-def _train_isolated(
-    config: Config,
-    source: Source,
-    folder: RunFolder,
-    planned: Run,
-    asked: Asked,
-    console: Console,
-) -> None:
-    """`train_recorded` in a process of its own, whose record is closed here if it crashes."""
-    try:
-        status = in_own_process(train_recorded, config, source, folder.path, planned, asked)
-    except Interrupted as interrupted:
-        folder.reload()
-        if folder.status is Status.running and world.is_first():
-            _close(folder, Status.interrupted, str(interrupted), console)
-        raise
-    if not world.is_first():
-        return
-    if status != 0:
+def _train_isolated(train: Callable[[], None], folder: RunFolder, console: Console) -> None:
+    """`train` in a process of its own; the record in `folder` is closed here if that crashes."""
+    status = in_own_process(train)
+    if status != 0 and world.is_first():
         with folder.locked(console):  # the stage may have outlived the server that started it
             if folder.status is Status.running:
-                _close(folder, Status.failed, _cause_of_death(status, config), console)
-    folder.reload()
+                _close(folder, Status.failed, _cause_of_death(status, folder.run), console)
 
 
 def train_recorded(config: Config, source: Source, path: Path, planned: Run, asked: Asked) -> None:
@@ -236,18 +183,15 @@ def train_recorded(config: Config, source: Source, path: Path, planned: Run, ask
 
     # A mistake in the command leaves no record.
     device = find_device(config.device, config.scale.name)
-    folder = RunFolder(path) if world.is_first() else UnwrittenFolder(path)
-    minutes = config.train.timeout_minutes
+    folder, minutes = RunFolder(path), config.train.timeout_minutes
     with connected(device, minutes) as parallel, folder.locked(console) as waited:
         same = planned.fingerprint, config.train.sharding, config.checkpoint
         if len(set(parallel.gather([same]))) > 1:
             raise UsageError(
                 "The processes were given other commands, texts or code; start all with the same."
             )
-        check = waited or parallel.size > 1
-        if parallel.ask_first(
-            lambda: check and find_done(folder, config, planned, asked, console) is not None
-        ):
+        done = partial(find_done, folder, config, planned, asked, console)
+        if (waited or parallel.size > 1) and parallel.ask_first(done):
             return
         folder.start(planned, afresh=config.force)
         _note(asked, folder, console)
@@ -261,8 +205,7 @@ def _train_in(
     try:
         from runner.training.loop import train
 
-        cache_dir = Path(config.cache_dir).expanduser()
-        held_out = config.data.held_out_fraction
+        cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
         with text_progress(console) as show:
             corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
@@ -279,29 +222,24 @@ def _train_in(
         train(config, corpus, folder, console, parallel)
     except KeyboardInterrupt as interrupted:  # Interrupted, or in a notebook Python's own
         _close(folder, Status.interrupted, str(interrupted) or "Ended by Ctrl-C.", console)
-        has_checkpoint = (folder.path / CHECKPOINT).exists()
-        again = "goes on from there" if has_checkpoint else "begins anew"
-        warn(
-            console,
-            f"{folder.run.stage.name} stopped at step {len(folder.steps)} of "
-            f"{config.train.steps}; the same command {again}.",
-        )
+        again = "goes on from there" if (folder.path / CHECKPOINT).exists() else "begins anew"
+        stopped = f"{folder.run.stage.name} stopped at step {len(folder.steps)}"
+        warn(console, f"{stopped} of {config.train.steps}; the same command {again}.")
         raise
     except BaseException as failure:  # a custom model may even exit
         say_why_first()
         error = parallel.cause(failure)
+        lost = isinstance(error, LostProcess)
         if not parallel.is_first:
-            lost = isinstance(error, LostProcess)
-            raise error if lost else UsageError(_failure(error, folder, config)) from failure
+            raise error if lost else UsageError(_failure(error, folder)) from failure
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
-        mistake = isinstance(error, UsageError) and not isinstance(error, LostProcess)
-        if mistake and not trained:
+        if isinstance(error, UsageError) and not (lost or trained):
             folder.remove()  # a mistake in the command leaves nothing behind
             raise error from None
-        _close(folder, Status.failed, _failure(error, folder, config), console)
+        _close(folder, Status.failed, _failure(error, folder), console)
 
 
-def _failure(error: BaseException, folder: RunFolder, config: Config) -> str:
+def _failure(error: BaseException, folder: RunFolder) -> str:
     """Why training failed; a traceback of an unexpected error goes into the run's folder."""
     from runner.training.device import is_out_of_memory
     from runner.training.flow_checks import FlowCheckFailed
@@ -309,11 +247,10 @@ def _failure(error: BaseException, folder: RunFolder, config: Config) -> str:
     if isinstance(error, UsageError | FlowCheckFailed):
         return str(error)
     if is_out_of_memory(error):
-        train = config.train
+        size, context = folder.run.settings.micro_batch_size, folder.run.settings.context
         return (
-            f"Out of memory at step {len(folder.steps)}: a micro batch of "
-            f"{train.micro_batch_size} x {train.context} tokens does not fit; "
-            f"{advice_on_memory(folder.run, config)}."
+            f"Out of memory at step {len(folder.steps)}: a micro batch of {size} x {context} "
+            f"tokens does not fit; {advice_on_memory(folder.run)}."
         )
     if isinstance(error, OSError):
         return sentence(error)
@@ -325,29 +262,22 @@ def _failure(error: BaseException, folder: RunFolder, config: Config) -> str:
     return f"{type(error).__name__}: {first_line} (traceback in {trace})"
 
 
-def _cause_of_death(status: int, config: Config) -> str:
+def _cause_of_death(status: int, run: Run) -> str:
     """Why a stage's process ended with a status that is not 0."""
-    if status == -signal.SIGKILL:
-        return (
-            "The stage's process was killed by SIGKILL, as a system out of memory does; if it was, "
-            f"{_halve(config)}."
-        )
-    if status < 0:
-        return f"The stage's process was killed by {signal.Signals(-status).name}."
-    return f"The stage's process ended with status {status}."
+    if status > 0:
+        return f"The stage's process ended with status {status}."
+    killed = f"The stage's process was killed by {signal.Signals(-status).name}"
+    if status != -signal.SIGKILL:
+        return f"{killed}."
+    return f"{killed}, as a system out of memory does; if it was, {advice_on_memory(run)}."
 
 
-def advice_on_memory(run: Run, config: Config) -> str:
+def advice_on_memory(run: Run) -> str:
     """What to change so that a run fits into memory, as the rest of a sentence."""
-    by_hand = {override_key(o) for o in run.variant} & {"train.micro_batch_size", "train.context"}
-    smaller = smaller_scale(config.scale.name)
-    if smaller and not by_hand:
+    typed, smaller = set(map(override_key, run.variant)), smaller_scale(run.settings.scale)
+    if smaller and not typed & {"train.micro_batch_size", "train.context"}:
         return f"take scale={smaller} for all stages, which halves the micro batch"
-    return _halve(config)
-
-
-def _halve(config: Config) -> str:
-    size, context = config.train.micro_batch_size, config.train.context
+    size, context = run.settings.micro_batch_size, run.settings.context
     return f"halve train.micro_batch_size={size} or train.context={context} for all stages"
 
 
@@ -362,57 +292,58 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
 def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:
     """Print the results of a run in a few lines."""
     run, results = folder.run, folder.run.results
-    named = " ".join([run.stage.name, *run.ablation.overrides])
-    title = f"{named} ({run.stage.title})"
+    title = f"{' '.join([run.stage.name, *run.ablation.overrides])} ({run.stage.title})"
     if run.status is Status.failed:
         say(console, f"{title} failed: {run.message}", "red")
         return
     if run.status is Status.diverged:
         warn(console, f"{title} diverged: {run.message}")
     else:
-        say(
-            console,
-            f"{title}: interval [{results.worst:.3f}, {results.best:.3f}], "
-            f"held-out loss {results.held_out:.3f}, "
-            f"{results.tokens_per_second:,.0f} tokens/s",
-            "bold",
-        )
+        say(console, f"{title}: {in_numbers(run)}", "bold")
+
+    def tell(line: str, style: str | None = None) -> None:
+        say(console, f"  {line}", style)
+
     if math.isfinite(results.datasheet_mfu):
-        say(
-            console,
-            f"  MFU: {results.mfu:.0%} of the fastest matrix product measured, "
-            f"{results.datasheet_mfu:.0%} of the datasheet's bf16",
-        )
-    for found in run.hellaswag[-1:]:
-        say(console, f"  HellaSwag: {found}")
+        of_measured = f"{results.mfu:.0%} of the fastest matrix product measured"
+        tell(f"MFU: {of_measured}, {results.datasheet_mfu:.0%} of the datasheet's bf16")
+    for accuracy in run.hellaswag[-1:]:
+        tell(f"HellaSwag: {accuracy}")
     if run.timings.compile_s:
         cache = f" with a {run.compile_cache} cache" if run.compile_cache else ""
-        seconds = f"{run.timings.compile_s:.1f} s"
-        say(console, f"  compiled in {seconds}{cache}, not counted in the steps")
+        tell(f"compiled in {run.timings.compile_s:.1f} s{cache}, not counted in the steps")
     gains = run.products.gains if run.products else {}
-    applied = [f"{name} ({gains[name]})" if name in gains else name for name in run.applied]
-    if applied:
-        say(console, f"  applied: {', '.join(applied)}")
+    if run.applied:
+        applied = (f"{name} ({gains[name]})" if name in gains else name for name in run.applied)
+        tell(f"applied: {', '.join(applied)}")
     for technique, reason in run.not_applied.items():
-        say(console, f"  not applied: {technique}: {reason}")
+        tell(f"not applied: {technique}: {reason}")
     for finding in run.findings:
-        style = None if finding.severity is Severity.note else "yellow"
-        said = f"{finding.name}: {finding.sentence} {finding.advice}"
-        say(console, f"  {finding.severity.value}: {said}", style)
+        words = f"{finding.severity.value}: {finding.name}: {finding.sentence} {finding.advice}"
+        tell(words, "yellow" if finding.severity.rank else None)
     if run.stage.same_as:
-        say(console, f"  not applicable: it trains exactly as {run.stage.same_as}")
+        tell(f"not applicable: it trains exactly as {run.stage.same_as}")
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
-        if baseline := find_baseline(run, experiment):
-            say(console, f"  against the baseline: {_compared(run, baseline)}")
+        if baseline := record.find_baseline(run, experiment):
+            tell(f"against the baseline: {_compared(run, baseline)}")
         elif not (shares_the_machine() or run.settings.recipe):  # a long run needs none
-            say(console, f"  there is no baseline yet; train it: {run.baseline_command}")
-    say(console, f"  record: {folder.path}")
+            tell(f"there is no baseline yet; train it: {run.baseline_command}")
+    tell(f"record: {folder.path}")
+
+
+def in_numbers(run: Run) -> str:
+    """What was measured, in one line."""
+    results = run.results
+    return (
+        f"interval [{results.worst:.3f}, {results.best:.3f}], "
+        f"held-out loss {results.held_out:.3f}, {results.tokens_per_second:,.0f} tokens/s"
+    )
 
 
 def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
     ours, theirs = run.results, baseline.results
     losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    if shares_the_machine() or speed_conditions(run) != speed_conditions(baseline):
+    if shares_the_machine() or record.speed_conditions(run) != record.speed_conditions(baseline):
         return losses
     return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

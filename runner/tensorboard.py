@@ -2,7 +2,6 @@
 
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,14 +10,14 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from runner.folder import RunFolder
+from runner.folder import RunFolder, Written
 from runner.identity import measured
 from runner.messages import warn
 from runner.record import Accuracy, Run, Sample, Step, Window
 
 
 class TensorBoard:
-    """Watches a run's folder: `runner.folder.Watcher`.
+    """Writes for TensorBoard what is written into a run's folder.
 
     A resumed run goes on after the steps of its checkpoint. Where nothing can be written, it warns
     once and writes no more.
@@ -29,80 +28,54 @@ class TensorBoard:
         self._failed = False
         self._writer: Any = None
         threading.excepthook = _print_unless_it_is_the_writers
-        self._unless_failed(self._begin, folder)
+        self.write(folder)
 
-    def add_step(self, step: Step) -> None:
-        """Write what was measured in an optimizer step."""
-        self._unless_failed(self._write_step, step)
-
-    def add_windows(self, windows: Sequence[Window]) -> None:
-        """Write the held-out loss of an evaluation."""
-        self._unless_failed(self._write_windows, windows)
-
-    def add_accuracy(self, found: Accuracy) -> None:
-        """Write HellaSwag's accuracy by the mean loss of an ending."""
-        self._unless_failed(self._write_accuracy, found)
-
-    def add_sample(self, sample: Sample) -> None:
-        """Write a text drawn from the model."""
-        self._unless_failed(self._write_sample, sample)
-
-    def end(self, run: Run) -> None:
-        """Close the file."""
-        self._unless_failed(lambda: self._writer.close())
-
-    def _unless_failed(self, write: Callable[..., None], *arguments: Any) -> None:
+    def write(self, what: Written | RunFolder) -> None:
+        """Write a row of the folder; the folder itself begins the file, and the run ends it."""
         if self._failed:
             return
         try:
-            write(*arguments)
+            self._write(what)
         except Exception as error:  # file systems raise errors of any type, and none ends the run
             self._failed = True
             warn(self._console, f"logger=tensorboard writes no more: {error}; the run goes on.")
 
     def _begin(self, folder: RunFolder) -> None:
-        done, config = len(folder.steps), folder.run.config
+        done, run = len(folder.steps), folder.run
         # TensorBoard forgets what an earlier start wrote of this step and those after it.
         self._writer = SummaryWriter(str(folder.path), purge_step=done)
-        if evaluated := [window for window in folder.windows if window.step == done]:
-            self._write_windows(evaluated)
-        for found in folder.run.hellaswag:
-            if found.step == done:
-                self._write_accuracy(found)
-        for sample in folder.run.samples:
-            if sample.step == done:
-                self._write_sample(sample)
-        self._write_text("configuration", yaml.safe_dump(config, sort_keys=False), done)
+        self._write([window for window in folder.windows if window.step == done])
+        rows: list[Accuracy | Sample] = [*run.hellaswag, *run.samples]
+        for row in rows:
+            if row.step == done:
+                self._write(row)
+        self._write_text("configuration", yaml.safe_dump(run.config, sort_keys=False), done)
         plain = (bool, int, float, str)
-        settings = measured(config).items()
+        settings = measured(run.config).items()
         table = {key: value if isinstance(value, plain) else str(value) for key, value in settings}
         _, session, _ = hparams(table, {})  # type: ignore[no-untyped-call]
         self._writer.file_writer.add_summary(session)
 
-    def _write_step(self, step: Step) -> None:
-        values = {
-            "loss": step.loss,
-            "grad_norm": step.grad_norm,
-            "lr": step.lr,
-            "tokens_per_second": step.tokens_per_second,
-        }
-        for name, value in values.items():
-            self._writer.add_scalar(f"train/{name}", value, step.step)
-
-    def _write_windows(self, windows: Sequence[Window]) -> None:
-        mean = fmean(window.loss for window in windows)
-        self._writer.add_scalar("held_out/loss", mean, windows[0].step)
+    def _write(self, what: Written | RunFolder) -> None:
+        match what:
+            case RunFolder():
+                self._begin(what)
+            case Step():
+                for name in ("loss", "grad_norm", "lr", "tokens_per_second"):
+                    self._writer.add_scalar(f"train/{name}", getattr(what, name), what.step)
+            case [Window(step=step), *_]:
+                loss = fmean(window.loss for window in what)
+                self._writer.add_scalar("held_out/loss", loss, step)
+            case Accuracy():
+                self._writer.add_scalar("hellaswag/acc_norm", what.acc_norm, what.step)
+            case Sample(step=int(step)):
+                self._write_text("sample", what.text, step)
+            case Run():
+                self._writer.close()
 
     def _write_text(self, name: str, text: str, step: int) -> None:
         # Indented, Markdown leaves it as it is.
         self._writer.add_text(name, textwrap.indent(text, " " * 4, lambda line: True), step)
-
-    def _write_accuracy(self, found: Accuracy) -> None:
-        self._writer.add_scalar("hellaswag/acc_norm", found.acc_norm, found.step)
-
-    def _write_sample(self, sample: Sample) -> None:
-        assert sample.step is not None  # as in records before samples over time
-        self._write_text("sample", sample.text, sample.step)
 
 
 def _print_unless_it_is_the_writers(failed: threading.ExceptHookArgs) -> None:

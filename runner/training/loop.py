@@ -70,7 +70,7 @@ def train(
     if config.logger.name is Logger.tensorboard and parallel.is_first:
         from runner.tensorboard import TensorBoard  # its package is optional
 
-        folder.watcher = TensorBoard(folder, console)
+        folder.watch = TensorBoard(folder, console).write
     run_steps(training, config, folder, console)
     conclude(training, config, folder, console)
 

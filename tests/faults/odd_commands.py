@@ -24,7 +24,7 @@ import runner.__main__
 import runner.dry_run
 from conf import PACKAGES
 from conf.errors import UsageError
-from conf.schema import Config, ExporterConfig, SamplerConfig, TidierConfig
+from conf.schema import Config, ExporterConfig, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 from runner.dry_run import Cost
 from runner.overrides import expand, parse
@@ -94,9 +94,7 @@ def check_typed(box: Sandbox, case: Typed) -> None:
 
 def other_text_keys() -> set[str]:
     """The keys of the other commands that hold a text."""
-    return {
-        key for kind in (SamplerConfig, ExporterConfig, TidierConfig) for key in text_keys(kind)
-    }
+    return {key for kind in (SamplerConfig, ExporterConfig) for key in text_keys(kind)}
 
 
 # Overrides as a person types them, and as a program does, with quotes or spaces.
@@ -270,7 +268,7 @@ NAMES = st.tuples(
     st.sets(st.sampled_from(["conf", "gpt2", "stages"]), min_size=1),
     st.sampled_from(["{}.py", "{}/__init__.py", "{}/other.py"]),
     st.sampled_from([["runner", "--help"], ["runner", "+stage=step07", "--cfg", "job"],
-                     ["runner.tidy"], ["reports", "nowhere"], ["runner.sample", "weights=no"]]),
+                     ["reports", "nowhere"], ["runner.sample", "weights=no"]]),
 )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import reports
 import runner
@@ -53,6 +55,23 @@ def test_the_callers_random_numbers_go_on(tmp_path: Path, text_file: Path, cache
     np.random.seed(1)
     runner.train("step02", "scale=smoke", "data=text", *folders, "train.steps=1", "quiet=true")
     assert (random.random(), np.random.rand()) == expected
+
+
+def test_a_run_without_its_weights_is_trained_again_only_for_the_weights(
+    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
+    command = ["step02", "scale=smoke", "data=text", *folders, "train.steps=1", "quiet=true"]
+    weights = runner.train(*command, "checkpoint=last").folder / "weights.safetensors"
+    kept = load_file(weights)
+    weights.unlink()
+    runner.train(*command)
+    assert "already finished" in capsys.readouterr().out
+    runner.train(*command, "checkpoint=last")
+    assert "already finished" not in capsys.readouterr().out
+    again = load_file(weights)
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import pytest
 
 from runner.run import advice_on_memory
-from tests.conftest import Settings
 from tests.records import synthetic_run
 
 
@@ -12,14 +11,14 @@ from tests.records import synthetic_run
     [
         ("cuda", [], "take scale=cuda_24gb for all stages"),
         ("cuda_12gb", [], "take scale=cuda_8gb for all stages"),
-        ("cuda", ["train.micro_batch_size=32"], "halve train.micro_batch_size=2"),
-        ("cuda_8gb", [], "halve train.micro_batch_size=2 or train.context=32 for all stages"),
-        ("cpu", [], "halve train.micro_batch_size=2"),
+        ("cuda", ["train.micro_batch_size=32"], "halve train.micro_batch_size=4"),
+        ("cuda_8gb", [], "halve train.micro_batch_size=4 or train.context=64 for all stages"),
+        ("cpu", [], "halve train.micro_batch_size=4"),
     ],
 )
 def test_the_next_smaller_scale_is_named_where_there_is_one(
-    settings: Settings, scale: str, variant: list[str], said: str
+    scale: str, variant: list[str], said: str
 ) -> None:
-    config = settings("+stage=step02")
-    config.scale.name = scale
-    assert said in advice_on_memory(synthetic_run(variant=variant), config)
+    run = synthetic_run(variant=variant)
+    run.settings.scale = scale
+    assert said in advice_on_memory(run)

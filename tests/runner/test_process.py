@@ -8,21 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import joblib
 import pytest
 from rich.console import Console
 
-import runner.run
-from conf.schema import Config
 from runner.entry import errors_in_a_sentence
 from runner.folder import RunFolder
 from runner.interruption import Interrupted
 from runner.process import in_own_process
-from runner.record import Asked, Run, Status
+from runner.record import Status
 from runner.run import _train_isolated, prepare_libraries
-from tests.conftest import ROOT, CommandLine, Settings
+from tests.conftest import ROOT, CommandLine
 from tests.environment import environment
 from tests.records import synthetic_run
 from tests.runner.test_command_line import records
@@ -235,15 +234,10 @@ def test_an_error_that_an_interruption_caused_is_an_interruption() -> None:
     assert ended.value.code == 130
 
 
-def test_a_stage_that_outlives_the_server_keeps_its_result(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner.run, "train_recorded", _finish_without_a_server)
-    folder = RunFolder(tmp_path / "run")
-    console = Console(file=io.StringIO())
-    asked = Asked("step02", "", "", "{}", "", "", "", "", "")
-    _train_isolated(settings("+stage=step02"), [], folder, synthetic_run(), asked, console)
-    assert folder.status is Status.finished
+def test_a_stage_that_outlives_the_server_keeps_its_result(tmp_path: Path) -> None:
+    train = partial(_finish_without_a_server, tmp_path / "run")
+    _train_isolated(train, RunFolder(tmp_path / "run"), Console(file=io.StringIO()))
+    assert RunFolder(tmp_path / "run").status is Status.finished
 
 
 @pytest.mark.parametrize("policy", [None, "active"])
@@ -257,12 +251,10 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
     assert ("GOMP_SPINCOUNT" in os.environ) is (policy is None)
 
 
-def _finish_without_a_server(
-    config: Config, files: list[Path], path: Path, planned: Run, asked: Asked
-) -> None:
+def _finish_without_a_server(path: Path) -> None:
     folder = RunFolder(path)
     with folder.locked(Console(file=io.StringIO())):
-        folder.start(planned, afresh=True)
+        folder.start(synthetic_run(), afresh=True)
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(1)
         folder.end(Status.finished)

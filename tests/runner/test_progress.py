@@ -15,15 +15,20 @@ STEPS = (
 )
 
 
+@pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_steps_are_a_bar_on_a_terminal_and_some_lines_when_piped(terminal: bool) -> None:
+def test_steps_are_a_bar_on_a_terminal_some_lines_when_piped_and_nothing_when_quiet(
+    terminal: bool, quiet: bool
+) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120)
-    with step_progress(console, "step07", steps=3, done=0) as show:
+    with step_progress(console, "step07", steps=3, done=0, quiet=quiet) as show:
         for step in STEPS:
             show(step)
     shown = output.getvalue()
-    if terminal:
+    if quiet:
+        assert shown == ""
+    elif terminal:
         for figure in ("step07", "3/3", "loss 9.590", "norm 5.32", "1,234 tokens/s"):
             assert figure in shown
         assert "dt:" not in shown
@@ -32,13 +37,3 @@ def test_steps_are_a_bar_on_a_terminal_and_some_lines_when_piped(terminal: bool)
             "step 0, loss: 10.962733268737793, norm: 27.9385, dt: 817.93ms\n"
             "step 2, loss: 9.59, norm: 5.3188, dt: 207.46ms\n"
         )
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_no_step_is_shown_where_only_the_outcome_is_asked_for(terminal: bool) -> None:
-    output = io.StringIO()
-    console = Console(file=output, force_terminal=terminal, width=120)
-    with step_progress(console, "step07", steps=3, done=0, quiet=True) as show:
-        for step in STEPS:
-            show(step)
-    assert output.getvalue() == ""

@@ -40,7 +40,7 @@ IN_AN_UNFINISHED_RUN = {**IN_A_RUN, "checkpoints": [CHECKPOINT, WEIGHTS], "weigh
 # Nothing but the project's own files may match here, whatever folder was given as the cache.
 IN_THE_CACHE = {
     "text": [f"text/{SHA256}.txt*", "text/pydoc-*.txt*"],
-    "tokens": [f"tokens/{SHA256}.uint16*", f"tokens/.{SHA256}.uint16*", f"shards/{SHA256}*"],
+    "tokens": [f"tokens/{SHA256}*", f"tokens/.{SHA256}.uint16*", f"shards/{SHA256}*"],
     "kernels": ["inductor/*"],
     "products": [f"products/{SHORT_HASH}.json"],
     "hashes": [f"hashes/{SHORT_HASH}.json"],

@@ -26,7 +26,8 @@ from pyarrow import parquet
 from conf.errors import UsageError
 from conf.schema import DataConf, Order
 from gpt2.tokenizer import END_OF_TEXT, tokenizer
-from runner.data.source import find_source, load
+from runner.data.corpus import load
+from runner.data.source import find_source
 from runner.data.text import user_files
 from tests.faults.fuzz import Sandbox
 

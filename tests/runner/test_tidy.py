@@ -40,8 +40,8 @@ FILES = {
     },
     "text": {f"cache/text/{SHA256}.txt": 5_000, "cache/text/pydoc-3.11.7.txt": 600},
     "tokens": {
-        f"cache/tokens/{SHA256}.uint16": 7_000,
-        f"cache/tokens/{SHA256}.uint16.json": 10,
+        f"cache/tokens/{SHA256}/00000.uint16": 7_000,
+        f"cache/tokens/{SHA256}/index.json": 10,
         f"cache/tokens/.{SHA256}.uint16.~host~1.part": 6_000,
         f"cache/shards/{SHA256}/00000.uint16": 20_000,
         f"cache/shards/{SHA256}/index.json": 100,

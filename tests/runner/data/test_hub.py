@@ -98,7 +98,7 @@ def preparing(tmp_path: Path) -> Callable[..., list[str]]:
     def prepare(environment: dict[str, str], *lines: str) -> list[str]:
         code = (
             "from pathlib import Path",
-            "from runner.data import shards",
+            "from runner.data import corpus as shards",
             "from tests.runner.data.test_shards import prepare, tokens",
             "shards.SHARD_TOKENS = 1000",
             f"cache = Path({str(tmp_path / 'cache')!r})",

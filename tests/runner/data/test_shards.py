@@ -19,9 +19,9 @@ from pyarrow import parquet
 from conf.errors import UsageError
 from conf.schema import DataConf, Order
 from gpt2.tokenizer import END_OF_TEXT, tokenizer
-from runner.data import shards
-from runner.data.corpus import Corpus
-from runner.data.source import find_source, load
+from runner.data import corpus as shards
+from runner.data.corpus import Corpus, load
+from runner.data.source import find_source
 from tests.conftest import CommandLine
 
 WORDS = [
@@ -250,7 +250,7 @@ def test_a_cache_that_is_there_opens_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl")
     prepare(path, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "in_threads", pytest.fail)
+        patch.setattr(shards, "_encoded", pytest.fail)
         corpus = prepare(path, tmp_path)
     assert all(isinstance(part, np.memmap) for part in corpus.train)
 
@@ -264,9 +264,9 @@ def test_a_cache_that_is_there_opens_at_once(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": 5}\n', "line 1: the column 'text' holds int and no text"),
         ("a.jsonl", b'{"text": ""}\n', "no text: all its documents are empty"),
         ("a.jsonl", b"", "no text"),
-        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: it cannot be read after line 1"),
-        ("a.jsonl.zst", b"no zst", r"a.jsonl.zst: it cannot be read after line 1"),
-        ("a.parquet", b"PAR1 no parquet PAR1", r"a.parquet: it cannot be read as parquet"),
+        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: line 1 is damaged"),
+        ("a.jsonl.zst", b"no zst", r"a.jsonl.zst: line 1 is damaged"),
+        ("a.parquet", b"PAR1 no parquet PAR1", r"a.parquet: it cannot be read after row 0"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_a_sentence(

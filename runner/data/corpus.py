@@ -11,7 +11,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -68,14 +67,13 @@ def load(
     tokenized and an estimate of all, if there is one; `warn` with a sentence for what is damaged in
     the cache and made again. Raises UsageError for what is wrong with the text.
     """
-    folder = cache_dir / "tokens" / source.content.sha256(cache_dir)
-    cache = _Cache(folder, source, cache_dir, warn, progress)
+    cache = _Cache(source, cache_dir, warn, progress)
     left = source.tokens or sys.maxsize
     parts: list[Tokens] = []
     hashes, size = [], 0.0
     for number, shard in enumerate(cache.shards()):
         used = min(shard.tokens, left)
-        parts.append(np.memmap(_path(folder, number), dtype=np.uint16, mode="r")[:used])
+        parts.append(np.memmap(cache.path(number), dtype=np.uint16, mode="r")[:used])
         hashes.append(shard.sha256)
         size += shard.bytes * used / shard.tokens
         left -= used
@@ -91,13 +89,14 @@ def load(
 class _Shard:
     """A file of tokens; `bytes` are those of the batches of text that begin in it.
 
-    `after` is where it ends: a batch's position, and how many of its tokens are used.
+    `after` is where it ends: a batch's position, and how many of its tokens are used. It is None
+    where the text ends too.
     """
 
     tokens: int
     bytes: int
     sha256: str
-    after: list[Any]
+    after: list[Any] | None
 
 
 class _Piece(NamedTuple):
@@ -110,68 +109,64 @@ class _Piece(NamedTuple):
     done: float
 
 
-@dataclass(frozen=True)
 class _Cache:
     """The folder of a source's shards."""
 
-    folder: Path
-    source: Source
-    cache_dir: Path
-    warn: Callable[[str], None]
-    progress: Callable[[int, int | None], None]
+    def __init__(
+        self,
+        source: Source,
+        cache_dir: Path,
+        warn: Callable[[str], None],
+        progress: Callable[[int, int | None], None],
+    ) -> None:
+        self.text, self.most = source.content, source.tokens or sys.maxsize
+        self.size = sys.maxsize if isinstance(source.content, TextFiles) else SHARD_TOKENS
+        self.folder = cache_dir / "tokens" / source.content.sha256(cache_dir)
+        self.cache_dir, self.warn, self.progress = cache_dir, warn, progress
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05}.uint16"
 
     def shards(self) -> list[_Shard]:
         """Those of the tokens that are wanted, after what is missing or damaged has been made."""
-        most = self.source.tokens or sys.maxsize
         self.folder.mkdir(parents=True, exist_ok=True)
+        wanted = -(-self.most // self.size)
         with FileLock(self.folder.with_suffix(".lock")):
-            shards, whole = self._read_index()
-            for number, shard in enumerate(_first(shards, most)):
-                if not self._is_intact(number, shard):
-                    path, before = _path(self.folder, number), shards[:number]
-                    self.warn(f"{path} is damaged or missing, and made again.")
-                    if [shard] != list(self._make(before, _tokens(before) + shard.tokens)):
-                        raise UsageError(f"{path}: it came out otherwise; remove {self.folder}.")
-            if not whole and _tokens(shards) < most:
-                if shards and shards[-1].tokens < self._shard_tokens:  # fewer were wanted
+            shards = self._read_index()
+            for number, shard in enumerate(shards[:wanted]):
+                path = self.path(number)
+                if path.exists() and known_sha256(path, self.cache_dir) == shard.sha256:
+                    continue
+                self.warn(f"{path} is damaged or missing, and made again.")
+                (again,) = self._make(shards[:number], number * self.size + shard.tokens)
+                if again.sha256 != shard.sha256:
+                    raise UsageError(f"{path} is another one now; remove {self.folder}.")
+            tokens = sum(shard.tokens for shard in shards)
+            if tokens < self.most and not (shards and shards[-1].after is None):
+                if tokens % self.size:  # the last one was cut short
                     shards.pop()
-                for shard in self._make(shards[:], most):
+                for shard in self._make(shards[:], self.most):
                     shards.append(shard)
-                    self._write_index(shards, whole=False)
-                self._write_index(shards, whole=_tokens(shards) < most)
-        return _first(shards, most)
+                    content = seal({"shards": list(map(asdict, shards))})
+                    write_atomically(self.folder / "index.json", content)
+        return shards[:wanted]
 
-    @property
-    def _shard_tokens(self) -> int:
-        return sys.maxsize if isinstance(self.source.content, TextFiles) else SHARD_TOKENS
-
-    def _read_index(self) -> tuple[list[_Shard], bool]:
-        """The shards made so far, and whether they have the whole text."""
+    def _read_index(self) -> list[_Shard]:
         path = self.folder / "index.json"
         try:
-            fields = unseal(path.read_bytes())
+            return [_Shard(**shard) for shard in unseal(path.read_bytes())["shards"]]
         except (FileNotFoundError, DamagedFile):
             if any(self.folder.glob("*.uint16")):
                 self.warn(f"{path} is damaged or missing; the text is tokenized again.")
-            return [], False
-        return [_Shard(**shard) for shard in fields["shards"]], fields["whole"]
-
-    def _write_index(self, shards: list[_Shard], whole: bool) -> None:
-        content = seal({"shards": list(map(asdict, shards)), "whole": whole})
-        write_atomically(self.folder / "index.json", content)
-
-    def _is_intact(self, number: int, shard: _Shard) -> bool:
-        with suppress(FileNotFoundError):
-            return known_sha256(_path(self.folder, number), self.cache_dir) == shard.sha256
-        return False
+            return []
 
     def _make(self, before: list[_Shard], most: int) -> Iterator[_Shard]:
         """Write the shards that follow some, up to `most` tokens in all."""
         text = sum(shard.bytes for shard in before)
         pieces = self._pieces(before, most)
         for number, of_shard in itertools.groupby(pieces, key=lambda piece: piece.shard):
-            path, tokens, text_before, digest = _path(self.folder, number), 0, text, sha256()
-            with replacing(path) as temporary, temporary.open("wb") as file:
+            tokens, text_before, digest = 0, text, sha256()
+            with replacing(self.path(number)) as temporary, temporary.open("wb") as file:
                 for piece in of_shard:
                     content = piece.tokens.tobytes()
                     file.write(content)
@@ -179,36 +174,25 @@ class _Cache:
                     tokens += len(piece.tokens)
                     text += piece.bytes
                     self.progress(text, round(text / piece.done) if piece.done else None)
-            yield _Shard(tokens, text - text_before, digest.hexdigest(), piece.after)
+            full = tokens == min(self.size, most - number * self.size)
+            after = piece.after if full else None
+            yield _Shard(tokens, text - text_before, digest.hexdigest(), after)
 
     def _pieces(self, before: list[_Shard], most: int) -> Iterator[_Piece]:
-        position, skip = before[-1].after if before else (None, 0)
-        made = _tokens(before)
-        for batch, tokens, size in _encoded(self.source.content.read(position)):
+        """The tokens after some shards, up to `most` in all."""
+        position, skip = (before[-1].after if before else None) or [None, 0]
+        made = len(before) * self.size
+        for batch, tokens, size in _encoded(self.text.read(position)):
             while skip < len(tokens) and made < most:
-                shard, inside = divmod(made, self._shard_tokens)
-                part = tokens[skip:][: min(self._shard_tokens - inside, most - made)]
+                shard, inside = divmod(made, self.size)
+                part = tokens[skip:][: min(self.size - inside, most - made)]
                 new = 0 if skip else size
                 skip, made = skip + len(part), made + len(part)
-                done = made / self.source.tokens if self.source.tokens else 0.0
-                after = [batch.position, skip]
-                yield _Piece(shard, part, new, after, max(batch.done, done))
+                done = max(batch.done, made / self.most)
+                yield _Piece(shard, part, new, [batch.position, skip], done)
             if made == most:
                 return
             skip -= len(tokens)
-
-
-def _first(shards: list[_Shard], most: int) -> list[_Shard]:
-    """Those with the first `most` tokens."""
-    return [shard for i, shard in enumerate(shards) if _tokens(shards[:i]) < most]
-
-
-def _tokens(shards: list[_Shard]) -> int:
-    return sum(shard.tokens for shard in shards)
-
-
-def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number:05}.uint16"
 
 
 def _encoded(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tokens, int]]:

@@ -13,8 +13,7 @@ from conf.errors import UsageError
 from runner.data.documents import BATCH_ROWS, Batch, require, text_of
 from runner.files import DamagedFile, seal, unseal, write_atomically
 
-NO_NETWORK = {"ConnectionError", "TimeoutError", "HTTPError", "TransportError"}
-NO_DATASET = {"RepositoryNotFoundError", "DatasetNotFoundError", "HFValidationError"}
+NO_NETWORK = {"ConnectionError", "TimeoutError", "TransportError"}
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,12 @@ def _hub_errors(dataset: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        sentence = f"it cannot be read ({reason}); check data.subset and data.split."
-        if kinds & NO_DATASET:
+        if NO_NETWORK.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             sentence = (
-                "the Hugging Face hub has no such dataset, or it is private or gated; check the "
-                "name, or log in with `hf auth login`."
+                f"the Hugging Face hub has no such dataset, or it cannot be read ({reason}); check "
+                "data.subset and data.split, or log in with `hf auth login` if it is private."
             )
-        elif kinds & NO_NETWORK:
+        else:
             sentence = (
                 f"the Hugging Face hub cannot be reached ({reason}); type the same command again, "
                 "which goes on from here, or use data=text data.path=FILE."

@@ -40,7 +40,7 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     all .json. `say` is called with what else is left out. Raises UsageError and OSError.
     """
     files: dict[tuple[int, ...], Path] = {}
-    for file in filter(os.path.isfile, sorted(_matches(Path(path)))):
+    for file in filter(os.path.isfile, sorted(_matches(path))):
         files.setdefault(file.stat()[1:3], file)  # its inode and its device
     if not files:
         raise UsageError(f"data.path={path}: no file to read; give a file, a folder or a glob.")
@@ -63,9 +63,10 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     return used
 
 
-def _matches(target: Path) -> list[Path]:
+def _matches(path: str) -> list[Path]:
     """What a path or a glob names, or all that is in a folder and not hidden."""
-    at, parts = target if os.path.lexists(target) else target.expanduser(), list[str]()
+    at = Path(path if os.path.lexists(path) else os.path.expanduser(path))
+    parts: list[str] = []
     while not os.path.lexists(at):
         at, parts = at.parent, [at.name, *parts]
     parts, matches = parts or ["**"] * at.is_dir(), [at]

@@ -31,7 +31,8 @@ from tests.conftest import CommandLine
 
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_FILE = Path(user_cache_dir("gpt2-ladder")) / "text" / f"{SHAKESPEARE}.txt"
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", ",", "then", "sleeps", "until", "the", "morning\n"]
+SENTENCE = "the quick brown fox jumps over a lazy dog , then sleeps until the morning\n"
+WORDS = SENTENCE.split(" ")
 DOCUMENTS = [
     " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 20 + i % 7)) for i in range(300)
 ]

@@ -68,18 +68,16 @@ def load(
     the cache and made again. Raises UsageError for what is wrong with the text.
     """
     cache = _Cache(source, cache_dir, warn, progress)
-    left = source.tokens or sys.maxsize
+    shards = cache.shards()
     parts: list[Tokens] = []
-    hashes, size = [], 0.0
-    for number, shard in enumerate(cache.shards()):
-        used = min(shard.tokens, left)
-        parts.append(np.memmap(cache.path(number), dtype=np.uint16, mode="r")[:used])
-        hashes.append(shard.sha256)
-        size += shard.bytes * used / shard.tokens
-        left -= used
+    size = 0.0
+    for number, shard in enumerate(shards):
+        tokens = np.memmap(cache.path(number), dtype=np.uint16, mode="r")
+        parts.append(tokens[: cache.most - number * cache.size])
+        size += shard.bytes * len(parts[-1]) / shard.tokens
     if not parts:
         raise UsageError("The data has no text: all its documents are empty; give other ones.")
-    index_sha256 = sha256(json.dumps(hashes).encode()).hexdigest()
+    index_sha256 = sha256(json.dumps([shard.sha256 for shard in shards]).encode()).hexdigest()
     split = len(parts[0]) - int(len(parts[0]) * held_out_fraction)
     train, held_out = [parts[0][:split], *parts[1:]], parts[0][split:]
     return Corpus(source.sha256, round(size), index_sha256, train, held_out)

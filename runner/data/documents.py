@@ -182,16 +182,20 @@ def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[str | N
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
-        check_column(str(path), column, file.schema_arrow.names)
-        batches = file.iter_batches(BATCH_ROWS, columns=[column])
+        columns = [column] if column in file.schema_arrow.names else None
+        batches = file.iter_batches(BATCH_ROWS, columns=columns)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
         for number, row in enumerate(itertools.islice(rows, start, None), start + 1):
-            yield text_of(f"{path}: row {number}", column, row), number / file.metadata.num_rows
+            yield text_of(str(path), column, row), number / file.metadata.num_rows
 
 
 def text_of(where: str, column: str, row: dict[str, Any]) -> str | None:
     """A row's text; None where it is null or blank. Raises UsageError."""
-    check_column(where, column, list(row))
+    if column not in row:
+        raise UsageError(
+            f"{where}: there is no column {column!r}; the columns are {', '.join(row) or 'none'}. "
+            f"Give one with data.column=NAME.{did_you_mean(column, list(row))}"
+        )
     text = row[column]
     if text is not None and not isinstance(text, str):
         raise UsageError(
@@ -199,15 +203,6 @@ def text_of(where: str, column: str, row: dict[str, Any]) -> str | None:
             "one with data.column=NAME."
         )
     return text if text and not text.isspace() else None
-
-
-def check_column(where: str, column: str, names: list[str]) -> None:
-    """Raises UsageError where the column is not among the names."""
-    if column not in names:
-        raise UsageError(
-            f"{where}: there is no column {column!r}; the columns are {', '.join(names) or 'none'}."
-            f" Give one with data.column=NAME.{did_you_mean(column, names)}"
-        )
 
 
 def require(package: str, what: str) -> None:

@@ -23,7 +23,7 @@ class Item:
 
 
 def read_items(path: str, most: int | None) -> list[Item]:
-    """The first `most` items of a file, or all. Raises UsageError for what is no such file."""
+    """The first `most` items of a file, or all. Raises UsageError and OSError."""
     from pydantic import ValidationError
 
     items: dict[int, Item] = {}
@@ -39,8 +39,6 @@ def read_items(path: str, most: int | None) -> list[Item]:
         first = error.errors()[0]
         reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]])
         raise _refused(path, f"line {number} is no item ({reason})") from None
-    except OSError as error:
-        raise _refused(path, str(error.strerror)) from None
     if not items:
         raise _refused(path, "it has no item")
     return list(items.values())

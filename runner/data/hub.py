@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError
+from conf.schema import DataConf
 from runner.data.documents import BATCH_ROWS, Batch, require, text_of
 from runner.files import DamagedFile, seal, unseal, write_atomically
 
@@ -45,9 +46,7 @@ class HubDataset:
                 position = json.loads(json.dumps(stream.state_dict()))
 
 
-def find_dataset(
-    dataset: str, subset: str | None, split: str, column: str, cache_dir: Path
-) -> HubDataset:
+def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:
     """A dataset at its newest revision, which is looked up once and then kept in the cache.
 
     Raises UsageError where the hub does not have it or cannot be reached.
@@ -63,7 +62,7 @@ def find_dataset(
 
             revision = str(HfApi().dataset_info(dataset).sha)
         write_atomically(memory, seal({"dataset": dataset, "revision": revision}))
-    return HubDataset(dataset, subset, split, column, revision)
+    return HubDataset(dataset, data.subset, data.split, data.column, revision)
 
 
 @contextlib.contextmanager

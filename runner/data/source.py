@@ -40,8 +40,7 @@ def find_source(
     name, files, fallback = data.name, list[Path](), None
     content: TextFiles | DocumentFiles | HubDataset
     if data.dataset is not None:
-        name = data.dataset
-        content = find_dataset(name, data.subset, data.split, data.column, cache_dir)
+        name, content = data.dataset, find_dataset(data.dataset, data, cache_dir)
     else:
         if data.path is not None:
             files = user_files(data.path, say)

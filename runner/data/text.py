@@ -102,32 +102,24 @@ def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
             f"data.url={url}: only https is supported, and only with the hash of the file; give "
             "data.sha256=HASH, or a local file with data.path=FILE."
         )
+    content, end = bytearray(), time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
-        content = _fetch(url)
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
+            if not response.url.startswith("https://"):
+                raise OSError(f"it redirects to {response.url}, which is not https")
+            # read1 returns what has arrived, so that a slow server cannot delay the check.
+            while chunk := response.read1(1 << 16):
+                content += chunk
+                if time.monotonic() > end + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S:
+                    raise OSError("the download is too slow")
+            if response.length:
+                raise OSError("the download is incomplete")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoNetwork(f"{url} could not be fetched ({error})") from error
     advice = "try again, or give your own file with data=text data.path=FILE"
     check_sha256(url, hashlib.sha256(content).hexdigest(), sha256, advice)
-    write_atomically(target, content)
+    write_atomically(target, bytes(content))
     return target
-
-
-def _fetch(url: str) -> bytes:
-    """The whole body. Raises OSError if it is incomplete or too slow."""
-    started = time.monotonic()
-    content = bytearray()
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
-        if not response.url.startswith("https://"):
-            raise OSError(f"it redirects to {response.url}, which is not https")
-        # read1 returns what has arrived, so that a slow server cannot delay the check of the time.
-        while chunk := response.read1(1 << 16):
-            content += chunk
-            allowed_s = DOWNLOAD_TIMEOUT_S + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S
-            if time.monotonic() - started > allowed_s:
-                raise OSError("the download is too slow")
-        if response.length:
-            raise OSError("the download is incomplete")
-    return bytes(content)
 
 
 def check_sha256(source: str, actual: str, expected: str, advice: str) -> None:

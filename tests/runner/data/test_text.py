@@ -14,20 +14,17 @@ import pytest
 import trustme
 
 from conf.errors import UsageError
-from conf.schema import DataConf, Order
 from runner.data.source import Source, find_source
 from runner.data.text import NoNetwork, download, python_documentation, user_files
+from tests.runner.data.test_corpus import conf
 
 TEXT = b"To be, or not to be, that is the question.\n"
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
-def find(cache_dir: Path, url: str | None = None, path: str | None = None) -> Source:
+def find(cache_dir: Path, url: str | None = None, path: Path | None = None) -> Source:
     """A known text, from its address or a copy."""
-    data = DataConf(
-        "known", path, url, SHA256, None, None, "train", "text", None, Order.shuffled, 0.1
-    )
-    return find_source(data, cache_dir)
+    return find_source(conf(path, name="known", url=url, sha256=SHA256), cache_dir)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -135,11 +132,11 @@ def test_without_a_network_pythons_documentation_is_used_with_a_message(tmp_path
 def test_a_users_copy_of_a_known_text_is_checked(tmp_path: Path) -> None:
     copy = tmp_path / "copy.txt"
     copy.write_bytes(TEXT)
-    source = find(tmp_path, path=str(copy))
+    source = find(tmp_path, path=copy)
     assert (source.name, source.content.paths) == ("known", [copy])
     copy.write_bytes(TEXT * 2)
     with pytest.raises(UsageError, match="data=text"):
-        find(tmp_path, path=str(copy))
+        find(tmp_path, path=copy)
 
 
 def test_a_path_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from conf.schema import Aim, Config
 from runner import identity, record, world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
-from runner.data.source import Source, find_source, load
+from runner.data.source import Source, find_source
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
 from runner.interruption import say_why_first
@@ -203,6 +203,7 @@ def _train_in(
 ) -> None:
     """Train in a folder whose record is open, and close it, however that ends."""
     try:
+        from runner.data.corpus import load
         from runner.training.loop import train
 
         cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction

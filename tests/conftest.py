@@ -16,7 +16,9 @@ from hydra import compose, initialize_config_dir
 
 from conf.reading import register
 from conf.schema import Config
-from runner.data.corpus import Corpus, load_corpus
+from runner.data.corpus import Corpus, load
+from runner.data.documents import TextFiles
+from runner.data.source import Source
 from runner.settings import read_settings
 from tests.environment import environment
 
@@ -72,7 +74,9 @@ def process_restored() -> Iterator[None]:
 
 def load_quietly(files: list[Path], cache_dir: Path, held_out_fraction: float) -> Corpus:
     """A corpus, without showing progress."""
-    return load_corpus(files, cache_dir, held_out_fraction, print, lambda done, total: None)
+    text = TextFiles(files)
+    source = Source("text", text.sha256(cache_dir), text)
+    return load(source, cache_dir, held_out_fraction, print, lambda done, total: None)
 
 
 Settings = Callable[..., Config]

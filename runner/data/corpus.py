@@ -1,16 +1,20 @@
-"""The cache of a text's tokens: made once, memory-mapped, shared by every run."""
+"""The cache of a text's tokens: made once, memory-mapped, shared by every run.
 
-import codecs
-import functools
+It holds shards of equal size and an index of them, which is written again after each: so
+preparation resumes after any end, and any one shard can be made again. A plain text is one shard.
+"""
+
 import itertools
+import json
 import os
-import re
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,48 +22,26 @@ from filelock import FileLock
 
 from conf.errors import UsageError
 from gpt2.tokenizer import END_OF_TEXT, encode
-from runner.files import files_sha256, is_intact, note_sha256, replacing
+from runner.data.documents import Batch, TextFiles
+from runner.data.source import Source
+from runner.files import DamagedFile, known_sha256, replacing, seal, unseal, write_atomically
 
 Tokens = npt.NDArray[np.uint16]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
-# Text is tokenized in pieces of about this size, so short that `encode` takes no second look.
-# Cut after a word: no GPT-2 token spans a non-space followed by a space.
-PIECE_BYTES = 1 << 19
-PIECE_TAIL = 1 << 16
-WORD_END = re.compile(r"\S(?=[ \n])")
+SHARD_TOKENS = 100_000_000
 # Tokens that are enough to know how often each occurs.
 COUNTED_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized text: the parts to train on, and what is held out.
-
-    A big text has a part a shard, any other text one part. Held out is the last fraction of the
-    first part: so it stays the same when more shards are added.
-    """
+    """A tokenized text: the parts to train on, one a shard, and what is held out of the first."""
 
     sha256: str
     bytes: int
+    index_sha256: str  # of its shards' hashes
     train: list[Tokens]
     held_out: Tokens
-    index_sha256: str | None = None  # of its shards' hashes
-
-    @classmethod
-    def of(
-        cls,
-        sha256: str,
-        size: int,
-        parts: list[Tokens],
-        held_out_fraction: float,
-        index_sha256: str | None = None,
-    ) -> "Corpus":
-        """Split the tokens of a text."""
-        first = parts[0]
-        split = len(first) - int(len(first) * held_out_fraction)
-        return cls(sha256, size, [first[:split], *parts[1:]], first[split:], index_sha256)
 
     @property
     def train_tokens(self) -> int:
@@ -72,83 +54,160 @@ class Corpus:
         return float(-(shares * np.log(shares)).sum())
 
 
-def load_corpus(
-    files: list[Path],
+def load(
+    source: Source,
     cache_dir: Path,
     held_out_fraction: float,
     warn: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int | None], None],
 ) -> Corpus:
-    """Tokenize a text, or map its tokens from the cache.
+    """The tokens of a source, made or mapped from the cache.
 
-    Several files are joined by <|endoftext|>. The cache holds tokens as uint16 under the text's
-    hash; one process tokenizes, others wait for it. `progress` is called with the bytes done and
-    the bytes in all, `warn` with a sentence if a damaged cache is replaced. Raises UsageError for
-    text that is empty or not UTF-8.
+    One process makes them, others wait for it. `progress` is called with the bytes of text
+    tokenized and an estimate of all, if there is one; `warn` with a sentence for what is damaged in
+    the cache and made again. Raises UsageError for what is wrong with the text.
     """
-    sha256 = files_sha256(files, cache_dir)
-    size = sum(file.stat().st_size for file in files)
-    cached = cache_dir / "tokens" / f"{sha256}.uint16"
-    if not is_intact(cached, cache_dir):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(cached.with_suffix(".lock")):
-            if not is_intact(cached, cache_dir):
-                if cached.exists():
-                    warn(f"{cached} is damaged or incomplete; the text is tokenized again.")
-                with replacing(cached) as temporary, temporary.open("wb") as file:
-                    done = 0
-                    for piece_bytes, tokens in in_threads(_encode, _pieces(files)):
-                        file.write(tokens.tobytes())
-                        done += piece_bytes
-                        progress(done, size)
-                note_sha256(cached)
-    tokens = np.memmap(cached, dtype=np.uint16, mode="r")
-    return Corpus.of(sha256, size, [tokens], held_out_fraction)
+    cache = _Cache(source, cache_dir, warn, progress)
+    shards = cache.shards()
+    parts: list[Tokens] = []
+    size = 0.0
+    for number, shard in enumerate(shards):
+        tokens = np.memmap(cache.path(number), dtype=np.uint16, mode="r")
+        parts.append(tokens[: cache.most - number * cache.size])
+        size += shard.bytes * len(parts[-1]) / shard.tokens
+    if not parts:
+        raise UsageError("The data has no text: all its documents are empty; give other ones.")
+    index_sha256 = sha256(json.dumps([shard.sha256 for shard in shards]).encode()).hexdigest()
+    split = len(parts[0]) - int(len(parts[0]) * held_out_fraction)
+    train, held_out = [parts[0][:split], *parts[1:]], parts[0][split:]
+    return Corpus(source.sha256, round(size), index_sha256, train, held_out)
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`work` of each item, in order, on all cores: tiktoken releases Python's lock.
+@dataclass(frozen=True)
+class _Shard:
+    """A file of tokens; `bytes` are those of the batches of text that begin in it.
 
-    Only a few items are in memory at once, however many there are.
+    `after` is where it ends: a batch's position, and how many of its tokens are used. It is None
+    where the text ends too.
+    """
+
+    tokens: int
+    bytes: int
+    sha256: str
+    after: list[Any] | None
+
+
+class _Piece(NamedTuple):
+    """Tokens of one batch in one shard, and the part of the text that is tokenized after them."""
+
+    shard: int
+    tokens: Tokens
+    bytes: int
+    after: list[Any]
+    done: float
+
+
+class _Cache:
+    """The folder of a source's shards."""
+
+    def __init__(
+        self,
+        source: Source,
+        cache_dir: Path,
+        warn: Callable[[str], None],
+        progress: Callable[[int, int | None], None],
+    ) -> None:
+        self.text, self.most = source.content, source.tokens or sys.maxsize
+        self.size = sys.maxsize if isinstance(source.content, TextFiles) else SHARD_TOKENS
+        self.folder = cache_dir / "tokens" / source.content.sha256(cache_dir)
+        self.cache_dir, self.warn, self.progress = cache_dir, warn, progress
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05}.uint16"
+
+    def shards(self) -> list[_Shard]:
+        """Those of the tokens that are wanted, after what is missing or damaged has been made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        wanted = -(-self.most // self.size)
+        with FileLock(self.folder.with_suffix(".lock")):
+            shards = self._read_index()
+            for number, shard in enumerate(shards[:wanted]):
+                path = self.path(number)
+                if path.exists() and known_sha256(path, self.cache_dir) == shard.sha256:
+                    continue
+                self.warn(f"{path} is damaged or missing, and made again.")
+                (again,) = self._make(shards[:number], number * self.size + shard.tokens)
+                if again.sha256 != shard.sha256:
+                    raise UsageError(f"{path} is another one now; remove {self.folder}.")
+            tokens = sum(shard.tokens for shard in shards)
+            if tokens < self.most and not (shards and shards[-1].after is None):
+                if tokens % self.size:  # the last one was cut short
+                    shards.pop()
+                for shard in self._make(shards[:], self.most):
+                    shards.append(shard)
+                    content = seal({"shards": list(map(asdict, shards))})
+                    write_atomically(self.folder / "index.json", content)
+        return shards[:wanted]
+
+    def _read_index(self) -> list[_Shard]:
+        path = self.folder / "index.json"
+        try:
+            return [_Shard(**shard) for shard in unseal(path.read_bytes())["shards"]]
+        except (FileNotFoundError, DamagedFile):
+            if any(self.folder.glob("*.uint16")):
+                self.warn(f"{path} is damaged or missing; the text is tokenized again.")
+            return []
+
+    def _make(self, before: list[_Shard], most: int) -> Iterator[_Shard]:
+        """Write the shards that follow some, up to `most` tokens in all."""
+        text = sum(shard.bytes for shard in before)
+        pieces = self._pieces(before, most)
+        for number, of_shard in itertools.groupby(pieces, key=lambda piece: piece.shard):
+            tokens, text_before, digest = 0, text, sha256()
+            with replacing(self.path(number)) as temporary, temporary.open("wb") as file:
+                for piece in of_shard:
+                    content = piece.tokens.tobytes()
+                    file.write(content)
+                    digest.update(content)
+                    tokens += len(piece.tokens)
+                    text += piece.bytes
+                    self.progress(text, round(text / piece.done) if piece.done else None)
+            full = tokens == min(self.size, most - number * self.size)
+            after = piece.after if full else None
+            yield _Shard(tokens, text - text_before, digest.hexdigest(), after)
+
+    def _pieces(self, before: list[_Shard], most: int) -> Iterator[_Piece]:
+        """The tokens after some shards, up to `most` in all."""
+        position, skip = (before[-1].after if before else None) or [None, 0]
+        made = len(before) * self.size
+        for batch, tokens, size in _encoded(self.text.read(position)):
+            while skip < len(tokens) and made < most:
+                shard, inside = divmod(made, self.size)
+                part = tokens[skip:][: min(self.size - inside, most - made)]
+                new = 0 if skip else size
+                skip, made = skip + len(part), made + len(part)
+                done = max(batch.done, made / self.most)
+                yield _Piece(shard, part, new, [batch.position, skip], done)
+            if made == most:
+                return
+            skip -= len(tokens)
+
+
+def _encoded(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tokens, int]]:
+    """Batches with their tokens and bytes, in order, on all cores: tiktoken releases the lock.
+
+    Only a few are in memory at once, however many there are.
     """
     threads = os.cpu_count() or 1
-    coming = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        begun = deque(pool.submit(work, item) for item in itertools.islice(coming, threads + 1))
+        begun = deque(pool.submit(_encode, b) for b in itertools.islice(batches, threads + 1))
         while begun:
             yield begun.popleft().result()
-            begun.extend(pool.submit(work, item) for item in itertools.islice(coming, 1))
+            begun.extend(pool.submit(_encode, b) for b in itertools.islice(batches, 1))
 
 
-def _encode(piece: str | None) -> tuple[int, Tokens]:
-    """A piece's number of bytes and its tokens."""
-    if piece is None:
-        return 0, np.array([END_OF_TEXT], dtype=np.uint16)
-    return len(piece.encode()), encode(piece)
-
-
-def _pieces(files: list[Path]) -> Iterator[str | None]:
-    """The files' text, cut only where a token always ends, with None between two files."""
-    for i, path in enumerate(files):
-        if i:
-            yield None
-        text, blank = "", True
-        with path.open("rb") as file:
-            chunks = iter(functools.partial(file.read, PIECE_BYTES), b"")
-            try:
-                for chunk in codecs.iterdecode(chunks, "utf-8-sig"):
-                    text += chunk
-                    blank = blank and not chunk.strip()
-                    tail = max(0, len(text) - PIECE_TAIL)
-                    if ends := [match.end() for match in WORD_END.finditer(text, tail)]:
-                        yield text[: ends[-1]]
-                        text = text[ends[-1] :]
-            except UnicodeDecodeError as error:
-                byte = file.tell() - len(error.object) + error.start
-                raise UsageError(
-                    f"{path}: not UTF-8 text (byte {byte}); convert it to UTF-8, or leave it out."
-                ) from error
-        if blank:
-            raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")
-        if text:
-            yield text
+def _encode(batch: Batch) -> tuple[Batch, Tokens, int]:
+    end = np.array([END_OF_TEXT] * batch.ended, dtype=np.uint16)
+    tokens = [part for text in batch.texts for part in (encode(text), end)]
+    size = sum(len(text.encode("utf-8", "replace")) for text in batch.texts)
+    return batch, np.concatenate([end[:0], *tokens]), size

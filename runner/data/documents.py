@@ -1,11 +1,11 @@
-"""Documents for big texts: rows of parquet and JSON lines files, or of a Hugging Face dataset.
+"""What is tokenized: plain text, or documents in the rows of parquet and JSON lines files.
 
-They are read in batches, always in the same order. A batch knows its position, from which reading
-goes on in another process.
+It is read in batches, always in the same order. A batch knows its position, from which reading goes
+on in another process.
 """
 
 import codecs
-import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -13,22 +13,26 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError, did_you_mean
-from runner.files import DamagedFile, files_sha256, seal, unseal, write_atomically
+from runner.files import files_sha256
 
-# A batch ends after so many rows or so many characters.
 BATCH_ROWS = 64
-BATCH_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
+# Plain text is read in pieces of about this size, so short that `encode` takes no second look.
+# Cut after a word: no GPT-2 token spans a non-space followed by a space.
+PIECE_BYTES = 1 << 19
+PIECE_TAIL = 1 << 16
+WORD_END = re.compile(r"\S(?=[ \n])")
 # What is read of a file to tell whether it is text.
 SNIFFED_BYTES = 1 << 16
-# The names of JSON lines; else how a compressed file with them begins, and a .json. How zstd does.
+# The names of JSON lines; else how a compressed file with them begins, and a .json.
 LINES = re.compile(r"\.(jsonl|jsonlines|ndjson)(\.gz|\.zstd?)?$")
 OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
 OBJECTS = re.compile(OBJECT.pattern + rb".*\}[ \t\r]*\n\s*\{")
@@ -37,36 +41,51 @@ ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 ROW = json.JSONDecoder(parse_int=len)
 
 
-def format_of(path: Path) -> str:
-    """Whether a file is "text", JSON "lines" or "parquet". Raises UsageError and OSError."""
-    name = path.name.lower()
-    with path.open("rb") as file:
-        beginning = file.read(SNIFFED_BYTES)
-        if name.endswith(".parquet") or (beginning.startswith(b"PAR") and b"\0" in beginning):
-            return "parquet"
-        json_lines = ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES))
-        if json_lines or LINES.search(name):
-            return "lines"
-        file.seek(0)
-        if (stream := _decompressed(path, file)) is not file:
-            with contextlib.suppress(OSError, EOFError, zlib.error):
-                if OBJECT.match(stream.read(SNIFFED_BYTES)):
-                    return "lines"
-            raise UsageError(f"{path}: it is compressed, and no JSON lines; decompress it.")
-    with contextlib.suppress(UnicodeDecodeError):
-        codecs.getincrementaldecoder("utf-8")().decode(beginning)
-        if b"\0" not in beginning:
-            return "text"
-    raise UsageError(f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8.")
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Some documents, where they begin, and the part of all files that is read after them."""
+    """Some texts, where they begin, and the part of the whole that is read after them.
+
+    `ended` says whether each is followed by <|endoftext|>.
+    """
 
     position: Any  # as JSON holds it
     texts: list[str]
-    done: float | None = None
+    done: float = 0.0
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Plain text in UTF-8, its files joined by <|endoftext|>."""
+
+    paths: list[Path]
+
+    def sha256(self, cache_dir: Path) -> str:
+        return files_sha256(self.paths, cache_dir)
+
+    def read(self, position: None) -> Iterator[Batch]:
+        """All of the text, in pieces cut only where a token always ends. Raises UsageError."""
+        before, size = 0, sum(path.stat().st_size for path in self.paths)
+        for path in self.paths:
+            text, blank = "", True
+            with path.open("rb") as file:
+                chunks = iter(functools.partial(file.read, PIECE_BYTES), b"")
+                try:
+                    for chunk in codecs.iterdecode(chunks, "utf-8-sig"):
+                        text += chunk
+                        blank = blank and not chunk.strip()
+                        tail = max(0, len(text) - PIECE_TAIL)
+                        if ends := [match.end() for match in WORD_END.finditer(text, tail)]:
+                            piece, text = text[: ends[-1]], text[ends[-1] :]
+                            done = before + file.tell() - len(text.encode())
+                            yield Batch(None, [piece], done / size, ended=False)
+                except UnicodeDecodeError as error:
+                    byte = file.tell() - len(error.object) + error.start
+                    raise UsageError(f"{path}: byte {byte} is not UTF-8; convert it.") from error
+                before += file.tell()
+            if blank:
+                raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")
+            yield Batch(None, [text], before / size, ended=path != self.paths[-1])
 
 
 @dataclass(frozen=True)
@@ -77,153 +96,60 @@ class DocumentFiles:
     column: str
 
     def sha256(self, cache_dir: Path) -> str:
-        """One hash of the files' content and of the column."""
         content = [files_sha256(self.paths, cache_dir), self.column]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def read(self, position: Any) -> Iterator[Batch]:
+    def read(self, position: list[int] | None) -> Iterator[Batch]:
         """The documents from a batch's position on, or all. Raises UsageError and OSError."""
         first, row = position or (0, 0)
-        *before, size = itertools.accumulate((p.stat().st_size for p in self.paths), initial=0)
+        *before, total = itertools.accumulate((p.stat().st_size for p in self.paths), initial=0)
         for place, path in enumerate(self.paths[first:], first):
             read = _read_parquet if format_of(path) == "parquet" else _read_json_lines
-            for at, texts, part in read(path, self.column, row if place == first else 0):
-                done = (before[place] + part * path.stat().st_size) / size
-                yield Batch([place, at], texts, done)
+            rows = read(path, self.column, row)
+            try:
+                while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                    done = (before[place] + batch[-1][1] * path.stat().st_size) / total
+                    yield Batch([place, row], [text for text, _ in batch if text], done)
+                    row += len(batch)
+            except UsageError:
+                raise
+            except Exception as error:  # of gzip, zstd or parquet, or of strings not in UTF-8
+                reason = " ".join(str(error).split()).rstrip(".")
+                raise UsageError(
+                    f"{path}: it cannot be read after row {row} ({reason}); get a whole copy, "
+                    "decompress it (zstd -d --long=31, or gunzip), or leave it out."
+                ) from error
+            row = 0
 
 
-@dataclass(frozen=True)
-class HubDataset:
-    """A dataset of the Hugging Face hub at one revision, streamed."""
-
-    dataset: str
-    subset: str | None
-    split: str
-    column: str
-    revision: str
-
-    def sha256(self, cache_dir: Path) -> str:
-        """One hash of the name, the revision and what is read of it."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
-
-    def read(self, position: Any) -> Iterator[Batch]:
-        """The documents from a batch's position on, or all. Raises UsageError."""
-        with _hub_errors(self.dataset):
-            import datasets
-
-            stream = datasets.load_dataset(
-                self.dataset,
-                self.subset,
-                split=self.split,
-                revision=self.revision,
-                streaming=True,
-            )
-            if position is not None:
-                stream.load_state_dict(position)
-            rows, where = iter(stream), f"data.dataset={self.dataset}"
-            while batch := list(itertools.islice(rows, BATCH_ROWS)):
-                _check_column(where, self.column, list(batch[0]))
-                yield Batch(position, [t for row in batch if (t := _text(where, self.column, row))])
-                position = json.loads(json.dumps(stream.state_dict()))
-
-
-Documents = DocumentFiles | HubDataset
-
-
-def find_dataset(
-    dataset: str, subset: str | None, split: str, column: str, cache_dir: Path
-) -> HubDataset:
-    """A dataset at its newest revision, which is looked up once and then kept in the cache.
-
-    Raises UsageError where the hub does not have it or cannot be reached.
-    """
-    name = hashlib.sha256(dataset.encode()).hexdigest()
-    memory = cache_dir / "hashes" / f"{name[:32]}.json"
-    require("datasets", f"data.dataset={dataset}")
-    try:
-        revision = str(unseal(memory.read_bytes())["revision"])
-    except (OSError, DamagedFile, KeyError):
-        with _hub_errors(dataset):
-            from huggingface_hub import HfApi
-
-            revision = str(HfApi().dataset_info(dataset).sha)
-        write_atomically(memory, seal({"dataset": dataset, "revision": revision}))
-    return HubDataset(dataset, subset, split, column, revision)
-
-
-def require(package: str, what: str) -> None:
-    """Raises UsageError where an optional package is missing that `what` needs."""
-    if not find_spec(package):
-        raise UsageError(
-            f"{what} needs a package that is not installed: pip install 'gpt2-ladder[big]'."
-        )
-
-
-def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[int, list[str], float]]:
-    """From row `start` on: the first row of each batch, its texts, and the part read after it.
-
-    Only the column is read, a few pages at a time.
-    """
-    require("pyarrow", str(path))
-    from pyarrow import parquet
-
-    after = 0
-    try:
-        with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
-            _check_column(str(path), column, file.schema_arrow.names)
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if after + rows <= start:
-                    after += rows
-                    continue
-                for batch in file.iter_batches(BATCH_ROWS, [group], [column]):
-                    first, after = after, after + batch.num_rows
-                    if after > start:
-                        begin = max(first, start)
-                        rows = enumerate(batch.slice(begin - first).to_pylist(), begin + 1)
-                        found = (_text(f"{path}: row {i}", column, row) for i, row in rows)
-                        yield begin, list(filter(None, found)), after / file.metadata.num_rows
-    except UsageError:
-        raise
-    except Exception as error:  # Python's too, for strings that are not UTF-8
-        reason = next(iter(str(error).splitlines()), "").rstrip(".")
-        raise UsageError(
-            f"{path}: it cannot be read as parquet near row {after} ({reason}); fetch it again."
-        ) from error
-
-
-def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[int, list[str], float]]:
-    """The same of a file with a JSON object a line, compressed or not."""
-    size = path.stat().st_size
-    first, texts, characters = start, [], 0
-    number = start
+def format_of(path: Path) -> str:
+    """Whether a file is "text", JSON "lines" or "parquet". Raises UsageError and OSError."""
+    name = path.name.lower()
     with path.open("rb") as file:
-        try:
-            lines = itertools.islice(_decompressed(path, file), start, None)
-            for number, line in enumerate(lines, start):
-                if text := _line_text(path, number, column, line):
-                    texts.append(text)
-                    characters += len(text)
-                if len(texts) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
-                    yield first, texts, file.tell() / size
-                    first, texts, characters = number + 1, [], 0
-        except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(
-                f"{path}: it cannot be read after line {number + 1} ({error}); get a whole "
-                "copy, decompress it (zstd -d --long=31, or gunzip), or leave it out."
-            ) from error
-    if texts:
-        yield first, texts, 1.0
+        if name.endswith(".parquet") or file.peek().startswith(b"PAR1"):
+            return "parquet"
+        if LINES.search(name):
+            return "lines"
+        if (stream := _decompressed(path, file)) is not file:
+            with suppress(OSError, EOFError, zlib.error):
+                if OBJECT.match(stream.read(SNIFFED_BYTES)):
+                    return "lines"
+            raise UsageError(f"{path}: it is compressed, and no JSON lines; decompress it.")
+        beginning = file.read(SNIFFED_BYTES)
+        if ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES)):
+            return "lines"
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+        if b"\0" not in beginning:
+            return "text"
+    raise UsageError(f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8.")
 
 
 def _decompressed(path: Path, file: io.BufferedReader) -> Any:
-    """A file at its beginning, or what gzip or zstd compressed in it: by its bytes or its name."""
-    beginning = file.peek()
-    # Programs that fetch a file may decompress it and keep its name.
-    name = "" if OBJECT.match(beginning) else path.name.lower()
-    if beginning.startswith(b"\x1f\x8b") or name.endswith(".jsonl.gz"):
+    """A file at its beginning, or what gzip or zstd compressed in it, whatever its name says."""
+    if file.peek().startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file)
-    if ZSTD.match(beginning) or name.endswith(".jsonl.zst"):
+    if ZSTD.match(file.peek()):
         require("pyarrow", str(path))
         import pyarrow
 
@@ -231,23 +157,45 @@ def _decompressed(path: Path, file: io.BufferedReader) -> Any:
     return file
 
 
-def _line_text(path: Path, number: int, column: str, line: bytes) -> str | None:
-    """A line's text, if it has one."""
-    if not (line := line.removeprefix(codecs.BOM_UTF8).strip()):
-        return None
-    where, row = f"{path}: line {number + 1}", None
-    with contextlib.suppress(ValueError, RecursionError):
-        row = ROW.decode(line.decode("utf-8", "surrogatepass"))
-    if not isinstance(row, dict):
+def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[str | None, float]]:
+    """From a line on, the text of each if it has one, and the part of the file read after it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        lines = itertools.islice(_decompressed(path, file), start, None)
+        for number, line in enumerate(lines, start + 1):
+            text, row = None, None
+            if line := line.removeprefix(codecs.BOM_UTF8).strip():
+                with suppress(ValueError, RecursionError):
+                    row = ROW.decode(line.decode("utf-8", "surrogatepass"))
+                if not isinstance(row, dict):
+                    raise UsageError(
+                        f"{path}: line {number} is damaged, too deep, or no JSON object in UTF-8; "
+                        "correct or convert it."
+                    )
+                text = text_of(f"{path}: line {number}", column, row)
+            yield text, file.tell() / size
+
+
+def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[str | None, float]]:
+    """The same of a parquet file's rows; only the column is read, a few pages at a time."""
+    require("pyarrow", str(path))
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        columns = [column] if column in file.schema_arrow.names else None
+        batches = file.iter_batches(BATCH_ROWS, columns=columns)
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, row in enumerate(itertools.islice(rows, start, None), start + 1):
+            yield text_of(str(path), column, row), number / file.metadata.num_rows
+
+
+def text_of(where: str, column: str, row: dict[str, Any]) -> str | None:
+    """A row's text; None where it is null or blank. Raises UsageError."""
+    if column not in row:
         raise UsageError(
-            f"{where} is damaged, too deep, or no JSON object in UTF-8; correct or convert it."
+            f"{where}: there is no column {column!r}; the columns are {', '.join(row) or 'none'}. "
+            f"Give one with data.column=NAME.{did_you_mean(column, list(row))}"
         )
-    _check_column(where, column, list(row))
-    return _text(where, column, row)
-
-
-def _text(where: str, column: str, row: dict[str, Any]) -> str | None:
-    """A row's text; None where it is null or blank."""
     text = row[column]
     if text is not None and not isinstance(text, str):
         raise UsageError(
@@ -257,39 +205,9 @@ def _text(where: str, column: str, row: dict[str, Any]) -> str | None:
     return text if text and not text.isspace() else None
 
 
-def _check_column(where: str, column: str, names: Sequence[str]) -> None:
-    if column not in names:
+def require(package: str, what: str) -> None:
+    """Raises UsageError where an optional package is missing that `what` needs."""
+    if not find_spec(package):
         raise UsageError(
-            f"{where}: there is no column {column!r}; the columns are {', '.join(names) or 'none'}."
-            f" Give one with data.column=NAME.{did_you_mean(column, names)}"
+            f"{what} needs a package that is not installed: pip install 'gpt2-ladder[big]'."
         )
-
-
-@contextlib.contextmanager
-def _hub_errors(dataset: str) -> Iterator[None]:
-    """What the hub's libraries raise, as UsageError."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(_hub_sentence(dataset, error)) from error
-
-
-def _hub_sentence(dataset: str, error: Exception) -> str:
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"RepositoryNotFoundError", "DatasetNotFoundError", "HFValidationError"}:
-        return (
-            f"data.dataset={dataset}: the Hugging Face hub has no such dataset, or it is private "
-            "or gated; check the name, or log in with `hf auth login`."
-        )
-    reason = " ".join(str(error).split())[:200].rstrip(".")
-    reason = f"{type(error).__name__}: {reason}"
-    if kinds & {"ConnectionError", "TimeoutError", "HTTPError", "TransportError"}:
-        return (
-            f"data.dataset={dataset}: the Hugging Face hub cannot be reached ({reason}); type the "
-            "same command again, which goes on from here, or use data=text data.path=FILE."
-        )
-    return (
-        f"data.dataset={dataset}: it cannot be read ({reason}); check data.subset and data.split."
-    )

@@ -1,6 +1,6 @@
 """HellaSwag's items (Zellers et al., 2019): a text, and four endings of which one is right."""
 
-import itertools
+import codecs
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,6 @@ from annotated_types import Ge, Len, Lt, MinLen
 from conf.errors import UsageError
 from conf.schema import validator
 from runner.files import known_sha256
-
-FORMAT = "a line of JSON an item, with ctx, four endings and the label of the right one"
 
 
 @dataclass(frozen=True)
@@ -25,28 +23,24 @@ class Item:
 
 
 def read_items(path: str, most: int | None) -> list[Item]:
-    """The first `most` items of a file, or all. Raises UsageError for what is no such file."""
+    """The first `most` items of a file, or all. Raises UsageError and OSError."""
     from pydantic import ValidationError
 
     items: dict[int, Item] = {}
+    number = 0
     try:
-        with Path(os.path.expanduser(path)).open(encoding="utf-8-sig") as file:
-            lines = (line for line in enumerate(file, 1) if line[1].strip())
-            for number, line in itertools.islice(lines, most):
-                items[number] = validator(Item).validate_json(line)
+        with Path(os.path.expanduser(path)).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if len(items) == most:
+                    break
+                if (line := line.removeprefix(codecs.BOM_UTF8)).strip():
+                    items[number] = validator(Item).validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"evaluation.hellaswag={path}: line {number} is no item "
-            f"({key and key + ': '}{first['msg']}); give a file like hellaswag_val.jsonl, {FORMAT}."
-        ) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"evaluation.hellaswag={path}: it is not text; give {FORMAT}.") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]])
+        raise _refused(path, f"line {number} is no item ({reason})") from None
     if not items:
-        raise UsageError(f"evaluation.hellaswag={path}: it has no item; give {FORMAT}.")
+        raise _refused(path, "it has no item")
     return list(items.values())
 
 
@@ -55,10 +49,11 @@ def items_sha256(path: str, cache_dir: Path) -> str:
     try:
         return known_sha256(Path(os.path.expanduser(path)), cache_dir)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _refused(path, str(error.strerror)) from None
 
 
-def _unreadable(path: str, error: OSError) -> UsageError:
+def _refused(path: str, reason: str) -> UsageError:
     return UsageError(
-        f"evaluation.hellaswag={path}: {error.strerror}; give the file hellaswag_val.jsonl."
+        f"evaluation.hellaswag={path}: {reason}; give a file like hellaswag_val.jsonl, a line of "
+        "JSON an item, with ctx, four endings and the label of the right one."
     )

@@ -1,28 +1,25 @@
-"""What a run's data is: found before it starts, loaded when it does."""
+"""What a run's data is, found before the run starts."""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from conf.schema import DataConf
-from runner.data.documents import DocumentFiles, Documents, find_dataset, format_of
-from runner.data.text import find_text
-from runner.files import files_sha256
-
-if TYPE_CHECKING:
-    from runner.data.corpus import Corpus
+from runner.data.documents import DocumentFiles, TextFiles, format_of
+from runner.data.hub import HubDataset, find_dataset
+from runner.data.text import NoNetwork, check_sha256, download, python_documentation, user_files
+from runner.files import file_sha256
 
 
 @dataclass(frozen=True)
 class Source:
-    """Plain text in files, or documents of which at most `tokens` tokens are used."""
+    """Plain text, or documents of which at most `tokens` tokens are used."""
 
     name: str
     sha256: str
-    content: list[Path] | Documents
+    content: TextFiles | DocumentFiles | HubDataset
     tokens: int | None = None
     fallback: str | None = None  # why it replaces other data
 
@@ -35,36 +32,32 @@ class Source:
 def find_source(
     data: DataConf, cache_dir: Path, say: Callable[[str], None] = lambda text: None
 ) -> Source:
-    """The data that a configuration names. Raises UsageError."""
-    content: Documents
+    """The data that a configuration names: a dataset, a path, or else a verified download.
+
+    Without a network, Python's documentation replaces a download. `say` is called with what is left
+    out of a folder. Raises UsageError.
+    """
+    name, files, fallback = data.name, list[Path](), None
+    content: TextFiles | DocumentFiles | HubDataset
     if data.dataset is not None:
-        name, fallback = data.dataset, None
-        content = find_dataset(data.dataset, data.subset, data.split, data.column, cache_dir)
+        name, content = data.dataset, find_dataset(data.dataset, data, cache_dir)
     else:
-        name, files, fallback = find_text(
-            data.name, data.path, data.url, data.sha256, cache_dir, say
-        )
-        if format_of(files[0]) == "text":
-            return Source(name, files_sha256(files, cache_dir), files, fallback=fallback)
-        content = DocumentFiles(files, data.column)
-    identity = [content.sha256(cache_dir), data.tokens]
-    sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    return Source(name, sha256, content, data.tokens, fallback)
-
-
-def load(
-    source: Source,
-    cache_dir: Path,
-    held_out_fraction: float,
-    warn: Callable[[str], None],
-    progress: Callable[[int, int | None], None],
-) -> "Corpus":
-    """The tokens of a source, made or from the cache. Raises UsageError."""
-    # What tokenizes is imported where it is needed: it takes long.
-    from runner.data.corpus import load_corpus
-    from runner.data.shards import load_shards
-
-    common = cache_dir, held_out_fraction, warn, progress
-    if isinstance(source.content, list):
-        return load_corpus(source.content, *common)
-    return load_shards(source.content, source.sha256, source.tokens, *common)
+        if data.path is not None:
+            files = user_files(data.path, say)
+            if data.sha256 is not None:
+                files, advice = files[:1], "use data=text to train on your own text"
+                check_sha256(f"data.path={data.path}", file_sha256(files[0]), data.sha256, advice)
+        elif data.url is not None:
+            try:
+                files = [download(data.url, data.sha256, cache_dir)]
+            except NoNetwork as error:
+                name = "pydoc"
+                fallback = f"{error}; training on Python's own documentation (data=pydoc) instead"
+        files = files or [python_documentation(cache_dir)]
+        plain = format_of(files[0]) == "text"
+        content = TextFiles(files) if plain else DocumentFiles(files, data.column)
+    sha256 = content.sha256(cache_dir)
+    if isinstance(content, TextFiles):
+        return Source(name, sha256, content, fallback=fallback)
+    identity = json.dumps([sha256, data.tokens]).encode()
+    return Source(name, hashlib.sha256(identity).hexdigest(), content, data.tokens)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from conf.schema import Order
 from runner.data.corpus import Tokens
 
 
+@dataclass(eq=False)
 class TokenStream:
     """The micro batches of a run, each given by its index alone.
 
@@ -26,29 +28,21 @@ class TokenStream:
     once. Several processes take turns, so that together they see what one would.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[Tokens],
-        micro_batch_size: int,
-        context: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
-        order: Order = Order.shuffled,
-    ) -> None:
-        self.parts = parts
-        self.micro_batch_size = micro_batch_size
-        self.context = context
-        self.seed = seed
-        self.rank = rank
-        self.processes = processes
-        self.order = order
-        self.windows = np.array([max(0, len(part) - 1) // context for part in parts])
-        tokens, needed = sum(map(len, parts)), micro_batch_size * context + 1
+    parts: Sequence[Tokens]
+    micro_batch_size: int
+    context: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+    order: Order = Order.shuffled
+
+    def __post_init__(self) -> None:
+        self.windows = np.array([max(0, len(part) - 1) // self.context for part in self.parts])
+        tokens, needed = sum(map(len, self.parts)), self.micro_batch_size * self.context + 1
         if tokens < needed or not self.windows.any():
             raise UsageError(
                 f"The text is too short: its training part has {tokens:,} tokens, but a micro "
-                f"batch of {micro_batch_size} x {context} needs {needed:,}; "
+                f"batch of {self.micro_batch_size} x {self.context} needs {needed:,}; "
                 "give more text, or lower train.micro_batch_size or train.context."
             )
 
@@ -64,28 +58,21 @@ class TokenStream:
     def _window(self, index: int) -> Tokens:
         """The index-th window of the run, and the token after it."""
         epoch, place = divmod(index, int(self.windows.sum()))
-        parts, ends = self._parts_order(epoch)
+        parts = self._order(len(self.parts), epoch)
+        ends = self.windows[parts].cumsum()
         turn = int(np.searchsorted(ends, place, side="right"))
         part = int(parts[turn])
         window = place - int(ends[turn] - self.windows[part])
-        start = int(self._windows_order(epoch, part)[window]) * self.context
+        key = [epoch] if len(self.parts) == 1 else [epoch, part]
+        start = int(self._order(int(self.windows[part]), *key)[window]) * self.context
         return self.parts[part][start : start + self.context + 1]
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - the cache is freed with the run's only stream
-    def _parts_order(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The parts in the epoch's order, and how many windows there are up to each one's end."""
-        order = np.arange(len(self.parts))
-        if self.order is Order.shuffled:
-            order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        return order, self.windows[order].cumsum()
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019
-    def _windows_order(self, epoch: int, part: int) -> npt.NDArray[np.int64]:
-        windows = int(self.windows[part])
-        if self.order is Order.in_order:
-            return np.arange(windows)
-        key = [self.seed, epoch] if len(self.parts) == 1 else [self.seed, epoch, part]
-        return np.random.default_rng(key).permutation(windows)
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - the cache is freed with the run's only stream
+    def _order(self, count: int, *key: int) -> npt.NDArray[np.int64]:
+        """The order of the parts in an epoch, or of the windows in a part of it."""
+        order = np.arange(count)
+        shuffled = self.order is Order.shuffled
+        return np.random.default_rng([self.seed, *key]).permutation(order) if shuffled else order
 
 
 class HeldOut:

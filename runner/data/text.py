@@ -17,12 +17,11 @@ from pathlib import Path
 
 from conf.errors import UsageError
 from runner.data.documents import format_of
-from runner.files import file_sha256, is_intact, known_sha256, note_sha256, write_atomically
+from runner.files import is_intact, known_sha256, note_sha256, write_atomically
 
 # A download fails when no data arrives for this long, or when its mean rate after that is lower.
 DOWNLOAD_TIMEOUT_S = 20
 DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
-DOWNLOAD_LIMIT_BYTES = 1 << 30
 
 # Folders of the standard library without documentation of it, and the nodes with docstrings.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
@@ -33,40 +32,6 @@ class NoNetwork(Exception):
     """A download failed; the message says why."""
 
 
-def find_text(
-    name: str,
-    path: str | None,
-    url: str | None,
-    sha256: str | None,
-    cache_dir: Path,
-    say: Callable[[str], None] = lambda text: None,
-) -> tuple[str, list[Path], str | None]:
-    """The data's name, its files and, if other data replaces it, a sentence that says why.
-
-    A path comes first, checked against `sha256` where there is one; then the verified download;
-    without a network, Python's own documentation. `say` is called with what was left out of a
-    folder. Raises UsageError.
-    """
-    if path is not None:
-        files = user_files(path, say)
-        if sha256 is not None:
-            files = files[:1]
-            advice = "use data=text to train on your own text"
-            _check_sha256(f"data.path={path}", file_sha256(files[0]), sha256, advice)
-        return name, files, None
-    if url is None:
-        return name, [python_documentation(cache_dir)], None
-    if sha256 is None:
-        raise UsageError(
-            f"data.url={url}: a download must be verified; give its hash with data.sha256=HASH."
-        )
-    try:
-        return name, [download(url, sha256, cache_dir)], None
-    except NoNetwork as error:
-        reason = f"{error}; training on Python's own documentation (data=pydoc) instead"
-        return "pydoc", [python_documentation(cache_dir)], reason
-
-
 def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
@@ -74,23 +39,21 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     ones are left out. Documents are used rather than texts, but smaller ones only if they are not
     all .json. `say` is called with what else is left out. Raises UsageError and OSError.
     """
-    target = Path(path if os.path.exists(path) else os.path.expanduser(path))
-    found: dict[tuple[int, ...], Path] = {}
-    for file in filter(os.path.isfile, sorted(_matches(target))):
-        found.setdefault(file.stat()[1:3], file)  # its inode and its device
-    if not found:
+    files: dict[tuple[int, ...], Path] = {}
+    for file in filter(os.path.isfile, sorted(_matches(path))):
+        files.setdefault(file.stat()[1:3], file)  # its inode and its device
+    if not files:
         raise UsageError(f"data.path={path}: no file to read; give a file, a folder or a glob.")
     texts, documents, refused = list[Path](), list[Path](), dict[Path, UsageError]()
-    for file in found.values():
+    for file in files.values():
         try:
             (texts if format_of(file) == "text" else documents).append(file)
         except UsageError as error:
             refused[file] = error
-    if len(refused) == len(found):
-        several = f"data.path={path}: none of its {len(found)} files is text; " * (len(found) > 1)
-        raise UsageError(f"{several}{next(iter(refused.values()))}")
-    smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
+    if len(refused) == len(files):
+        raise next(iter(refused.values()))
     used, others, why = documents, texts, "as no documents"
+    smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
     if smaller and all(file.suffix.lower() == ".json" for file in documents):
         why = f"as no UTF-8 text{', or as smaller documents' * bool(documents)}"
         used, others = texts, documents
@@ -100,16 +63,17 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
     return used
 
 
-def _matches(target: Path) -> list[Path]:
+def _matches(path: str) -> list[Path]:
     """What a path or a glob names, or all that is in a folder and not hidden."""
-    at, parts = Path(), list(target.parts)
-    while parts and (os.path.isdir(at / parts[0]) or os.path.lexists(at.joinpath(*parts))):
-        at /= parts.pop(0)
-    parts, found = parts or ["**"] * at.is_dir(), [at]
+    at = Path(path if os.path.lexists(path) else os.path.expanduser(path))
+    parts: list[str] = []
+    while not os.path.lexists(at):
+        at, parts = at.parent, [at.name, *parts]
+    parts, matches = parts or ["**"] * at.is_dir(), [at]
     for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
-        inside = (at / name for at in found for name in glob.iglob(part, root_dir=at))
-        found = list(_folders(found) if part == "**" else inside)
-    return found
+        inside = (top / name for top in matches for name in glob.iglob(part, root_dir=top))
+        matches = list(_folders(matches) if part == "**" else inside)
+    return matches
 
 
 def _folders(tops: list[Path]) -> Iterator[Path]:
@@ -117,15 +81,15 @@ def _folders(tops: list[Path]) -> Iterator[Path]:
     seen = set()
     for top in sorted(tops):
         for folder, inner, _ in os.walk(top, followlinks=True):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
             if (identity := os.stat(folder)[1:3]) in seen:
                 inner.clear()
             else:
                 seen.add(identity)
-                inner[:] = sorted(name for name in inner if not name.startswith("."))
                 yield Path(folder)
 
 
-def download(url: str, sha256: str, cache_dir: Path) -> Path:
+def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
     """The file at `url` from the cache or the network, never without the right hash.
 
     Raises NoNetwork if it cannot be fetched, UsageError if its content has another hash.
@@ -133,45 +97,37 @@ def download(url: str, sha256: str, cache_dir: Path) -> Path:
     target = cache_dir / "text" / f"{sha256}.txt"
     if target.is_file() and known_sha256(target, cache_dir) == sha256:
         return target
-    if not url.startswith("https://"):
+    if sha256 is None or not url.startswith("https://"):
         raise UsageError(
-            f"data.url={url}: only https is supported; give a local file with data.path=FILE."
+            f"data.url={url}: only https is supported, and only with the hash of the file; give "
+            "data.sha256=HASH, or a local file with data.path=FILE."
         )
+    content, end = bytearray(), time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
-        content = _fetch(url)
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
+            if not response.url.startswith("https://"):
+                raise OSError(f"it redirects to {response.url}, which is not https")
+            # read1 returns what has arrived, so that a slow server cannot delay the check.
+            while chunk := response.read1(1 << 16):
+                content += chunk
+                if time.monotonic() > end + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S:
+                    raise OSError("the download is too slow")
+            if response.length:
+                raise OSError("the download is incomplete")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoNetwork(f"{url} could not be fetched ({error})") from error
     advice = "try again, or give your own file with data=text data.path=FILE"
-    _check_sha256(url, hashlib.sha256(content).hexdigest(), sha256, advice)
-    write_atomically(target, content)
+    check_sha256(url, hashlib.sha256(content).hexdigest(), sha256, advice)
+    write_atomically(target, bytes(content))
     return target
 
 
-def _check_sha256(source: str, found: str, expected: str, advice: str) -> None:
-    if found != expected:
+def check_sha256(source: str, actual: str, expected: str, advice: str) -> None:
+    """Raises UsageError for another hash than the expected one."""
+    if actual != expected:
         raise UsageError(
-            f"{source}: its sha256 is {found[:12]}..., not {expected[:12]}...; {advice}."
+            f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; {advice}."
         )
-
-
-def _fetch(url: str) -> bytes:
-    """The whole body. Raises OSError if it is incomplete, too slow or too large."""
-    started = time.monotonic()
-    content = bytearray()
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
-        if not response.url.startswith("https://"):
-            raise OSError(f"it redirects to {response.url}, which is not https")
-        # read1 returns what has arrived, so that a slow server cannot delay the check of the time.
-        while chunk := response.read1(1 << 16):
-            content += chunk
-            allowed_s = DOWNLOAD_TIMEOUT_S + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S
-            if time.monotonic() - started > allowed_s:
-                raise OSError("the download is too slow")
-            if len(content) > DOWNLOAD_LIMIT_BYTES:
-                raise OSError("it is larger than 1 GiB")
-        if len(content) < int(response.headers.get("Content-Length") or 0):
-            raise OSError("the download is incomplete")
-    return bytes(content)
 
 
 def python_documentation(cache_dir: Path) -> Path:

@@ -20,7 +20,8 @@ from pyarrow import parquet
 from rich.console import Console
 
 from conf.schema import DataConf, Order
-from runner.data.source import find_source, load
+from runner.data.corpus import load
+from runner.data.source import find_source
 from runner.data.stream import TokenStream
 from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS

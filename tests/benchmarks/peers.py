@@ -164,7 +164,7 @@ def read_model(fields: dict[str, Any]) -> GPTConfig:
 
 def tokens_of(run: Run, cache_dir: Path) -> Tokens:
     """The tokens that a run was trained on, as it left them in the cache."""
-    file = cache_dir / "tokens" / f"{run.data.sha256}.uint16"
+    file = cache_dir / "tokens" / str(run.data.sha256) / "00000.uint16"
     return np.memmap(file, dtype=np.uint16, mode="r")[: run.data.train_tokens]
 
 

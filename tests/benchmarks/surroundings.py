@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from runner.data.corpus import load_corpus
+from runner.data.corpus import load
+from runner.data.documents import TextFiles
+from runner.data.source import Source
 from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS
 from runner.folder import RunFolder
@@ -106,7 +108,9 @@ def text(size: int) -> Entry:
 
         def opened() -> float:
             started = time.perf_counter()
-            load_corpus([file], cache, 0.1, print, lambda done, total: None)
+            text = TextFiles([file])
+            source = Source("text", text.sha256(cache), text)
+            load(source, cache, 0.1, print, lambda done, total: None)
             return time.perf_counter() - started
 
         tokenized = opened()

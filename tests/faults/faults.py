@@ -392,7 +392,7 @@ def damaged(lab: Lab, times: int) -> None:
             (path,) = experiment.glob(pattern)
         else:
             assert lab.run(experiment, STAGE).returncode == 0
-            tokens = (lab.cache_dir / "tokens").glob("*.uint16")
+            tokens = (lab.cache_dir / "tokens").rglob("*.uint16")
             (path,) = tokens if what == "tokens" else experiment.glob(f"*/*/{what}")
         if what == "tokens":
             experiment = lab.new_experiment()
@@ -439,7 +439,7 @@ def ten_runs(lab: Lab, times: int) -> None:
         processes = [lab.start(experiment, STAGE) for experiment in experiments]
         assert [process.wait() for process in processes] == [0] * 10
         assert all(outcome(e) == lab.undisturbed(STAGE) for e in experiments)
-        assert len(list((lab.cache_dir / "tokens").glob("*.uint16"))) == 1
+        assert len(list((lab.cache_dir / "tokens").rglob("*.uint16"))) == 1
 
 
 @fault(

@@ -17,18 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import zstandard
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from conf.errors import UsageError
-from conf.schema import DataConf, Order
-from gpt2.tokenizer import END_OF_TEXT, tokenizer
-from runner.data.source import find_source, load
+from gpt2.tokenizer import tokenizer
 from runner.data.text import user_files
 from tests.faults.fuzz import Sandbox
+from tests.runner.data.test_corpus import expected, prepare, tokens
 
 # What a shell, a glob, Hydra or an operating system might take for something else than a name.
 PARTS = st.sampled_from(
@@ -206,8 +204,7 @@ def check_format(box: Sandbox, file: File) -> None:
 
 
 def _documents(rows: list[dict[str, Any]]) -> list[int]:
-    encode = tokenizer().encode_ordinary
-    return [t for row in rows for t in [*encode(row["text"]), END_OF_TEXT]]
+    return expected([row["text"] for row in rows])
 
 
 @contextmanager
@@ -217,13 +214,8 @@ def _prepared(content: bytes, name: str, in_folder: bool = False) -> Iterator[li
         path = Path(temporary) / "in" / name
         path.parent.mkdir()
         path.write_bytes(content)
-        given = str(path.parent if in_folder else path)
-        conf = DataConf(
-            "text", given, None, None, None, None, "train", "text", None, Order.shuffled, 0.1
-        )
-        cache = Path(temporary) / "cache"
         try:
-            corpus = load(find_source(conf, cache), cache, 0.1, print, lambda *_: None)
+            corpus = prepare(path.parent if in_folder else path, Path(temporary) / "cache")
         except UsageError as refused:
             sentence = str(refused)
             assert str(path) in sentence or "all its documents are empty" in sentence, sentence
@@ -232,7 +224,7 @@ def _prepared(content: bytes, name: str, in_folder: bool = False) -> Iterator[li
             assert len(sentence.splitlines()) == 1, sentence
             yield sentence
         else:
-            yield np.concatenate([corpus.train[0], corpus.held_out, *corpus.train[1:]]).tolist()
+            yield tokens(corpus)
 
 
 # Lines that are no document, that are a fine one, and that are refused.

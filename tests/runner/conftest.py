@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from runner.data.source import find_source, load
+from runner.data.corpus import load
+from runner.data.source import find_source
 from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
 from runner.record import Run

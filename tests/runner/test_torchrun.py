@@ -253,7 +253,7 @@ def test_a_signal_does_not_keep_the_first_process_from_saying_why(
             leaving.enter_context(after_step())
             raise RuntimeError("gloo: Connection closed by peer")
 
-    monkeypatch.setattr("runner.run.load", lose_a_process)
+    monkeypatch.setattr("runner.data.corpus.load", lose_a_process)
     config, folder = settings(), RunFolder(tmp_path / "run")
     folder.start(synthetic_run(), afresh=False)
     source = find_source(config.data, Path(config.cache_dir))

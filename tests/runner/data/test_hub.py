@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from tests.conftest import ROOT, CommandLine
-from tests.runner.data.test_shards import DOCUMENTS, expected, write
+from tests.runner.data.test_corpus import DOCUMENTS, expected, write
 
 NAME = "someone/tiny"
 REVISION = "a" * 40
@@ -98,9 +98,9 @@ def preparing(tmp_path: Path) -> Callable[..., list[str]]:
     def prepare(environment: dict[str, str], *lines: str) -> list[str]:
         code = (
             "from pathlib import Path",
-            "from runner.data import shards",
-            "from tests.runner.data.test_shards import prepare, tokens",
-            "shards.SHARD_TOKENS = 1000",
+            "from runner.data import corpus",
+            "from tests.runner.data.test_corpus import prepare, tokens",
+            "corpus.SHARD_TOKENS = 1000",
             f"cache = Path({str(tmp_path / 'cache')!r})",
             f"hub = {{'dataset': {NAME!r}}}",
             *lines,

@@ -14,10 +14,17 @@ import pytest
 import trustme
 
 from conf.errors import UsageError
-from runner.data.text import NoNetwork, download, find_text, python_documentation, user_files
+from runner.data.source import Source, find_source
+from runner.data.text import NoNetwork, download, python_documentation, user_files
+from tests.runner.data.test_corpus import conf
 
 TEXT = b"To be, or not to be, that is the question.\n"
 SHA256 = hashlib.sha256(TEXT).hexdigest()
+
+
+def find(cache_dir: Path, url: str | None = None, path: Path | None = None) -> Source:
+    """A known text, from its address or a copy."""
+    return find_source(conf(path, name="known", url=url, sha256=SHA256), cache_dir)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -88,11 +95,16 @@ def test_only_https_is_fetched(tmp_path: Path) -> None:
             download(url, SHA256, tmp_path)
 
 
-def test_a_verified_download_is_kept_and_not_fetched_again(server: str, tmp_path: Path) -> None:
-    name, (file,), fallback = find_text("known", None, f"{server}/text", SHA256, tmp_path)
-    assert (name, file.read_bytes(), fallback) == ("known", TEXT, None)
-    _, again, _ = find_text("known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path)
-    assert again == [file]
+def test_a_verified_download_is_kept_and_fetched_again_only_where_it_is_damaged(
+    server: str, tmp_path: Path
+) -> None:
+    source = find(tmp_path, f"{server}/text")
+    (file,) = source.content.paths
+    assert (source.name, source.sha256, source.fallback) == ("known", SHA256, None)
+    assert find(tmp_path, "https://127.0.0.1:9/nobody") == source
+    file.write_bytes(TEXT[:-5])
+    assert find(tmp_path, f"{server}/text") == source
+    assert file.read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("path", ["error", "moved"])
@@ -100,26 +112,17 @@ def test_a_download_with_another_hash_is_refused_and_kept_out_of_the_cache(
     server: str, path: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="sha256"):
-        find_text("known", None, f"{server}/{path}", SHA256, tmp_path)
+        find(tmp_path, f"{server}/{path}")
     assert list(tmp_path.rglob("*.txt")) == []
-
-
-def test_a_damaged_copy_in_the_cache_is_fetched_again(server: str, tmp_path: Path) -> None:
-    _, (file,), _ = find_text("known", None, f"{server}/text", SHA256, tmp_path)
-    file.write_bytes(TEXT[:-5])
-    find_text("known", None, f"{server}/text", SHA256, tmp_path)
-    assert file.read_bytes() == TEXT
 
 
 @pytest.mark.slow
 def test_without_a_network_pythons_documentation_is_used_with_a_message(tmp_path: Path) -> None:
-    name, (file,), fallback = find_text(
-        "known", None, "https://127.0.0.1:9/nobody", SHA256, tmp_path
-    )
-    assert name == "pydoc"
-    assert fallback is not None
-    assert "127.0.0.1:9" in fallback
-    assert "data=pydoc" in fallback
+    source = find(tmp_path, "https://127.0.0.1:9/nobody")
+    assert source.name == "pydoc"
+    assert "127.0.0.1:9" in str(source.fallback)
+    assert "data=pydoc" in str(source.fallback)
+    (file,) = source.content.paths
     text = file.read_bytes()
     assert len(text) > 1_000_000
     assert b"The Python interpreter" in text
@@ -127,12 +130,13 @@ def test_without_a_network_pythons_documentation_is_used_with_a_message(tmp_path
 
 
 def test_a_users_copy_of_a_known_text_is_checked(tmp_path: Path) -> None:
-    (tmp_path / "copy.txt").write_bytes(TEXT)
-    name, files, _ = find_text("known", str(tmp_path / "copy.txt"), None, SHA256, tmp_path)
-    assert (name, files) == ("known", [tmp_path / "copy.txt"])
-    (tmp_path / "copy.txt").write_bytes(TEXT * 2)
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(TEXT)
+    source = find(tmp_path, path=copy)
+    assert (source.name, source.content.paths) == ("known", [copy])
+    copy.write_bytes(TEXT * 2)
     with pytest.raises(UsageError, match="data=text"):
-        find_text("known", str(tmp_path / "copy.txt"), None, SHA256, tmp_path)
+        find(tmp_path, path=copy)
 
 
 def test_a_path_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:

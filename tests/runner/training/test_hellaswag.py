@@ -135,7 +135,7 @@ def test_a_file_is_read_with_its_other_fields_left_out(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "it has no item"),
-        (b"\xff\xfe", "it is not text"),
+        (b"\xff\xfe", "line 1 is no item"),
         (b"ctx,endings\n", "line 1 is no item"),
         (json.dumps({**GOOD, "endings": ENDINGS[:3]}).encode(), "endings: .* at least 4 items"),
         (json.dumps({**GOOD, "ctx": ""}).encode(), "ctx: .* at least 1 character"),

@@ -1,0 +1,87 @@
+"""Documents of a dataset of the Hugging Face hub, streamed by its `datasets` library."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.errors import UsageError
+from conf.schema import DataConf
+from runner.data.documents import BATCH_ROWS, Batch, require, text_of
+from runner.files import DamagedFile, seal, unseal, write_atomically
+
+NO_NETWORK = {"ConnectionError", "TimeoutError", "TransportError"}
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset at one revision, and what is read of it."""
+
+    dataset: str
+    subset: str | None
+    split: str
+    column: str
+    revision: str
+
+    def sha256(self, cache_dir: Path) -> str:
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+    def read(self, position: Any) -> Iterator[Batch]:
+        with _hub_errors(self.dataset):
+            from datasets import load_dataset
+
+            stream = load_dataset(
+                self.dataset, self.subset, split=self.split, revision=self.revision, streaming=True
+            )
+            if position is not None:
+                stream.load_state_dict(position)
+            where = f"data.dataset={self.dataset}"
+            texts = (text_of(where, self.column, row) for row in stream)
+            while batch := list(itertools.islice(texts, BATCH_ROWS)):
+                yield Batch(position, list(filter(None, batch)))
+                position = json.loads(json.dumps(stream.state_dict()))
+
+
+def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:
+    """A dataset at its newest revision, which is looked up once and then kept in the cache.
+
+    Raises UsageError where the hub does not have it or cannot be reached.
+    """
+    name = hashlib.sha256(dataset.encode()).hexdigest()
+    memory = cache_dir / "hashes" / f"{name[:32]}.json"
+    require("datasets", f"data.dataset={dataset}")
+    try:
+        revision = str(unseal(memory.read_bytes())["revision"])
+    except (OSError, DamagedFile, KeyError):
+        with _hub_errors(dataset):
+            from huggingface_hub import HfApi
+
+            revision = str(HfApi().dataset_info(dataset).sha)
+        write_atomically(memory, seal({"dataset": dataset, "revision": revision}))
+    return HubDataset(dataset, data.subset, data.split, data.column, revision)
+
+
+@contextlib.contextmanager
+def _hub_errors(dataset: str) -> Iterator[None]:
+    """What the hub's libraries raise, as UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+        if NO_NETWORK.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+            sentence = (
+                f"the Hugging Face hub has no such dataset, or it cannot be read ({reason}); check "
+                "data.subset and data.split, or log in with `hf auth login` if it is private."
+            )
+        else:
+            sentence = (
+                f"the Hugging Face hub cannot be reached ({reason}); type the same command again, "
+                "which goes on from here, or use data=text data.path=FILE."
+            )
+        raise UsageError(f"data.dataset={dataset}: {sentence}") from error

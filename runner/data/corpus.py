@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -120,6 +121,7 @@ class _Cache:
         self.text, self.most = source.content, source.tokens or sys.maxsize
         self.size = sys.maxsize if isinstance(source.content, TextFiles) else SHARD_TOKENS
         self.folder = cache_dir / "tokens" / source.content.sha256(cache_dir)
+        self.index = self.folder / "index.json"
         self.cache_dir, self.warn, self.progress = cache_dir, warn, progress
 
     def path(self, number: int) -> Path:
@@ -127,36 +129,48 @@ class _Cache:
 
     def shards(self) -> list[_Shard]:
         """Those of the tokens that are wanted, after what is missing or damaged has been made."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         wanted = -(-self.most // self.size)
+        with suppress(OSError, DamagedFile):  # so a cache that cannot be written to is used
+            shards = self._read_index()[:wanted]
+            if self._is_complete(shards) and all(map(self._is_intact, range(wanted), shards)):
+                return shards
+        self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.with_suffix(".lock")):
-            shards = self._read_index()
+            try:
+                shards = self._read_index()
+            except (FileNotFoundError, DamagedFile):
+                shards = []
+                if any(self.folder.glob("*.uint16")):
+                    self.warn(f"{self.index} is damaged or missing; the text is tokenized again.")
             for number, shard in enumerate(shards[:wanted]):
-                path = self.path(number)
-                if path.exists() and known_sha256(path, self.cache_dir) == shard.sha256:
+                if self._is_intact(number, shard):
                     continue
+                path = self.path(number)
                 self.warn(f"{path} is damaged or missing, and made again.")
                 (again,) = self._make(shards[:number], number * self.size + shard.tokens)
                 if again.sha256 != shard.sha256:
                     raise UsageError(f"{path} is another one now; remove {self.folder}.")
-            tokens = sum(shard.tokens for shard in shards)
-            if tokens < self.most and not (shards and shards[-1].after is None):
-                if tokens % self.size:  # the last one was cut short
+            if not self._is_complete(shards):
+                if shards and shards[-1].tokens < self.size:  # it was cut short
                     shards.pop()
                 for shard in self._make(shards[:], self.most):
                     shards.append(shard)
                     content = seal({"shards": list(map(asdict, shards))})
-                    write_atomically(self.folder / "index.json", content)
+                    write_atomically(self.index, content)
         return shards[:wanted]
 
     def _read_index(self) -> list[_Shard]:
-        path = self.folder / "index.json"
-        try:
-            return [_Shard(**shard) for shard in unseal(path.read_bytes())["shards"]]
-        except (FileNotFoundError, DamagedFile):
-            if any(self.folder.glob("*.uint16")):
-                self.warn(f"{path} is damaged or missing; the text is tokenized again.")
-            return []
+        """The shards made so far. Raises OSError and DamagedFile."""
+        return [_Shard(**shard) for shard in unseal(self.index.read_bytes())["shards"]]
+
+    def _is_intact(self, number: int, shard: _Shard) -> bool:
+        path = self.path(number)
+        return path.exists() and known_sha256(path, self.cache_dir) == shard.sha256
+
+    def _is_complete(self, shards: list[_Shard]) -> bool:
+        """Whether these are all tokens that are wanted, or all that there are."""
+        ended = bool(shards) and shards[-1].after is None
+        return ended or sum(shard.tokens for shard in shards) >= self.most
 
     def _make(self, before: list[_Shard], most: int) -> Iterator[_Shard]:
         """Write the shards that follow some, up to `most` tokens in all."""

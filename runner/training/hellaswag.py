@@ -18,7 +18,7 @@ from runner.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
-class Row:
+class Ending:
     """A text and one of its endings as tokens, of which the last `tokens` are the ending's."""
 
     ids: list[int]
@@ -29,7 +29,7 @@ class Row:
 class Question:
     """An item as tokens: a row for each ending, and which one is right."""
 
-    rows: list[Row]
+    rows: list[Ending]
     label: int
 
     @property
@@ -52,7 +52,7 @@ def encode(items: Sequence[Item], context_length: int) -> list[Question]:
         for ending in item.endings:
             tokens = tokenizer.encode(f" {ending}").tolist()
             ids = [*text, *tokens][-(context_length + 1) :]
-            rows.append(Row(ids, min(len(tokens), len(ids) - 1)))
+            rows.append(Ending(ids, min(len(tokens), len(ids) - 1)))
         questions.append(Question(rows, item.label))
     return sorted(questions, key=lambda question: question.longest, reverse=True)
 
@@ -85,7 +85,9 @@ def score(
             show(len(questions) * (turn + 1) // turns, len(questions))
     model.train()
     of_all = dict(parallel.gather(list(right.items())))
-    by_sum, by_mean = (sum(each) / len(questions) for each in zip(*of_all.values(), strict=True))
+    by_sum, by_mean = (
+        sum(rights) / len(questions) for rights in zip(*of_all.values(), strict=True)
+    )
     return Accuracy(step, len(questions), by_sum, by_mean)
 
 

@@ -15,7 +15,7 @@ from gpt2.model import GPT
 from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
-from runner.training.hellaswag import Row, encode, score
+from runner.training.hellaswag import Ending, encode, score
 from runner.training.parallel import Parallel
 from tests.conftest import Settings
 from tests.runner.conftest import Runs
@@ -87,7 +87,7 @@ def test_a_text_too_long_for_the_model_loses_its_beginning() -> None:
     the, good, (a, b, c) = (tokenizer().encode(text) for text in (" The", " good", " a b c"))
     assert question.rows[0].ids[-2:] == [*the, *good]
     assert len(question.rows[0].ids) == 3  # two are read, and the last is predicted
-    assert question.rows[1] == Row([a, b, c], 2)
+    assert question.rows[1] == Ending([a, b, c], 2)
 
 
 def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(

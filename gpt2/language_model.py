@@ -1,6 +1,6 @@
 """What training, evaluation, sampling and the flow checks ask of a model, with defaults.
 
-GPT answers everything itself. A model of someone's own is wrapped in
+GPT answers everything itself. A custom model is wrapped in
 `runner.training.custom.Adapted`; one that subclasses LanguageModel may answer more than it must.
 """
 

@@ -1,4 +1,4 @@
-"""Models of one's own through the ladder, by the command line."""
+"""Custom models through the ladder, by the command line."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def number():
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder with modules of one's own."""
+    """A folder with custom models."""
     for name, source in (("gru", GRU), ("hf", HUGGING_FACE), ("broken", BROKEN)):
         (tmp_path / f"own_{name}.py").write_text(source)
     return tmp_path

@@ -63,9 +63,8 @@ class CompileMode(Enum):
 
 
 class CompileScope(Enum):
-    """What torch.compile compiles: the block for all layers, also norm, head and loss, or all."""
+    """What torch.compile compiles: a GPT's blocks and its norm, head and loss, or a whole model."""
 
-    blocks = "blocks"
     blocks_and_head = "blocks_and_head"
     model = "model"
 

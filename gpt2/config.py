@@ -72,14 +72,14 @@ class GPTConfig(ModelConfig):
 
 @dataclass
 class CustomConfig(ModelConfig):
-    """A model of someone's own: what `target`, package.module:name, returns for its arguments."""
+    """A custom model: what `target`, package.module:name, returns for its arguments."""
 
     target: str
     arguments: Any  # by name
     knobs: Any  # keys of ModelConfig -> the arguments that are given their values
 
 
-# What stages switch in a model. A model of someone's own has those that its `knobs` name.
+# What stages switch in a model. A custom model has those that its `knobs` name.
 KNOBS = ("init", "gain", "norm", "residual", "pad_vocab", "attention", "loss_chunk_tokens")
 
 

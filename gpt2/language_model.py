@@ -1,6 +1,6 @@
 """What training, evaluation, sampling and the flow checks ask of a model, with defaults.
 
-GPT answers everything itself. A model of someone's own is wrapped in
+GPT answers everything itself. A custom model is wrapped in
 `runner.training.custom.Adapted`; one that subclasses LanguageModel may answer more than it must.
 """
 
@@ -58,15 +58,6 @@ class LanguageModel(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """Modules that are called one after the other, and that FSDP shards one by one."""
         return []
-
-    def compile_parts(self, with_head: bool, mode: str) -> None:
-        """Have torch compile the blocks, and `with_head` also norm, head and loss."""
-        self.compile(dynamic=False, mode=mode)
-
-    def call_parts(self, idx_BT: Tensor, with_head: bool) -> Tensor:
-        """A scalar computed by what `compile_parts` compiles, and by as little else as possible."""
-        # Two tensors, since what is compiled for one and the same is not used for two.
-        return self(idx_BT, idx_BT.clone())[1]
 
     def mixes_positions(self) -> bool:
         """Whether a batch norm takes its statistics over positions too, so that tokens leak."""

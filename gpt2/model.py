@@ -174,17 +174,3 @@ class GPT(LanguageModel):
 
     def blocks(self) -> list[nn.Module]:
         return list(self.h)
-
-    def compile_parts(self, with_head: bool, mode: str) -> None:
-        for block in self.h:
-            block.compile(dynamic=False, mode=mode)
-        if with_head:
-            self.loss = torch.compile(self.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
-
-    def call_parts(self, idx_BT: Tensor, with_head: bool) -> Tensor:
-        x_BTC = torch.zeros(*idx_BT.shape, self.config.n_embd, device=idx_BT.device)
-        x_BTC.requires_grad_()
-        # Two blocks, since under autocast the input of the second may have another dtype.
-        for block in self.h[:2]:
-            x_BTC = block(x_BTC)
-        return self.loss(x_BTC, idx_BT) if with_head else x_BTC.sum()

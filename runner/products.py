@@ -24,7 +24,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Products:
-    """Rates by how products are computed.
+    """Rates by how products are computed, and the highest of any product, for MFU.
 
     The first three are settings of torch.set_float32_matmul_precision. `high` permits TF32 and
     `medium` bfloat16. Where a device has neither, they still compute in fp32, but may do it by
@@ -35,27 +35,39 @@ class Products:
     high: Rate
     medium: Rate
     bf16: Rate
+    peak_flops: float = 0.0  # older records have none
 
     @property
     def fp32_setting(self) -> str:
         """The setting for products in true fp32: the default, or one that is exact and faster."""
-        others = {"high": self.high, "medium": self.medium}
         least = CLEARLY_FASTER * self.highest.flops
-        exact = {name: r.flops for name, r in others.items() if r.exact and r.flops >= least}
-        return max(exact, key=lambda name: exact[name], default="highest")
+        faster = [s for s in ("high", "medium") if self._exact_flops(s) >= least]
+        return max(faster, key=self._exact_flops, default="highest")
+
+    def _exact_flops(self, setting: str) -> float:
+        rate: Rate = getattr(self, setting)
+        return rate.flops if rate.exact else 0.0
 
     @property
-    def fp32(self) -> Rate:
+    def fp32_flops(self) -> float:
         """The rate of that setting."""
-        return getattr(self, self.fp32_setting)
+        return self._exact_flops(self.fp32_setting)
 
     @property
     def tf32_is_faster(self) -> bool:
-        return not self.high.exact and self._is_worthwhile(self.high)
+        return self._is_worthwhile(self.high)
 
     @property
     def bf16_is_faster(self) -> bool:
-        return not self.bf16.exact and self._is_worthwhile(self.bf16)
+        return self._is_worthwhile(self.bf16)
+
+    @property
+    def peak_dtype(self) -> str:
+        """The type whose square products show what the device can do at most."""
+        return "bfloat16" if self.bf16_is_faster else "float32"
+
+    def _is_worthwhile(self, rate: Rate) -> bool:
+        return not rate.exact and rate.flops >= WORTHWHILE * self.fp32_flops
 
     @property
     def precisions(self) -> str:
@@ -63,8 +75,7 @@ class Products:
 
         Settings that keep the mantissa of fp32 differ in the order of additions only.
         """
-        lower = {TF32: self.tf32_is_faster, BF16: self.bf16_is_faster}
-        return ", ".join(["fp32", *(name for name in lower if lower[name])])
+        return "fp32" + f", {TF32}" * self.tf32_is_faster + f", {BF16}" * self.bf16_is_faster
 
     @property
     def answers(self) -> str:
@@ -79,16 +90,14 @@ class Products:
     @property
     def summary(self) -> str:
         """The rates in words."""
-        fp32, default = self.fp32.flops, self.highest.flops
-        said = f"{_shown(fp32)} GFLOP/s in fp32"
+        words = f"{_shown(self.fp32_flops)} GFLOP/s in fp32"
         if self.fp32_setting != "highest":
-            said += (
+            words += (
                 f" (PyTorch's setting {self.fp32_setting!r}, which is exact here and "
-                f"{fp32 / default:.2f} times its default)"
+                f"{self.fp32_flops / self.highest.flops:.2f} times its default)"
             )
-        if not self.high.exact:
-            said += f", {_shown(self.high.flops)} in TF32"
-        return f"{said}, {_shown(self.bf16.flops)} in bf16 autocast"
+        tf32 = "" if self.high.exact else f", {_shown(self.high.flops)} in TF32"
+        return f"{words}{tf32}, {_shown(self.bf16.flops)} in bf16 autocast"
 
     def why_not(self, rate: Rate) -> str:
         """Why a lower precision brings nothing, where it does not."""
@@ -99,15 +108,9 @@ class Products:
         return f"its matrix products are only {self._compared(rate)}"
 
     def _compared(self, rate: Rate) -> str:
-        ratio = rate.flops / self.fp32.flops
-        digits = 2 if ratio < 2 else 1
-        return (
-            f"{ratio:.{digits}f} times fp32 here, {_shown(rate.flops)} against "
-            f"{_shown(self.fp32.flops)} GFLOP/s"
-        )
-
-    def _is_worthwhile(self, rate: Rate) -> bool:
-        return rate.flops >= WORTHWHILE * self.fp32.flops
+        ratio = rate.flops / self.fp32_flops
+        rates = f"{_shown(rate.flops)} against {_shown(self.fp32_flops)} GFLOP/s"
+        return f"{ratio:.{2 if ratio < 2 else 1}f} times fp32 here, {rates}"
 
 
 def _shown(flops: float) -> str:

@@ -1,4 +1,4 @@
-"""The source of a model of someone's own: found and read without importing it."""
+"""The source of a custom model: found and read without importing it."""
 
 import ast
 import contextlib
@@ -28,7 +28,7 @@ def package_versions(target: str) -> dict[str, str]:
     Raises UsageError as `source_files`.
     """
     versions = {}
-    for name in sorted({module.partition(".")[0] for module in _read(target)[1]}):
+    for name in sorted({_top(module) for module in _read(target)[1]}):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
@@ -38,36 +38,37 @@ def _read(target: str) -> tuple[list[Path], set[str]]:
     """The files of a target, and all dotted names that may be modules in them."""
     find_here()
     module = target.partition(":")[0]
-    top = module.partition(".")[0]
+    top = _top(module)
     spec = importlib.util.find_spec(top)
-    place = None
-    if spec is not None:
-        place = next(iter(spec.submodule_search_locations or ()), spec.origin)
-    if place is None:
+    place = spec and next(iter(spec.submodule_search_locations or ()), spec.origin)
+    if not place:
         raise UsageError(
             f"model.target={target}: there is no module {top} in {Path.cwd()} or among the "
             f"installed packages.{did_you_mean(top, (f.stem for f in Path.cwd().glob('*.py')))}"
         )
     root = Path(place).parent
     installed = "site-packages" in root.parts or root == Path(os.__file__).parent
-    found: set[Path] = set()
+    files: set[Path] = set()
     names: set[str] = set()
-    left = [module]
+    left = {module}
     while left:
         name = left.pop()
         names.add(name)
-        if installed and name.partition(".")[0] != top:
+        if installed and _top(name) != top:
             continue
-        other = _file(Path.cwd(), name) if name.partition(".")[0] in PACKAGES else None
+        other = _file(Path.cwd(), name) if _top(name) in PACKAGES else None
         if other and Path.cwd() != Path(__file__).resolve().parents[1]:
             raise UsageError(f"{other}: this project has a package of this name; rename it.")
-        file = _file(root, name)
-        if file is not None and file not in found:
-            found.add(file)
-            left += _imported(file, name, target)
+        if file := _file(root, name):
+            files.add(file)
+            left.update(set(_imported(file, name, target)) - names)
     if _file(root, module) is None:
         raise UsageError(f"model.target={target}: there is no module {module} in {root}.")
-    return sorted(found), names
+    return sorted(files), names
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def find_here() -> None:
@@ -95,7 +96,7 @@ def _imported(file: Path, name: str, target: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+            base = [*above, *filter(None, [node.module])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
             if base:
-                yield base
+                yield ".".join(base)

@@ -20,13 +20,12 @@ from runner.record import (
     CHECKPOINT,
     WEIGHTS,
     KeptWeights,
-    Run,
     Step,
     UnreadableRecord,
     Window,
     parse_run,
 )
-from runner.training.parallel import Parallel, gathered, load_whole, moments_of
+from runner.training.parallel import Parallel, gathered, load_state, state_of
 from runner.training.weights import load_tensors, save_tensors, save_weights
 
 # The fields of a record that a resumed run takes from its checkpoint.
@@ -34,15 +33,6 @@ CARRIED = (
     "started", "resumed_at", "checks", "compile_cache", "timings", "weights", "samples",
     "hellaswag", "looks",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Before:
-    """What a run had done when its checkpoint was written."""
-
-    record: Run
-    steps: list[Step]
-    windows: list[Window]
 
 
 @dataclass
@@ -86,44 +76,44 @@ class Checkpoints:
 
         The first process reads it, and every other gets its part.
         """
-        tensors, found = self._read() if self.parallel.is_first else ({}, None)
-        before = self.parallel.ask_first(lambda: found)
-        if before is None:
+        tensors, found = self._read() if self.parallel.is_first else ({}, {})
+        metadata = self.parallel.ask_first(lambda: found)
+        if not metadata:
             return False
-        weights, moments = _named("model.", tensors), _named("optimizer.", tensors)
-        load_whole(self.model, self.optimizer, weights, moments, self.parallel)
+        load_state(self.model, self.optimizer, tensors, self.parallel)
+        record = parse_run(json.loads(metadata["record"]))
         for field in CARRIED:
-            setattr(self.folder.run, field, getattr(before.record, field))
-        self.folder.resume(before.steps, before.windows)
-        warn(self.console, f"Resuming from step {len(before.steps)}.")
+            setattr(self.folder.run, field, getattr(record, field))
+        steps = [Step(*row) for row in json.loads(metadata["steps"])]
+        windows = [Window(*row) for row in json.loads(metadata["held_out"])]
+        self.folder.resume(steps, windows)
+        warn(self.console, f"Resuming from step {len(steps)}.")
         return True
 
-    def _read(self) -> tuple[dict[str, Tensor], "Before | None"]:
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors, and what the run had done; nothing where there is no usable checkpoint."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
                 raise DamagedFile("it belongs to another run")
-            record = parse_run(json.loads(metadata["record"]))
-            before, now = record.products, self.folder.run.products
+            before, now = (
+                parse_run(json.loads(metadata["record"])).products,
+                self.folder.run.products,
+            )
             if before and now and before.answers != now.answers:
                 raise DamagedFile(
                     f"it was trained with matrix products in {before.answers}, and those measured "
                     f"here are in {now.answers}"
                 )
+            return tensors, metadata
         except FileNotFoundError:
-            return {}, None
+            return {}, {}
         except (DamagedFile, UnreadableRecord, OSError) as error:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
             self.folder.start(self.folder.run, afresh=True)
-            return {}, None
-        rows = tensors["steps"].tolist()
-        steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in rows]
-        rows = tensors["held_out"].tolist()
-        windows = [Window(int(n), int(first), int(t), loss) for n, first, t, loss in rows]
-        return tensors, Before(record, steps, windows)
+            return {}, {}
 
     def due(self) -> bool:
         """Whether `train.checkpoint_every` asks for a checkpoint after this step."""
@@ -135,28 +125,20 @@ class Checkpoints:
 
     def write(self) -> None:
         """Replace the checkpoint; if that fails, warn and continue."""
-        weights = gathered(self.model.state_dict())
-        moments = gathered(moments_of(self.model, self.optimizer))
+        tensors, folder = gathered(state_of(self.model, self.optimizer)), self.folder
         if self.parallel.is_first:
-            self._save(weights, moments)
+            metadata = {
+                "fingerprint": folder.run.fingerprint,
+                "record": json.dumps(asdict(folder.run), default=str),
+                "steps": json.dumps([astuple(step) for step in folder.steps]),
+                "held_out": json.dumps([astuple(window) for window in folder.windows]),
+            }
+            try:
+                save_tensors(self.path, tensors, metadata)
+            except OSError as error:
+                warn(self.console, f"No checkpoint at step {len(folder.steps)}: {error}.")
         self.parallel.wait()  # the others may end, and torchrun then ends all
         self.written = time.monotonic()
-
-    def _save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        run, steps = self.folder.run, self.folder.steps
-        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        tables = {
-            "steps": [astuple(step) for step in steps],
-            "held_out": [astuple(window) for window in self.folder.windows],
-        }
-        for name, rows in tables.items():
-            tensors[name] = torch.tensor(rows, dtype=torch.float64)
-        record = json.dumps(asdict(run), default=str)
-        try:
-            save_tensors(self.path, tensors, {"fingerprint": run.fingerprint, "record": record})
-        except OSError as error:
-            warn(self.console, f"No checkpoint at step {len(steps)}: {error}.")
 
     def remove(self) -> None:
         """Delete the checkpoint of a run whose record is closed."""
@@ -165,17 +147,12 @@ class Checkpoints:
 
     def keep(self, held_out: float) -> None:
         """Keep the weights as `checkpoint` says: none, the last, or those of the lowest loss."""
-        earlier = self.folder.run.weights
-        lowest = earlier.held_out if earlier else None
+        run, kept = self.folder.run, self.config.checkpoint
+        lowest = run.weights.held_out if run.weights else None
         is_best = lowest is None or held_out < lowest
-        kept = self.config.checkpoint
         if kept is Checkpoint.last or (kept is Checkpoint.best and is_best):
             weights = gathered(self.model.state_dict())
             if self.parallel.is_first:
                 save_weights(self.config.model, weights, self.folder.path / WEIGHTS)
-            self.folder.run.weights = KeptWeights(len(self.folder.steps), held_out)
+            run.weights = KeptWeights(len(self.folder.steps), held_out)
             self.folder.save()
-
-
-def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

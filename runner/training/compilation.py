@@ -1,4 +1,4 @@
-"""torch.compile, applied to a part of the model or all of it before the first step."""
+"""torch.compile, applied to a GPT's blocks and loss or to a whole model before the first step."""
 
 import os
 import re
@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.distributed.fsdp import FSDPModule
 
 from conf.schema import CompileScope, TrainConf
 from gpt2.language_model import LanguageModel
+from gpt2.model import GPT
 from runner.training.device import is_out_of_memory, synchronise
 from runner.training.state import same_buffers
 
@@ -27,20 +29,17 @@ def compile_model(
     idx_BT = torch.zeros(micro_batch_size, train.context, dtype=torch.int64, device=device)
     torch.compiler.reset()
     torch.compiler.set_stance("default")
-    with_head = train.compile_scope is not CompileScope.blocks
-    compiled = LanguageModel if train.compile_scope is CompileScope.model else type(model)
-    # A sharded model collects the weights of its norm and head when all of it is called.
-    called = LanguageModel if isinstance(model, FSDPModule) else compiled
+    by_parts = isinstance(model, GPT) and train.compile_scope is CompileScope.blocks_and_head
     removed: set[Path] = set()
     failure: str | None = None
     while failure is None:
         try:
             if not removed:
-                compiled.compile_parts(model, with_head, train.compile_mode.value)
+                _compile(model, by_parts, train.compile_mode.value)
             with same_buffers(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with autocast:
-                    loss = called.call_parts(model, idx_BT, with_head)
+                    loss = _loss(model, by_parts, idx_BT)
                 loss.backward()  # type: ignore[no-untyped-call]
             break
         except Exception as error:  # compilers raise errors of any type, and none must end the run
@@ -53,6 +52,33 @@ def compile_model(
     model.zero_grad(set_to_none=True)
     synchronise(device)
     return failure
+
+
+def _compile(model: LanguageModel, by_parts: bool, mode: str) -> None:
+    """A GPT's blocks, which share what is compiled, and its norm, head and loss; or all at once."""
+    if not by_parts:
+        model.compile(dynamic=False, mode=mode)
+        return
+    assert isinstance(model, GPT)
+    for block in model.h:
+        block.compile(dynamic=False, mode=mode)
+    model.loss = torch.compile(model.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
+
+
+def _loss(model: LanguageModel, by_parts: bool, idx_BT: Tensor) -> Tensor:
+    """A loss computed by what was compiled, and by as little else as possible."""
+    # A sharded model collects the weights of its norm and head when all of it is called.
+    if not by_parts or isinstance(model, FSDPModule):
+        # Two tensors, since what is compiled for one and the same is not used for two.
+        loss: Tensor = model(idx_BT, idx_BT.clone())[1]
+        return loss
+    assert isinstance(model, GPT)
+    x_BTC = torch.zeros(*idx_BT.shape, model.config.n_embd, device=idx_BT.device)
+    x_BTC.requires_grad_()
+    # Two blocks, since under autocast the input of the second may have another dtype.
+    for block in model.h[:2]:
+        x_BTC = block(x_BTC)
+    return model.loss(x_BTC, idx_BT)
 
 
 def _removed(error: Exception, before: set[Path]) -> bool:

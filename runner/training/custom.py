@@ -1,4 +1,4 @@
-"""A model of someone's own: made, tried out, and wrapped in what the loop asks of a model."""
+"""A custom model: made, tried out, and wrapped in what the loop asks of a model."""
 
 import contextlib
 import importlib
@@ -23,6 +23,13 @@ from runner.source import source_files
 from runner.training.device import is_out_of_memory
 from runner.training.state import seed_everything
 
+# The source of each target that this process has imported.
+_imported: dict[str, list[bytes]] = {}
+
+
+class Unfit(UsageError):
+    """What is wrong with a custom model, as the end of a sentence."""
+
 
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     """The configured model on the CPU, its parameters drawn from the seed and from nothing else.
@@ -32,28 +39,27 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     if isinstance(config, GPTConfig):
         return GPT(config, seed)
     assert isinstance(config, CustomConfig)
-    values = {knob: getattr(config, knob) for knob in config.knobs}
-    plain = {k: value.name if isinstance(value, Enum) else value for k, value in values.items()}
-    arguments = {**config.arguments, **{config.knobs[k]: value for k, value in plain.items()}}
+    knobs = {argument: getattr(config, knob) for knob, argument in config.knobs.items()}
+    plain = {name: v.name if isinstance(v, Enum) else v for name, v in knobs.items()}
+    arguments = {**config.arguments, **plain}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     with _in_a_sentence(config.target, f"cannot be built with ({shown})"):
         seed_everything(seed)
         net = _load(config.target)(**arguments)
         if not isinstance(net, nn.Module):
-            raise UsageError(
-                f"model.target={config.target} returns {_kind(net)}, and not an nn.Module."
-            )
+            raise Unfit(f"it returns {_kind(net)}, and not an nn.Module")
         model = net if isinstance(net, LanguageModel) else Adapted(net, config)
-        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        tensors = (*model.parameters(), *model.buffers())
+        if any(map(is_lazy, tensors)):
             with torch.no_grad():
                 model.eval()(torch.zeros(2, 2, dtype=torch.int64))  # which gives them their shapes
             model.train()
         model.num_parameters()  # which fails for a lazy layer that is not used
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in tensors:
             if tensor.layout is torch.strided and 0 in tensor.stride():
                 tensor.data = tensor.data.contiguous()  # an expanded one could not be written to
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError(f"model.target={config.target} has no parameters to train.")
+        if not any(p.requires_grad for p in model.parameters()):
+            raise Unfit("it has no parameters to train")
     return model
 
 
@@ -71,60 +77,52 @@ def try_out(
     that does not return them as it should, whose weights could not be kept, or that several
     processes cannot train.
     """
-    unreadable = "has a state_dict that could not be read again"
-    with _in_a_sentence(target, unreadable):
+    with _in_a_sentence(target, "has a state_dict that could not be read again"):
         kept = model.state_dict()
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
-                raise TypeError(f"{name} is no dense tensor; keep it in an attribute")
+                raise Unfit(f"{name} is no dense tensor; keep it in an attribute")
     batch = sequences, context
     for training, shape in ((False, batch), (True, batch), *((False, (1, n)) for n in lengths)):
-        model.train(training)
-        idx_BT = torch.zeros(shape, dtype=torch.int64)
-        idx_BT[:, -1] = model.vocab_size - 1
         given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
         if shape[1] > context:
             given += f", as in sampling (lower model.context_length={model.context_length})"
-        if not training:
-            with torch.no_grad(), _in_a_sentence(target, f"fails for {given}"):
-                made = tuple(model(idx_BT)[0].shape)
-            if made != (*shape, model.vocab_size):
-                raise UsageError(
-                    f"model.target={target} returns logits of shape {made} for {given}, and not "
-                    f"{(*shape, model.vocab_size)}: logits for every token at every position."
-                )
-        if shape != batch:
-            continue
-        with _in_a_sentence(target, f"fails for {given}, with targets"):
-            loss = model(idx_BT, idx_BT.clone())[1]
-        if loss.dim() != 0:
-            raise UsageError(
-                f"model.target={target} returns a loss of shape {tuple(loss.shape)}, and not a "
-                "scalar: the mean cross entropy of all tokens."
-            )
-        if not loss.requires_grad:
-            raise UsageError(
-                f"model.target={target} returns a loss that depends on no parameter: do not detach "
-                "it, and do not compute it under no_grad."
-            )
-        with _in_a_sentence(target, f"has no gradient to train with for {given}"):
-            loss.backward()
-            if any(p.grad is not None and p.grad.is_sparse for p in model.parameters()):
-                raise TypeError("AdamW takes no sparse gradients; build it with sparse=False")
-    with _in_a_sentence(target, f"{unreadable}, as a forward pass changes its names or shapes"):
+        with _in_a_sentence(target, f"fails for {given}"):
+            idx_BT = torch.zeros(shape, dtype=torch.int64)
+            idx_BT[:, -1] = model.vocab_size - 1
+            _try_pass(model.train(training), idx_BT, with_loss=shape == batch)
+    with _in_a_sentence(target, "changes its state_dict's names or shapes in a forward pass"):
         model.load_state_dict(kept)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if processes > 1 and unused:
-        raise UsageError(
-            f"model.target={target} has parameters that get no gradient ({', '.join(unused[:3])}), "
-            f"and {processes} processes wait for one of each: remove them, or train on one process."
-        )
-    if processes > 1 and model.mixes_positions():
-        raise UsageError(
-            f"model.target={target} has a batch norm, which takes its statistics from a whole "
-            f"batch, of which each of the {processes} processes has a part; train on one process."
-        )
+    with _in_a_sentence(target, "must be trained on one process"):
+        if processes > 1 and unused:
+            names = ", ".join(unused[:3])
+            raise Unfit(
+                f"some parameters get no gradient ({names}), and {processes} processes wait for it"
+            )
+        if processes > 1 and model.mixes_positions():
+            raise Unfit("it has a batch norm, which takes its statistics from a whole batch")
     model.train().zero_grad(set_to_none=True)
+
+
+def _try_pass(model: LanguageModel, idx_BT: Tensor, with_loss: bool) -> None:
+    """Raises Unfit where what it returns is not as it should be."""
+    if not model.training:
+        with torch.no_grad():
+            made = tuple(model(idx_BT)[0].shape)
+        if made != (*idx_BT.shape, model.vocab_size):
+            wanted = f"{(*idx_BT.shape, model.vocab_size)}: for every token at every position"
+            raise Unfit(f"it returns logits of shape {made}, and not {wanted}")
+    if with_loss:
+        loss = model(idx_BT, idx_BT.clone())[1]
+        if loss.dim() != 0:
+            wanted = "a scalar: the mean cross entropy of all tokens"
+            raise Unfit(f"it returns a loss of shape {tuple(loss.shape)}, and not {wanted}")
+        if not loss.requires_grad:
+            raise Unfit("it returns a loss that depends on no parameter; do not detach it")
+        loss.backward()
+        if any(p.grad is not None and p.grad.is_sparse for p in model.parameters()):
+            raise Unfit("AdamW takes no sparse gradients; build it with sparse=False")
 
 
 class Adapted(LanguageModel):
@@ -138,7 +136,6 @@ class Adapted(LanguageModel):
     def __init__(self, net: nn.Module, config: CustomConfig) -> None:
         super().__init__()
         self.net = net
-        self.target = config.target
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
         self.takes_targets = "targets" in inspect.signature(net.forward).parameters
 
@@ -146,44 +143,35 @@ class Adapted(LanguageModel):
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
         if targets_BT is None:
-            logits_BTV = self._logits(idx_BT)
-            return logits_BTV if self.training else logits_BTV[..., : self.vocab_size], None
+            logits, _ = self._outputs(self.net(idx_BT))
+            # Some models compute only the last position's without targets.
+            if self.takes_targets and logits.shape[1] != idx_BT.shape[1]:
+                logits, _ = self._outputs(self.net(idx_BT, targets=idx_BT))
+            return logits if self.training else logits[..., : self.vocab_size], None
         targets = {"targets": targets_BT} if self.takes_targets else {}
         logits, loss = self._outputs(self.net(idx_BT, **targets))
-        if loss is None:
+        if loss is None or not self.takes_targets:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())
         return None, loss
 
-    def _logits(self, idx_BT: Tensor) -> Tensor:
-        logits, _ = self._outputs(self.net(idx_BT))
-        # Some models compute only the last position's without targets.
-        if self.takes_targets and logits.shape[1:2] != idx_BT.shape[1:]:
-            logits, _ = self._outputs(self.net(idx_BT, targets=idx_BT))
-        return logits
-
-    def _outputs(self, found: Any) -> tuple[Any, Tensor | None]:
-        """Logits, and the loss of a model that takes targets."""
-        loss = None
-        if isinstance(found, tuple | list):
-            logits, loss = found[0], found[1] if len(found) > 1 else None
-        elif isinstance(found, Tensor):
-            logits = found
+    def _outputs(self, outputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the loss if there is one."""
+        if isinstance(outputs, tuple | list):
+            logits, loss = outputs[0], outputs[1] if len(outputs) > 1 else None
+        elif isinstance(outputs, Tensor):
+            logits, loss = outputs, None
         else:
-            logits, loss = getattr(found, "logits", None), getattr(found, "loss", None)
+            logits, loss = getattr(outputs, "logits", None), getattr(outputs, "loss", None)
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
-            raise UsageError(
-                f"model.target={self.target} returns {_kind(found)}{shape}; return logits of shape "
-                "(batch, time, vocabulary), (logits, loss), or an object with logits."
+            raise Unfit(
+                f"it returns {_kind(outputs)}{shape}; return logits of shape (batch, time, "
+                "vocabulary), (logits, loss), or an object with logits"
             )
-        return logits, loss if self.takes_targets else None
+        return logits, loss
 
     def layers(self) -> dict[str, nn.Module]:
         return in_depth(self.net)
-
-
-# The source of each target that this process has imported.
-_imported: dict[str, list[bytes]] = {}
 
 
 def _load(target: str) -> Any:
@@ -197,10 +185,10 @@ def _load(target: str) -> Any:
                 del sys.modules[known]
         importlib.invalidate_caches()
         _imported[target] = source
-    found = importlib.import_module(module)
-    if not hasattr(found, name):
-        raise UsageError(f"model.target={target}: there is no {name} in {found.__file__}.")
-    return getattr(found, name)
+    imported = importlib.import_module(module)
+    if not hasattr(imported, name):
+        raise Unfit(f"there is no {name} in {imported.__file__}")
+    return getattr(imported, name)
 
 
 @contextlib.contextmanager
@@ -208,6 +196,8 @@ def _in_a_sentence(target: str, what: str) -> Iterator[None]:
     """Raise the errors of a model's own code as a UsageError that says where they come from."""
     try:
         yield
+    except Unfit as error:
+        raise UsageError(f"model.target={target} {what}: {error}.") from None
     except (UsageError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a script may even exit
@@ -217,9 +207,9 @@ def _in_a_sentence(target: str, what: str) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({f.filename}, line {f.lineno})" for f in frames if Path(f.filename) in own]
         message = " ".join(str(error).split())[:300].rstrip(".")
+        message += lines[-1] if lines else ""
         raise UsageError(
-            f"model.target={target} {what}: {type(error).__name__}: {message}"
-            f"{lines[-1] if lines else ''}."
+            f"model.target={target} {what}: {type(error).__name__}: {message}."
         ) from error
 
 

@@ -5,18 +5,13 @@ Every branch on the type of the device is in this file.
 
 import contextlib
 import ctypes
-import math
 import os
 import platform
 import re
 import resource
-import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -26,13 +21,7 @@ from torch import Tensor
 from conf.device import CUDA_SCALES, visible_gpus
 from conf.errors import UsageError
 from runner import world
-from runner.products import Products, Rate
 
-# The probe takes turns for this long, and on a busy machine until the three shortest times of each
-# way are alike.
-PROBE_SECONDS = 0.3
-MOST_PROBE_SECONDS = 5.0
-ALIKE = 1.05
 # Of dense bf16 products summed in fp32, by the GPU's own name: NVIDIA's datasheets, and for GeForce
 # its white papers.
 DATASHEET_FLOPS = {
@@ -156,66 +145,6 @@ def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...
     return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
 
 
-def measure_products(device: torch.device, tokens: int, width: int) -> tuple[Products, bool]:
-    """The rates of an MLP's first product, (tokens, width) x (width, 4 width), and its gradients.
-
-    Also gives whether they are settled. All ways take turns, and the best time of each counts, so
-    that a busy neighbour slows down no way alone. Afterwards the setting for fp32 is what it was
-    before. On a CPU 512 rows are enough, and take about half a second.
-    """
-    rows = min(tokens, 512) if device.type == "cpu" else tokens
-    x_TC = torch.rand(rows, width, device=device, requires_grad=True)
-    weight_FC = torch.rand(4 * width, width, device=device, requires_grad=True)
-    grad_TF = torch.rand(rows, 4 * width, device=device)
-    ways = [way.name for way in fields(Products)]
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    exact = dict.fromkeys(ways, True)
-
-    @contextlib.contextmanager
-    def computed(way: str) -> Iterator[None]:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest" if way == "bf16" else way)
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    def take_turn(way: str) -> None:
-        started = time.perf_counter()
-        y_TF = F.linear(x_TC, weight_FC)
-        y_TF.backward(grad_TF.to(y_TF.dtype))  # type: ignore[no-untyped-call]
-        synchronise(device)
-        seconds[way].append(time.perf_counter() - started)
-        x_TC.grad = weight_FC.grad = None
-
-    # Its product with ones is 768.1875, which TF32's 10 bits and bfloat16's 7 round to 768.
-    finely_TC = torch.full((rows, 768), 1 + 2**-12, device=device)
-    for way in tuple(ways):
-        try:
-            with computed(way):
-                product = F.linear(finely_TC, torch.ones(4 * 768, 768, device=device))
-                exact[way] = bool((product.float() == 768.1875).all())
-                take_turn(way)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            ways.remove(way)
-
-    def settled() -> bool:
-        return all(sorted(seconds[way])[2:3] <= [ALIKE * min(seconds[way])] for way in ways)
-
-    started, passed = time.perf_counter(), 0.0
-    while ways and (passed < PROBE_SECONDS or not settled()) and passed < MOST_PROBE_SECONDS:
-        passed = time.perf_counter() - started
-        for way in ways:
-            with computed(way):
-                take_turn(way)
-    operations = 6 * rows * width * 4 * width
-    flops = {way: operations / min(times, default=math.inf) for way, times in seconds.items()}
-    return Products(**{way: Rate(flops[way], exact[way]) for way in flops}), settled()
-
-
 def why_not_compile(device: torch.device) -> str | None:
     """None where torch.compile supports the device, else the reason why not."""
     return "torch.compile does not support MPS yet" if device.type == "mps" else None
@@ -233,25 +162,6 @@ def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int,
     nodes = [last, *(node for node, _ in last.next_functions if node)]
     found = re.search(r"ScaledDotProduct(\w+?)Attention", " ".join(node.name() for node in nodes))
     return found[1].lower() if found else "math"
-
-
-def product_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
-    """FLOP/s of the fastest square matrix product within `seconds`, and of the median one.
-
-    The fastest corresponds to MFU 1. The median is lower while the machine is busy or throttled.
-    """
-    size = 1536 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or not times:
-        synchronise(device)
-        started = time.perf_counter()
-        a @ b
-        synchronise(device)
-        times.append(time.perf_counter() - started)
-    fastest, median = min(times), statistics.median(times)
-    return 2 * size**3 / fastest, 2 * size**3 / median
 
 
 def is_out_of_memory(error: BaseException) -> bool:

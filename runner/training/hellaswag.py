@@ -18,7 +18,7 @@ from runner.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
-class Row:
+class Ending:
     """A text and one of its endings as tokens, of which the last `tokens` are the ending's."""
 
     ids: list[int]
@@ -27,14 +27,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Question:
-    """An item as tokens: a row for each ending, and which one is right."""
+    """An item as tokens: its endings, and which one is right."""
 
-    rows: list[Row]
+    endings: list[Ending]
     label: int
 
     @property
     def longest(self) -> int:
-        return max(len(row.ids) for row in self.rows)
+        return max(len(ending.ids) for ending in self.endings)
 
 
 def read_questions(evaluation: EvaluationConf, context_length: int) -> list[Question]:
@@ -48,12 +48,12 @@ def encode(items: Sequence[Item], context_length: int) -> list[Question]:
     """The items as tokens, the longest first; a text too long for the model loses its beginning."""
     questions = []
     for item in items:
-        text, rows = tokenizer.encode(item.ctx).tolist(), []
+        text, endings = tokenizer.encode(item.ctx).tolist(), []
         for ending in item.endings:
             tokens = tokenizer.encode(f" {ending}").tolist()
             ids = [*text, *tokens][-(context_length + 1) :]
-            rows.append(Row(ids, min(len(tokens), len(ids) - 1)))
-        questions.append(Question(rows, item.label))
+            endings.append(Ending(ids, min(len(tokens), len(ids) - 1)))
+        questions.append(Question(endings, item.label))
     return sorted(questions, key=lambda question: question.longest, reverse=True)
 
 
@@ -85,7 +85,9 @@ def score(
             show(len(questions) * (turn + 1) // turns, len(questions))
     model.train()
     of_all = dict(parallel.gather(list(right.items())))
-    by_sum, by_mean = (sum(each) / len(questions) for each in zip(*of_all.values(), strict=True))
+    by_sum, by_mean = (
+        sum(rights) / len(questions) for rights in zip(*of_all.values(), strict=True)
+    )
     return Accuracy(step, len(questions), by_sum, by_mean)
 
 
@@ -94,24 +96,21 @@ def _right(
     model: LanguageModel, questions: Sequence[Question], autocast: torch.autocast
 ) -> tuple[int, int]:
     """How often the right ending has the lowest sum of losses, and how often the lowest mean."""
-    rows = [row for question in questions for row in question.rows]
-    padded_BT = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    endings = [ending for question in questions for ending in question.endings]
+    padded_BT = pad_sequence([torch.tensor(ending.ids) for ending in endings], batch_first=True)
     (ids_BT,) = upload((padded_BT,), next(model.parameters()).device)
     with autocast:
         logits_BTV = model(ids_BT[:, :-1])[0]
     losses = []
-    for logits_TV, targets_T, row in zip(logits_BTV, ids_BT[:, 1:], rows, strict=True):
-        end = len(row.ids) - 1
-        ending = slice(end - row.tokens, end)
-        loss = F.cross_entropy(logits_TV[ending].float(), targets_T[ending], reduction="sum")
-        losses.append(loss)
+    for logits_TV, targets_T, ending in zip(logits_BTV, ids_BT[:, 1:], endings, strict=True):
+        end = len(ending.ids) - 1
+        own = slice(end - ending.tokens, end)
+        losses.append(F.cross_entropy(logits_TV[own].float(), targets_T[own], reduction="sum"))
     sums_QE = torch.stack(losses).view(-1, 4).cpu()
-    means_QE = sums_QE / torch.tensor([[row.tokens for row in q.rows] for q in questions])
+    means_QE = sums_QE / torch.tensor([ending.tokens for ending in endings]).view(-1, 4)
     labels_Q = torch.tensor([question.label for question in questions])
-    by_sum, by_mean = (
-        int((losses_QE.argmin(dim=1) == labels_Q).sum()) for losses_QE in (sums_QE, means_QE)
-    )
-    return by_sum, by_mean
+    by_sum, by_mean = ((x_QE.argmin(dim=1) == labels_Q).sum() for x_QE in (sums_QE, means_QE))
+    return int(by_sum), int(by_mean)
 
 
 def _batches(questions: Sequence[Question], tokens: int) -> Iterator[Sequence[Question]]:

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ from runner.training.flow_checks import run_flow_checks
 from runner.training.hellaswag import Question, read_questions, score
 from runner.training.optimizer import build_optimizer, learning_rate
 from runner.training.parallel import Parallel, synchronise_gradients, whole
-from runner.training.probe import find_products
+from runner.training.probe import find_products, square_flops
 from runner.training.state import seed_everything
 from runner.training.techniques import Techniques
 
@@ -44,8 +46,10 @@ from runner.training.techniques import Techniques
 class Training:
     """What the loop and the evaluations use."""
 
+    config: Config
+    folder: RunFolder
+    console: Console
     parallel: Parallel
-    device: torch.device
     model: LanguageModel
     trained: nn.Module  # the model as the steps call it, which averages gradients over processes
     optimizer: torch.optim.Optimizer
@@ -66,22 +70,32 @@ def train(
     Resumes from a checkpoint in the folder. Raises Interrupted after a checkpoint is written,
     FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
-    training = set_up(config, corpus, folder, console, parallel)
+    with timed(folder, "setup_s"):
+        techniques = choose_techniques(config, folder, console, parallel)
+        training = build(config, corpus, folder, console, parallel, techniques)
+        resumed = training.checkpoints.resume()
+    check_and_compile(training, techniques, resumed)
     if config.logger.name is Logger.tensorboard and parallel.is_first:
         from runner.tensorboard import TensorBoard  # its package is optional
 
         folder.watch = TensorBoard(folder, console).write
-    run_steps(training, config, folder, console)
-    conclude(training, config, folder, console)
+    run_steps(training)
+    conclude(training)
 
 
-def set_up(
-    config: Config, corpus: Corpus, folder: RunFolder, console: Console, parallel: Parallel
-) -> Training:
-    """Everything that a run needs before its first step; the model is checked and compiled."""
+@contextmanager
+def timed(folder: RunFolder, name: str) -> Iterator[None]:
+    """A block whose seconds are added to one of the run's timings."""
     started = time.perf_counter()
-    train, run = config.train, folder.run
-    device = parallel.device
+    yield
+    folder.add_time(name, time.perf_counter() - started)
+
+
+def choose_techniques(
+    config: Config, folder: RunFolder, console: Console, parallel: Parallel
+) -> Techniques:
+    """Measure what the device is good at, and choose what of the configuration is applied on it."""
+    run, device = folder.run, parallel.device
     machine.prepare(device)
     cache_dir = Path(config.cache_dir).expanduser()
     say_busy = partial(warn, console)
@@ -90,17 +104,38 @@ def set_up(
     )
     techniques = Techniques(config, device, products)
     torch.set_float32_matmul_precision(techniques.fp32_setting)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=techniques.bf16)
+    run.environment.device = device.type
+    run.environment.device_name = name = machine.device_name(device)
+    run.environment.threads = torch.get_num_threads()
+    run.environment.processes = parallel.size
+    run.results.peak_flops_dtype = products.peak_dtype
+    seconds = config.evaluation.peak_seconds
+    fastest, run.results.flops_before = square_flops(device, products, seconds)
+    run.results.peak_flops = max(products.peak_flops, fastest)
+    run.results.datasheet_flops = machine.DATASHEET_FLOPS.get(name, math.nan)
+    return techniques
 
+
+def build(
+    config: Config,
+    corpus: Corpus,
+    folder: RunFolder,
+    console: Console,
+    parallel: Parallel,
+    techniques: Techniques,
+) -> Training:
+    """The data, the model and its optimizer; a custom model is tried out before."""
+    train, run, context_length = config.train, folder.run, config.model.context_length
     micro_batch_size, _ = train.share(parallel.size)
     part = parallel.rank, parallel.size
     order = config.data.order
     stream = TokenStream(corpus.train, micro_batch_size, train.context, config.seed, *part, order)
     # Not the stage's own context: every stage is judged on the same windows.
-    window = min(run.conditions["train.context"], config.model.context_length)
+    window = min(run.conditions["train.context"], context_length)
     held_out = HeldOut(corpus.held_out, window, config.evaluation.tokens, *part)
     run.data.windows_sha256 = held_out.sha256
-    hellaswag = read_questions(config.evaluation, config.model.context_length)
+    hellaswag = read_questions(config.evaluation, context_length)
+
     model = build_model(config.model, config.seed)
     tried = model
     if isinstance(config.model, CustomConfig):
@@ -109,74 +144,70 @@ def set_up(
         prompt = len(encode(config.sample.prompt))
         longest = [question.longest - 1 for question in hellaswag[:1]]
         used = (prompt, window, prompt + config.sample.tokens - 1, *longest)
-        lengths = sorted({min(length, config.model.context_length) for length in used})
+        lengths = sorted({min(length, context_length) for length in used})
         batch = min(2, micro_batch_size), train.context
         try_out(tried, config.model.target, *batch, lengths, parallel.size)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     flops = tried.flops_per_token(train.context)
     run.model = ModelInfo(model.num_parameters(), flops, frozen)
-    del tried
-    trained = parallel.spread(model, train.sharding)
-    optimizer = build_optimizer(model, train)
     if model.mixes_positions():
         warn(console, "Batch norm leaks later tokens in training; compare only the held-out loss.")
-    run.environment.device = device.type
-    run.environment.device_name = machine.device_name(device)
-    run.environment.threads = torch.get_num_threads()
-    run.environment.processes = parallel.size
-    run.environment.sharding = train.sharding.name if isinstance(model, FSDPModule) else None
-    peak_dtype = torch.bfloat16 if products.bf16_is_faster else torch.float32
-    run.results.peak_flops_dtype = str(peak_dtype).removeprefix("torch.")
-    peak = machine.product_flops(device, peak_dtype, config.evaluation.peak_seconds)
-    run.results.peak_flops, run.results.flops_before = peak
-    datasheet_flops = machine.DATASHEET_FLOPS.get(run.environment.device_name, math.nan)
-    run.results.datasheet_flops = datasheet_flops
-    checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
-    resumed = checkpoints.resume()
-    folder.add_time("setup_s", time.perf_counter() - started)
 
+    trained = parallel.spread(model, train.sharding)
+    run.environment.sharding = train.sharding.name if isinstance(model, FSDPModule) else None
+    optimizer = build_optimizer(model, train)
+    autocast = torch.autocast(parallel.device.type, torch.bfloat16, enabled=techniques.bf16)
+    checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
+    # Of a sharded model no process has all weights to compare.
+    looked_into = config.diagnose and not run.environment.sharding
+    diagnosis = Diagnosis(model, trained, autocast) if looked_into else None
+    return Training(
+        config, folder, console, parallel, model, trained, optimizer, autocast, stream, held_out,
+        hellaswag, checkpoints, diagnosis,
+    )  # fmt: skip
+
+
+def check_and_compile(training: Training, techniques: Techniques, resumed: bool) -> None:
+    """The flow checks of a run that begins, and the compilation of its model, where asked for."""
+    config, folder, console = training.config, training.folder, training.console
+    model, train, run, device = training.model, config.train, folder.run, training.parallel.device
     if train.flow_checks and not resumed:
         # A sharded model cannot be copied, as the checks do; a new one has the same weights.
         checked = model
         if run.environment.sharding:
             checked = build_model(config.model, config.seed).to(device)
-        run_flow_checks(checked, machine.upload(stream.micro_batch(0), device), folder, console)
+        batch = machine.upload(training.stream.micro_batch(0), device)
+        run_flow_checks(checked, batch, folder, console)
     if techniques.compile:
         if not config.quiet:
             say(console, f"{run.stage.name}: compiling ...")
-        started = time.perf_counter()
-        if why_not := compile_model(model, train, micro_batch_size, autocast):
+        micro_batch_size, _ = train.share(training.parallel.size)
+        with timed(folder, "compile_s"):
+            why_not = compile_model(model, train, micro_batch_size, training.autocast)
+        if why_not:
             techniques.withdraw("torch.compile", why_not)
             warn(console, f"torch.compile is not applied: {why_not}.")
         else:
             run.compile_cache = "cold" if run.compile_cache == "cold" else cache_state()
-        folder.add_time("compile_s", time.perf_counter() - started)
     run.applied, run.not_applied = techniques.applied, techniques.not_applied
     run.attention_kernel = techniques.attention_kernel
     folder.save()
-    # Of a sharded model no process has all weights to compare.
-    looked_into = config.diagnose and not run.environment.sharding
-    diagnosis = Diagnosis(model, trained, autocast) if looked_into else None
-    return Training(
-        parallel, device, model, trained, optimizer, autocast, stream, held_out, hellaswag,
-        checkpoints, diagnosis,
-    )  # fmt: skip
 
 
-def run_steps(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
-    """The loop over the remaining optimizer steps, each written into `folder`."""
-    train, device, autocast = config.train, training.device, training.autocast
+def run_steps(training: Training) -> None:
+    """The loop over the remaining optimizer steps, each written into the run's folder."""
+    config, folder, parallel = training.config, training.folder, training.parallel
+    train, device, autocast = config.train, parallel.device, training.autocast
     model, optimizer, checkpoints = training.trained, training.optimizer, training.checkpoints
-    parallel, begin, title = training.parallel, len(folder.steps), folder.run.stage.name
+    begin, title = len(folder.steps), folder.run.stage.name
     _, accumulation = train.share(parallel.size)
-    shown = step_progress(console, title, train.steps, begin, config.quiet)
+    shown = step_progress(training.console, title, train.steps, begin, config.quiet)
     with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
-            look = look_into(training, config, folder, console)
+            look = look_into(training)
             # What a model draws in a step depends on no step, look or evaluation before it.
-            seed_everything(
-                generator_for(config.seed, f"step {step}, rank {parallel.rank}").initial_seed()
-            )
+            drawn = generator_for(config.seed, f"step {step}, rank {parallel.rank}")
+            seed_everything(drawn.initial_seed())
             started = time.perf_counter()
             lr = learning_rate(step, train)
             for group in optimizer.param_groups:
@@ -219,104 +250,97 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
             ended = step + 1 == train.steps
             keep = due and not interruption and config.checkpoint is Checkpoint.best
             if not ended and (keep or config.evaluation.is_due(step + 1)):
-                held_out_loss, _ = measure_held_out(training, config, folder)
+                held_out_loss, _ = measure_held_out(training)
                 if not math.isfinite(held_out_loss):
                     training.not_finite = "held-out loss"
                     break
                 if keep:
                     checkpoints.keep(held_out_loss)
             if not ended and config.evaluation.is_due(step + 1):
-                score_and_sample(training, config, folder, console)
+                score_and_sample(training)
             if interruption or due:
                 checkpoints.write()
             if interruption:
                 raise interruption
 
 
-def look_into(
-    training: Training, config: Config, folder: RunFolder, console: Console
-) -> Look | None:
+def look_into(training: Training) -> Look | None:
     """A look before the next step if one is due: first, last, and where the model is evaluated."""
+    config, folder, parallel = training.config, training.folder, training.parallel
     step, last = len(folder.steps), config.train.steps - 1
     due = step in (0, last) or config.evaluation.is_due(step) or not folder.steps[-1].is_finite
     if training.diagnosis is None or not due:
         return None
-    started = time.perf_counter()
-    _, accumulation = config.train.share(training.parallel.size)
-    batch = machine.upload(training.stream.micro_batch(step * accumulation), training.device)
+    _, accumulation = config.train.share(parallel.size)
+    batch = machine.upload(training.stream.micro_batch(step * accumulation), parallel.device)
     try:
-        look = training.diagnosis.look(step, *batch)
-    except Exception as error:  # a model of someone's own may refuse in any way; training goes on
+        with timed(folder, "diagnosis_s"):
+            look = training.diagnosis.look(step, *batch)
+    except Exception as error:  # a custom model may refuse in any way; training goes on
         training.diagnosis = None
-        warn(console, f"The model cannot be looked into ({type(error).__name__}); diagnose=false.")
+        reason = f"The model cannot be looked into ({type(error).__name__}); diagnose=false."
+        warn(training.console, reason)
         return None
     folder.run.looks.append(look)
-    folder.add_time("diagnosis_s", time.perf_counter() - started)
     return look
 
 
-def measure_held_out(training: Training, config: Config, folder: RunFolder) -> tuple[float, float]:
-    """The loss on the held-out windows, written into `folder`, and its standard error."""
-    started = time.perf_counter()
-    windows = evaluate(
-        training.model,
-        training.held_out,
-        config.train.micro_batch_size,
-        training.autocast,
-        len(folder.steps),
-    )
-    by_place = {window.first_token: window for window in training.parallel.gather(windows)}
-    windows = [by_place[first] for first in training.held_out.starts]
-    folder.add_windows(windows)
-    folder.add_time("evaluation_s", time.perf_counter() - started)
+def measure_held_out(training: Training) -> tuple[float, float]:
+    """The loss on the held-out windows, written into the folder, and its standard error."""
+    config, folder, held_out = training.config, training.folder, training.held_out
+    size, steps = config.train.micro_batch_size, len(folder.steps)
+    with timed(folder, "evaluation_s"):
+        own = evaluate(training.model, held_out, size, training.autocast, steps)
+        by_place = {window.first_token: window for window in training.parallel.gather(own)}
+        windows = [by_place[first] for first in held_out.starts]
+        folder.add_windows(windows)
     return mean_and_error(windows)
 
 
-def score_and_sample(
-    training: Training, config: Config, folder: RunFolder, console: Console, at_end: bool = False
-) -> None:
-    """What else an evaluation asks for, written into `folder`: HellaSwag and a sample."""
-    started = time.perf_counter()
+def score_and_sample(training: Training, at_end: bool = False) -> None:
+    """What else an evaluation asks for, written into the folder: HellaSwag and a sample."""
+    config, folder, questions = training.config, training.folder, training.hellaswag
     model, autocast, steps = training.model, training.autocast, len(folder.steps)
-    if training.hellaswag:
-        show = item_progress(console, "HellaSwag", config.quiet)
-        asked, tokens = training.hellaswag, config.train.micro_batch_tokens
-        found = score(model, asked, tokens, autocast, steps, training.parallel, show)
-        folder.add_accuracy(found)
-    if config.evaluation.samples or at_end:
-        with torch.compiler.set_stance("force_eager"):
-            text = sample(model, **asdict(config.sample))
-        folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
-    folder.add_time("evaluation_s", time.perf_counter() - started)
+    with timed(folder, "evaluation_s"):
+        if questions:
+            show = item_progress(training.console, "HellaSwag", config.quiet)
+            tokens = config.train.micro_batch_tokens
+            accuracy = score(model, questions, tokens, autocast, steps, training.parallel, show)
+            folder.add_accuracy(accuracy)
+        if config.evaluation.samples or at_end:
+            with torch.compiler.set_stance("force_eager"):
+                text = sample(model, **asdict(config.sample))
+            folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
 
 
-def conclude(training: Training, config: Config, folder: RunFolder, console: Console) -> None:
+def conclude(training: Training) -> None:
     """Close the record with the results of the steps, the evaluations, a sample and weights."""
-    run, checkpoints = folder.run, training.checkpoints
+    run, folder, parallel = training.folder.run, training.folder, training.parallel
     run.results = results = summarise(folder.steps, run.resumed_at, run.results)
-    memory = training.parallel.gather([machine.peak_memory_bytes(training.device)])
-    results.peak_memory_bytes = max(memory)
-    dtype = getattr(torch, str(results.peak_flops_dtype))
-    seconds = config.evaluation.peak_seconds
-    fastest, results.flops_after = machine.product_flops(training.device, dtype, seconds)
-    results.peak_flops = max(results.peak_flops, fastest)  # the first may have been disturbed
-    flops = run.model.flops_per_token * results.tokens_per_second / training.parallel.size
-    results.mfu, results.datasheet_mfu = flops / results.peak_flops, flops / results.datasheet_flops
+    results.peak_memory_bytes = max(parallel.gather([machine.peak_memory_bytes(parallel.device)]))
+    assert run.products is not None
+    seconds = training.config.evaluation.peak_seconds
+    fastest, results.flops_after = square_flops(parallel.device, run.products, seconds)
+    reached = run.model.flops_per_token * results.tokens_per_second / parallel.size
+    # The machine may have been busy at every measurement, and not while it trained.
+    results.peak_flops = max(results.peak_flops, fastest, reached)
+    results.mfu = reached / results.peak_flops
+    results.datasheet_mfu = reached / results.datasheet_flops
     if not training.not_finite:
-        results.held_out, results.held_out_error = measure_held_out(training, config, folder)
+        results.held_out, results.held_out_error = measure_held_out(training)
         if not math.isfinite(results.held_out):  # the last step has changed the weights
             training.not_finite = "held-out loss"
     if what := training.not_finite:
         run.diverged_at = folder.steps[-1].step
-        look_into(training, config, folder, console)
+        look_into(training)
         run.findings = find(run, folder.steps, folder.windows)
         folder.end(Status.diverged, f"The {what} is not finite at step {run.diverged_at}.")
         return
 
-    score_and_sample(training, config, folder, console, at_end=True)
-    for found in run.hellaswag[-1:]:
-        results.hellaswag_acc, results.hellaswag_acc_norm = found.acc, found.acc_norm
-    checkpoints.keep(results.held_out)
+    score_and_sample(training, at_end=True)
+    for accuracy in run.hellaswag[-1:]:
+        results.hellaswag_acc, results.hellaswag_acc_norm = accuracy.acc, accuracy.acc_norm
+    training.checkpoints.keep(results.held_out)
     run.findings = find(run, folder.steps, folder.windows)
     folder.end(Status.finished)
-    checkpoints.remove()
+    training.checkpoints.remove()

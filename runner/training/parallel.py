@@ -27,8 +27,7 @@ from runner import world
 from runner.interruption import Interrupted
 from runner.training.device import prepare
 
-Answer = TypeVar("Answer")
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 # The key of the store at which a process leaves the reason why it failed.
 FAILURE = "failure"
@@ -53,14 +52,14 @@ class Parallel:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def ask_first(self, question: Callable[[], Answer]) -> Answer:
+    def ask_first(self, question: Callable[[], T]) -> T:
         """The first process's answer, for all; the others do not call `question`."""
         answers: list[Any] = [question() if self.is_first else None]
         if self.size > 1:
             dist.broadcast_object_list(answers)
         return answers[0]
 
-    def gather(self, items: Sequence[Item]) -> list[Item]:
+    def gather(self, items: Sequence[T]) -> list[T]:
         """The items of all processes, by rank."""
         if self.size == 1:
             return list(items)
@@ -104,15 +103,17 @@ class Parallel:
             return model
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
-    def part(self, name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
+    def part(self, whole: Tensor | None, like: Tensor) -> Tensor:
         """This process's part of a tensor that the first process has whole; `like` is its kind."""
-        whole = tensors[name] if self.is_first else torch.empty(like.shape, dtype=like.dtype)
-        if self.size > 1:
-            whole = whole.to(self.device)
-            if isinstance(like, DTensor):
-                return distribute_tensor(whole, like.device_mesh, like.placements)
-            dist.broadcast(whole, 0)
-        return whole
+        if self.size == 1:
+            assert whole is not None
+            return whole
+        value = torch.empty(like.shape, dtype=like.dtype) if whole is None else whole
+        value = value.to(self.device)
+        if isinstance(like, DTensor):
+            return distribute_tensor(value, like.device_mesh, like.placements)
+        dist.broadcast(value, 0)
+        return value
 
     def cause(self, error: BaseException) -> BaseException:
         """What an error of this process comes from: another one's failure, or itself."""
@@ -122,15 +123,13 @@ class Parallel:
         with contextlib.suppress(RuntimeError):
             if self.store.check([FAILURE]):
                 return LostProcess(self.store.get(FAILURE).decode())
+        what = "ended, by a signal or a crash"
         if "imed out" in str(error) or "timeout" in str(error):
-            return LostProcess(
-                f"A process of the {self.size} did not answer within {self.timeout_minutes:g} "
-                "minutes, so that it hangs or its machine cannot be reached "
-                "(train.timeout_minutes)."
-            )
+            within = f"within {self.timeout_minutes:g} minutes (train.timeout_minutes)"
+            what = f"did not answer {within}, so that it hangs or its machine cannot be reached"
         return LostProcess(
-            f"A process of the {self.size} ended, by a signal or a crash, and the others cannot "
-            "go on without it; the same command goes on from the last checkpoint, if there is one."
+            f"A process of the {self.size} {what}, and the others cannot go on without it; the "
+            "same command goes on from the last checkpoint, if there is one."
         )
 
 
@@ -186,41 +185,44 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def load_whole(
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that training changes: model.NAME, and optimizer.PARAMETER.KEY."""
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, p in model.named_parameters():
+        moments = optimizer.state.get(p, {})
+        state |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
+    return state
+
+
+def load_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    weights: dict[str, Tensor],
-    moments: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     parallel: Parallel,
 ) -> None:
-    """Give all processes their part of the state_dict and the `moments` that the first has."""
-    state = model.state_dict()
-    parts = {name: parallel.part(name, weights, like) for name, like in state.items()}
-    model.load_state_dict(parts)
-    for name, value in moments_of(model, optimizer).items():
-        value.copy_(parallel.part(name, moments, value))
-
-
-def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as PARAMETER.KEY."""
-    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
-    return {f"{name}.{key}": v for name, state in states.items() for key, v in state.items()}
+    """Give all processes their part of the state that the first one has whole."""
+    weights = {}
+    for name, value in state_of(model, optimizer).items():
+        part = parallel.part(tensors.get(name), value)
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = part
+        else:
+            value.copy_(part)
+    model.load_state_dict(weights)
 
 
 def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The whole tensors, on the CPU, in the first process; the others get nothing."""
-    found = {}
+    complete = {}
     for name, tensor in tensors.items():
-        complete = whole(tensor)  # one after the other, as all may not fit the device together
+        value = whole(tensor)  # one after the other, as all may not fit the device together
         if world.is_first():
-            found[name] = complete.cpu()
-    return found
+            complete[name] = value.cpu()
+    return complete
 
 
 def _is_from_a_collective(error: BaseException) -> bool:
     """Whether the communication between processes failed."""
     words = ("gloo", "onnection closed by peer", "NCCL", "ProcessGroup")
-    text = str(error)
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in text for word in words)
-    )
+    is_one = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return is_one or isinstance(error, dist.DistError)

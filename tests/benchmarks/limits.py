@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runner.products import Products
-from runner.training.device import find_device, measure_products, prepare, synchronise
+from runner.training.device import find_device, prepare, synchronise
+from runner.training.probe import measure_products
 from tests.benchmarks.machine import describe
 from tests.benchmarks.plan import plan_for
 

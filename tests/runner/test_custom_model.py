@@ -1,4 +1,4 @@
-"""Models of one's own through the ladder, by the command line."""
+"""Custom models through the ladder, by the command line."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def number():
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder with modules of one's own."""
+    """A folder with custom models."""
     for name, source in (("gru", GRU), ("hf", HUGGING_FACE), ("broken", BROKEN)):
         (tmp_path / f"own_{name}.py").write_text(source)
     return tmp_path
@@ -119,8 +119,8 @@ def records(folder: Path) -> dict[str, Run]:
             "a loss that depends on no parameter",
         ),
         ("own_gru:Net", ["model.knobs={nrom: kind}"], "there is no model.nrom"),
-        ("own_gru:Net", ["model.knobs={norm: kind}", "model.arguments.kind=a"], "leave out one"),
-        ('""', [], "needs a target"),
+        ("own_gru:Net", ["model.knobs={norm: kind}", "model.arguments.kind=a"], "does not give another value"),
+        ('""', [], "write a module and what is in it"),
     ],
 )
 def test_a_mistake_is_one_sentence(

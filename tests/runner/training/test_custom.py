@@ -1,4 +1,4 @@
-"""A model of someone's own is tried out before it is trained."""
+"""A custom model is tried out before it is trained."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ from gpt2.model import GPT
 from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.record import Accuracy
-from runner.training.hellaswag import Row, encode, score
+from runner.training.hellaswag import Ending, encode, score
 from runner.training.parallel import Parallel
 from tests.conftest import Settings
 from tests.runner.conftest import Runs
@@ -85,9 +85,9 @@ def test_the_score_is_the_one_worked_out_by_hand(batch_tokens: int) -> None:
 def test_a_text_too_long_for_the_model_loses_its_beginning() -> None:
     (question,) = encode([Item("He sat. The", ENDINGS, 1)], context_length=2)
     the, good, (a, b, c) = (tokenizer().encode(text) for text in (" The", " good", " a b c"))
-    assert question.rows[0].ids[-2:] == [*the, *good]
-    assert len(question.rows[0].ids) == 3  # two are read, and the last is predicted
-    assert question.rows[1] == Row([a, b, c], 2)
+    assert question.endings[0].ids[-2:] == [*the, *good]
+    assert len(question.endings[0].ids) == 3  # two are read, and the last is predicted
+    assert question.endings[1] == Ending([a, b, c], 2)
 
 
 def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(
@@ -104,7 +104,7 @@ def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(
     right = [0, 0]
     for question in questions:
         sums, means = [], []
-        for row in question.rows:
+        for row in question.endings:
             with torch.no_grad():
                 log_p = model(torch.tensor([row.ids]))[0][0].log_softmax(-1)
             ending = list(enumerate(row.ids[1:]))[-row.tokens :]

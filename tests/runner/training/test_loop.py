@@ -1,6 +1,7 @@
 """The training loop: which settings change its numbers, and which do not."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from runner.record import Status
 from runner.training.evaluation import evaluate
 from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
+from tests.runner.test_products import products
 
 
 def test_the_same_seed_gives_the_same_bits(runs: Runs) -> None:
@@ -158,6 +160,22 @@ def test_results_are_those_of_the_steps(runs: Runs) -> None:
     assert 0 < results.mfu < 1
     assert 2e8 < results.peak_memory_bytes < 2e10
     assert fields.samples[0].text.startswith("The ")
+
+
+def test_no_run_uses_more_than_the_peak_that_is_known(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the machine was busy whenever it was measured."""
+    rates = products(highest=1e-6, high=1e-6, medium=1e-6, bf16=1e-6)
+    for known, square, used in ((1e15, 1e3, "little"), (1e3, 1e15, "little"), (1e3, 1e3, "all")):
+        found = replace(rates, peak_flops=known)
+        monkeypatch.setattr("runner.training.loop.find_products", lambda *_, found=found: found)
+        monkeypatch.setattr(
+            "runner.training.loop.square_flops", lambda *_, rate=square: (rate, rate)
+        )
+        results = runs("+stage=step02", "train.steps=2")[0].results
+        assert results.flops_before == results.flops_after == square
+        assert results.mfu < 1e-3 if used == "little" else results.mfu == 1
 
 
 def test_divergence_is_a_result_with_its_step(runs: Runs) -> None:

@@ -15,7 +15,8 @@ from conf.errors import UsageError
 from conf.schema import Aim
 from runner.expansion import parse
 from runner.identity import ARITHMETIC, conditions, inert_keys, override_key, resolved, short_hash
-from runner.record import Asked, StageInfo
+from runner.record import StageInfo
+from runner.rows import Asked
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, changes_between, flatten
 from stages.recipes import find_recipe
@@ -29,7 +30,8 @@ class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
     `typed` are the overrides without those of a recipe; `notes` are for the user: what could not be
-    taken back; `asked` is what the record keeps of the command.
+    taken back; `asked` is what the record keeps of the command; `changed_by` is the lowest stage of
+    the ladder that changes a setting.
     """
 
     stage: StageInfo
@@ -38,6 +40,7 @@ class Command:
     conditions: dict[str, Any]
     notes: list[str]
     asked: Asked
+    changed_by: dict[str, str]
 
 
 @cache
@@ -106,7 +109,8 @@ def read_command(
         reference=reference,
         reference_command=command,
     )
-    return cfg, Command(about, overrides, typed, common, notes, question)
+    changed_by = {key: stage.name for stage in reversed(stages) for key in stage.changes}
+    return cfg, Command(about, overrides, typed, common, notes, question, changed_by)
 
 
 def _reference(

@@ -19,25 +19,18 @@ from conf.errors import UsageError
 from runner import world
 from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
+from runner.observations import Accuracy, DrawnText
 from runner.record import (
-    ASKED,
     CHECKPOINT,
     EVENTS,
-    HELD_OUT,
-    STEPS,
     WEIGHTS,
-    Accuracy,
-    Asked,
     Process,
     Run,
-    Sample,
     Status,
-    Step,
     UnreadableRecord,
-    Window,
-    columns,
     read_run,
 )
+from runner.rows import ASKED, HELD_OUT, STEPS, Asked, Step, Window, columns
 
 LOG = "log.txt"
 LOCK = ".lock"
@@ -52,7 +45,7 @@ class Watcher(Protocol):
 
     def add_accuracy(self, found: Accuracy) -> None: ...
 
-    def add_sample(self, sample: Sample) -> None: ...
+    def add_sample(self, sample: DrawnText) -> None: ...
 
     def end(self, run: Run) -> None: ...
 
@@ -203,7 +196,7 @@ class RunFolder:
         if self.watcher:
             self.watcher.add_accuracy(found)
 
-    def add_sample(self, sample: Sample) -> None:
+    def add_sample(self, sample: DrawnText) -> None:
         """Write a text drawn from the model into run.json. Raises OSError."""
         self.run.samples.append(sample)
         self.save()

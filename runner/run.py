@@ -36,21 +36,21 @@ from runner.identity import (
 )
 from runner.interruption import Interrupted, say_why_first
 from runner.messages import say, sentence, warn
+from runner.observations import Severity
 from runner.process import in_own_process
 from runner.progress import text_progress
 from runner.record import (
     CHECKPOINT,
     WEIGHTS,
-    Asked,
     DataInfo,
     Environment,
     Process,
     Run,
-    Severity,
     Status,
     find_baseline,
     speed_conditions,
 )
+from runner.rows import Asked
 from runner.settings import remarks
 from runner.worker import shares_the_machine
 
@@ -165,6 +165,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         command=f"python -m runner {shlex.join(command.typed)}",
         variant=variant(command.overrides),
         conditions=command.conditions,
+        changed_by=command.changed_by,
         config=plain,
         notes=[*command.notes, *remarks(config)],
         data=data,

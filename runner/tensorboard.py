@@ -14,7 +14,9 @@ from torch.utils.tensorboard.summary import hparams
 from runner.folder import RunFolder
 from runner.identity import measured
 from runner.messages import warn
-from runner.record import Accuracy, Run, Sample, Step, Window
+from runner.observations import Accuracy, DrawnText
+from runner.record import Run
+from runner.rows import Step, Window
 
 
 class TensorBoard:
@@ -43,7 +45,7 @@ class TensorBoard:
         """Write HellaSwag's accuracy by the mean loss of an ending."""
         self._unless_failed(self._write_accuracy, found)
 
-    def add_sample(self, sample: Sample) -> None:
+    def add_sample(self, sample: DrawnText) -> None:
         """Write a text drawn from the model."""
         self._unless_failed(self._write_sample, sample)
 
@@ -100,7 +102,7 @@ class TensorBoard:
     def _write_accuracy(self, found: Accuracy) -> None:
         self._writer.add_scalar("hellaswag/acc_norm", found.acc_norm, found.step)
 
-    def _write_sample(self, sample: Sample) -> None:
+    def _write_sample(self, sample: DrawnText) -> None:
         assert sample.step is not None  # as in records before samples over time
         self._write_text("sample", sample.text, sample.step)
 

@@ -23,8 +23,10 @@ from runner.findings import find
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import say, warn
+from runner.observations import DrawnText, Inspection
 from runner.progress import item_progress, step_progress
-from runner.record import Look, ModelInfo, Sample, Status, Step, summarise
+from runner.record import ModelInfo, Status, summarise
+from runner.rows import Step
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
@@ -235,7 +237,7 @@ def run_steps(training: Training, config: Config, folder: RunFolder, console: Co
 
 def look_into(
     training: Training, config: Config, folder: RunFolder, console: Console
-) -> Look | None:
+) -> Inspection | None:
     """A look before the next step if one is due: first, last, and where the model is evaluated."""
     step, last = len(folder.steps), config.train.steps - 1
     due = step in (0, last) or config.evaluation.is_due(step) or not folder.steps[-1].is_finite
@@ -286,7 +288,7 @@ def score_and_sample(
     if config.evaluation.samples or at_end:
         with torch.compiler.set_stance("force_eager"):
             text = sample(model, **asdict(config.sample))
-        folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
+        folder.add_sample(DrawnText(config.sample.prompt, config.sample.seed, text, steps))
     folder.add_time("evaluation_s", time.perf_counter() - started)
 
 

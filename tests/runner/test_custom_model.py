@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from runner.identity import hash_with_source
-from runner.record import Run, read_asked, read_runs
+from runner.record import Run, read_runs
+from runner.rows import read_asked
 from runner.source import package_versions
 from tests.conftest import ROOT, CommandLine, Settings, load_quietly
 from tests.environment import environment

@@ -9,34 +9,26 @@ import pytest
 
 from runner.files import seal, unseal
 from runner.findings import find
-from runner.record import (
-    DataInfo,
-    Layer,
-    Look,
-    ModelInfo,
-    Run,
-    Severity,
-    Step,
-    Window,
-    parse_run,
-)
+from runner.observations import Inspection, Layer, Severity
+from runner.record import DataInfo, ModelInfo, Run, parse_run
+from runner.rows import Step, Window
 from tests.records import CONFIG, synthetic_run
 from tests.runner.conftest import Runs
 
 UNIFORM = math.log(50257)
 LAYERS = [Layer("h.0", 0.03, 1e-2), Layer("h.1", 0.04, 1e-2), Layer("ln_f", 0.9, 1e-3)]
 OWN = {"target": "net:Net"}
-LOOK = Look(
+LOOK = Inspection(
     0, LAYERS, 0.0, 1.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0, 50.0,
 )  # fmt: skip
 
 
-def looks(**changed: Any) -> list[Look]:
+def looks(**changed: Any) -> list[Inspection]:
     return [replace(LOOK, step=step, batch=str(step), **changed) for step in (0, 25, 49)]
 
 
 def found(
-    looks: list[Look],
+    looks: list[Inspection],
     loss: Callable[[int], float] = lambda step: UNIFORM - 0.05 * step,
     held_out: tuple[float, ...] = (9.5, 8.5),
     clip: float | None = None,

@@ -20,7 +20,8 @@ from runner.entry import errors_in_a_sentence
 from runner.folder import RunFolder
 from runner.interruption import Interrupted
 from runner.process import in_own_process
-from runner.record import Asked, Run, Status
+from runner.record import Run, Status
+from runner.rows import Asked
 from runner.run import _train_isolated, prepare_libraries
 from tests.conftest import ROOT, CommandLine, Settings
 from tests.environment import environment

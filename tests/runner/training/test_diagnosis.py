@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt2.config import Norm
 from gpt2.language_model import LanguageModel
 from gpt2.model import GPT
-from runner.record import Look
+from runner.observations import Inspection
 from runner.training.diagnosis import Diagnosis, noise_tokens
 from tests.runner.conftest import Runs
 from tests.runner.training.test_flow_checks import CONFIG
@@ -25,11 +25,11 @@ def batch() -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def look(model: GPT) -> Look:
+def look(model: GPT) -> Inspection:
     return Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
 
 
-def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Look:
+def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Inspection:
     """A look at a step of plain SGD on two micro batches, of `scale` times their mean."""
     diagnosis = Diagnosis(model, model, NO_AUTOCAST)
     found = diagnosis.look(0, *batch())

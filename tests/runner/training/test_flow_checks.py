@@ -7,7 +7,8 @@ import torch
 
 from gpt2.config import Attention, GPTConfig, Init, Norm
 from gpt2.model import GPT
-from runner.training.flow_checks import Check, check_flow
+from runner.observations import FlowCheck
+from runner.training.flow_checks import check_flow
 
 CONFIG = GPTConfig(
     name="flow",
@@ -26,7 +27,7 @@ CONFIG = GPTConfig(
 )
 
 
-def checks(model: GPT) -> dict[str, Check]:
+def checks(model: GPT) -> dict[str, FlowCheck]:
     tokens = torch.arange(34).view(2, 17) * 7
     return {check.name: check for check in check_flow(model, tokens[:, :-1], tokens[:, 1:])}
 

@@ -272,7 +272,7 @@ def learning_rate_high(e: Evidence) -> Facts:
 
 
 @warning(
-    "No step changes the median weight matrix by more than {update:.2g} of it; 0.001 is usual.",
+    "No step changes the median weight matrix by over {update:.2g} of its size; 0.001 is usual.",
     "Raise train.learning_rate.",
 )
 def learning_rate_low(e: Evidence) -> Facts:

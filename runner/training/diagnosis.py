@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from gpt2.language_model import LanguageModel
 from gpt2.model import CausalSelfAttention, attention_weights
@@ -45,7 +45,7 @@ def inspect(
         shifted=next_tokens.float().mean().item() if next_tokens.numel() else 1.0,
         copied=(targets_BT == idx_BT).float().mean().item(),
     )
-    half = _half(idx_BT)
+    half = max(1, idx_BT.shape[1] // 2)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     seen = Seen(idx_BT[:1].shape, model.vocab_size)
     with (
@@ -94,7 +94,7 @@ class Seen:
         with ExitStack() as hooks:
             for name, layer in model.layers().items():
                 if not self._is_head(layer):
-                    hooks.enter_context(layer.register_forward_hook(self._layer(name)))
+                    hooks.enter_context(layer.register_forward_hook(partial(self._signal, name)))
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
                     hooks.enter_context(module.register_forward_hook(self._embedding))
@@ -117,17 +117,11 @@ class Seen:
         self.embedded.append(output)
         return output.clone()  # which the model may change in place
 
-    def _layer(self, name: str) -> Any:
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            while isinstance(output, tuple | list) and output:
-                output = output[0]
-            self._keep(name, output)
-
-        return keep
-
-    def _keep(self, name: str, signal: Any) -> None:
-        if isinstance(signal, Tensor) and signal.requires_grad and signal.dim() == 3:
-            self.outputs[name] = signal
+    def _signal(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        while isinstance(output, tuple | list) and output:
+            output = output[0]
+        if isinstance(output, Tensor) and output.requires_grad and output.dim() == 3:
+            self.outputs[name] = output
 
     def _linear(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         units = args[0] if args else named["input"]
@@ -136,7 +130,7 @@ class Seen:
             constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
             self.dead.append(constant_C.float().mean().item())
         if self._is_head(module) and not any(units is kept for kept in self.outputs.values()):
-            self._keep("input of the head", units)
+            self._signal("input of the head", module, args, units)
 
     @torch.no_grad()
     def _attention(self, module: CausalSelfAttention, args: tuple[Any, ...], _: Tensor) -> None:
@@ -155,15 +149,14 @@ class Diagnosis:
     model: LanguageModel
     trained: nn.Module  # what a step calls
     autocast: torch.autocast
-    _places: dict[str, Tensor] = field(default_factory=dict, init=False)
-    _before: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
     _tokens: int = field(default=0, init=False)
     _weights: list[Tensor] = field(default_factory=list, init=False)
-    _hook: RemovableHandle | None = field(default=None, init=False)
+    _hooks: ExitStack = field(default_factory=ExitStack, init=False)
 
     def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Inspection:
         """`inspect` a micro batch, and note what the step after it will be compared with."""
-        self._stop_weighing()
+        self._hooks.close()
         look, gradients = inspect(self.model, self.autocast, step, idx_BT, targets_BT)
         for name, parameter in self.model.named_parameters():
             # Evenly spread, and where the gradient is largest.
@@ -171,22 +164,23 @@ class Diagnosis:
             every = math.ceil(count / COMPARED_ENTRIES)
             places = torch.arange(0, count, every, device=parameter.device)
             largest = [] if gradient is None else [gradient.abs().argmax().view(1)]
-            self._places[name] = torch.cat([places, *largest])
-        self._before = self._entries()
-        self._tokens = _half(idx_BT)
-        self._hook = self.trained.register_forward_hook(self._weigh)
+            places = torch.cat([places, *largest])
+            self._before[name] = places, parameter.detach().flatten()[places].float()
+        self._tokens = max(1, idx_BT.shape[1] // 2)
+        self._hooks.enter_context(self.trained.register_forward_hook(self._weigh))
         return look
 
     def finish(self, look: Inspection, grad_norm: float, tokens: int) -> None:
         """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
-        self._stop_weighing()
+        self._hooks.close()
         if self._weights:
             look.weight = _finite(torch.stack(self._weights).sum())
             self._weights = []
-        after = self._entries()
         ratios = []
         for name, parameter in self.model.named_parameters():
-            changed, weights = (after[name] - self._before[name]).norm(), self._before[name].norm()
+            places, before = self._before[name]  # the compared entries
+            after = parameter.detach().flatten()[places].float()
+            changed, weights = (after - before).norm(), before.norm()
             if changed == 0:
                 look.frozen.append(name)
             if parameter.dim() > 1 and weights > 0:
@@ -200,15 +194,6 @@ class Diagnosis:
         """The hook of a step's forward pass: keeps what backward starts with at the loss."""
         if output[1] is not None:
             output[1].register_hook(self._weights.append)
-
-    def _stop_weighing(self) -> None:
-        if self._hook:
-            self._hook.remove()
-
-    def _entries(self) -> dict[str, Tensor]:
-        """The compared entries of each parameter."""
-        named = self.model.named_parameters()
-        return {n: p.detach().flatten()[self._places[n]].float() for n, p in named}
 
 
 def noise_tokens(
@@ -224,10 +209,6 @@ def noise_tokens(
     gradient = (large * large_norm**2 - small * small_norm**2) / (large - small)
     noise = (small_norm**2 - large_norm**2) / (1 / small - 1 / large)
     return noise / gradient if gradient > 0 and noise > 0 else None
-
-
-def _half(idx_BT: Tensor) -> int:
-    return max(1, idx_BT.shape[1] // 2)
 
 
 def _largest(gradient: Tensor) -> float:

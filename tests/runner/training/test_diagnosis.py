@@ -20,6 +20,11 @@ HEALTHY = replace(CONFIG, norm=Norm.layer, residual=True)
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
 
+@pytest.fixture
+def model() -> GPT:
+    return GPT(HEALTHY, seed=1)
+
+
 def batch() -> tuple[Tensor, Tensor]:
     tokens = torch.arange(34).view(2, 17) * 7
     return tokens[:, :-1], tokens[:, 1:]
@@ -43,8 +48,7 @@ def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Insp
     return found
 
 
-def test_signal_and_gradient_are_those_of_the_layers() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_signal_and_gradient_are_those_of_the_layers(model: GPT) -> None:
     found = look(model)
     idx, targets = batch()[0][:1], batch()[1][0, :8]
     x = model.wte(idx) + model.wpe(torch.arange(16))
@@ -85,27 +89,23 @@ def test_only_batch_norm_sees_the_future(norm: Norm) -> None:
     assert (later > 0) == (norm is Norm.batch)
 
 
-def test_attention_is_uniform_over_equal_keys_and_sharp_with_large_ones() -> None:
-    entropies = []
-    for size in (0.0, 100.0):
-        model = GPT(HEALTHY, seed=1)
-        for block in model.h:
-            block.attn.c_attn.weight.data.mul_(size)
-            block.attn.c_attn.bias.data.zero_()
-        entropies.append(look(model).attention_entropy)
-    assert entropies[0] == pytest.approx(1.0, abs=1e-5)
-    assert (entropies[1] or 1.0) < 0.5
+@pytest.mark.parametrize(("size", "least", "most"), [(0, 1 - 1e-5, 1 + 1e-5), (100, 0.0, 0.5)])
+def test_attention_is_uniform_over_equal_keys_and_sharp_with_large_ones(
+    model: GPT, size: float, least: float, most: float
+) -> None:
+    for block in model.h:
+        block.attn.c_attn.weight.data.mul_(size)
+        block.attn.c_attn.bias.data.zero_()
+    assert least <= look(model).attention_entropy <= most
 
 
-def test_dead_units_are_counted() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_dead_units_are_counted(model: GPT) -> None:
     assert look(model).dead_units == 0
     model.h[1].mlp.c_fc.bias.data[:32] = -50  # a quarter of 128
     assert look(model).dead_units == 0.25
 
 
-def test_the_update_is_that_of_the_step() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_the_update_is_that_of_the_step(model: GPT) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     found = step(model, list(model.parameters()))
     ratios = [
@@ -119,20 +119,17 @@ def test_the_update_is_that_of_the_step() -> None:
     assert found.weight == pytest.approx(1.0)
 
 
-def test_a_parameter_that_is_left_out_is_frozen() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_a_parameter_that_is_left_out_is_frozen(model: GPT) -> None:
     kept = [p for name, p in model.named_parameters() if not name.startswith("h.1.mlp.c_fc")]
     assert step(model, kept).frozen == ["h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias"]
 
 
-def test_the_weight_of_summed_losses_is_their_number() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_the_weight_of_summed_losses_is_their_number(model: GPT) -> None:
     assert step(model, list(model.parameters()), scale=2).weight == pytest.approx(2.0)
 
 
-def test_targets_are_compared_with_the_input() -> None:
+def test_targets_are_compared_with_the_input(model: GPT) -> None:
     idx, targets = batch()
-    model = GPT(HEALTHY, seed=1)
     right, same = look(model), look(model, targets_BT=idx)
     assert (right.shifted, right.copied) == (1.0, 0.0)
     assert (same.shifted, same.copied) == (0.0, 1.0)

@@ -16,7 +16,8 @@ from reports.curves import At, Curves, at_equal_tokens
 from reports.read import Floats, Records, Row
 from reports.speed import SpeedUp, speed_up
 from reports.statistics import Estimate, mean_difference, mean_over_windows
-from runner.record import Finding, Status
+from runner.observations import Finding
+from runner.record import Status
 
 # What repeats of a seed count for.
 SPEEDS = ("tokens_per_second", "step_ms", "mfu", "datasheet_mfu")

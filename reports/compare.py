@@ -11,7 +11,7 @@ from conf.schema import Aim, ReportConf
 from reports.arm import Arm, Versus, is_finished
 from reports.commands import trained_by
 from reports.read import Records, Row
-from runner.record import Asked
+from runner.rows import Asked
 from stages.ladder import Stage
 
 # The experiment, what must be equal, and the hash of the ladder's settings.

@@ -23,6 +23,7 @@ import pandas as pd
 
 from conf.errors import UsageError
 from runner import record
+from runner.rows import HELD_OUT, STEPS, Asked, Step, Window, columns, read_asked, warm_steps
 
 Floats = npt.NDArray[np.float64]
 Row = Any  # a row of the frame of runs: its columns are its attributes
@@ -31,9 +32,9 @@ Folder = tuple[str, Path, record.Run]  # a run's name, from its experiment's dow
 WHOSE = dict.fromkeys(("run", "experiment", "stage", "seed"), "as in runs")
 RUN_COLUMNS = {
     "run": "the run's folder, from the experiment's name down: ladder/step07/seed1-1a2b3c4d",
-    **record.columns(record.Settings),
-    **record.columns(record.Run),
-    "asked": "what commands asked of it, see runner.record.Asked",
+    **columns(record.Settings),
+    **columns(record.Run),
+    "asked": "what commands asked of it, see runner.rows.Asked",
     "equal": "what must be equal to compare losses, see runner.record.must_be_equal",
     "equal_speed": "what must be equal to compare speeds too",
     "frozen": "parameters that the model needs no gradient for",
@@ -41,12 +42,12 @@ RUN_COLUMNS = {
 }
 STEP_COLUMNS = {
     **WHOSE,
-    **record.columns(record.Step),
+    **columns(Step),
     "warm": "whether the step counts for speed",
     "tokens_seen": "tokens trained on up to and with the step",
     "seconds": "sum of step_ms up to and with the step, in seconds",
 }
-WINDOW_COLUMNS = {**WHOSE, **record.columns(record.Window)}
+WINDOW_COLUMNS = {**WHOSE, **columns(Window)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,18 +109,18 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
             f"No record of {len(problems)} under {paths[0]} can be read; train a stage with "
             f"`python -m runner +stage=step02`. The first problem: {problems[0]}"
         )
-    steps = _table(folders, record.STEPS, record.Step, problems)
+    steps = _table(folders, STEPS, Step, problems)
     # A resumed run may write a step again; what it wrote last is what it trained on from.
     steps = steps.drop_duplicates(["of", "step"], keep="last")
     steps = steps.sort_values(["of", "step"], ignore_index=True)
-    windows = _table(folders, record.HELD_OUT, record.Window, problems)
+    windows = _table(folders, HELD_OUT, Window, problems)
     by_run = steps.groupby("of")
     rows, warm = [], []
     for number, (name, path, run) in enumerate(folders):
         taken = steps.iloc[by_run.indices.get(number, [])]
         asked = _asked(name, path, run.command, problems)
         rows.append({**_row(name, run, taken), "asked": asked})
-        warm += record.warm_steps(len(taken), run.resumed_at)
+        warm += warm_steps(len(taken), run.resumed_at)
     steps["warm"] = np.array(warm, bool)
     steps["tokens_seen"] = by_run["tokens"].cumsum()
     steps["seconds"] = by_run["step_ms"].cumsum() / 1000
@@ -145,7 +146,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _run_folders(experiment: Path) -> list[Path]:
     try:
-        files = [f for name in ("run.json", record.STEPS) for f in experiment.glob(f"*/*/{name}")]
+        files = [f for name in ("run.json", STEPS) for f in experiment.glob(f"*/*/{name}")]
         # An experiment below this one has a report.
         if folders := {file.parent for file in files if file.parent.name != "report"}:
             return sorted(folders)
@@ -183,8 +184,8 @@ def _row(name: str, run: record.Run, steps: pd.DataFrame) -> dict[str, Any]:
         message = "Its process ended without closing the record."
         run = replace(run, status=record.Status.interrupted, message=message)
     if not run.status.is_final:
-        table = steps[list(record.columns(record.Step))]
-        done = [record.Step(*values) for values in table.itertuples(index=False)]
+        table = steps[list(columns(Step))]
+        done = [Step(*values) for values in table.itertuples(index=False)]
         run = replace(run, results=record.summarise(done, run.resumed_at, run.results))
     return {
         **dict(_values(run.settings)),
@@ -198,9 +199,9 @@ def _row(name: str, run: record.Run, steps: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _asked(name: str, path: Path, command: str, problems: list[str]) -> list[record.Asked]:
+def _asked(name: str, path: Path, command: str, problems: list[str]) -> list[Asked]:
     """What was asked of a run; a line that cannot be, as its settings are others, is left out."""
-    found, whole = record.read_asked(path), []
+    found, whole = read_asked(path), []
     for one in found:
         with contextlib.suppress(ValueError):
             if one.settings == found[0].settings and isinstance(json.loads(one.typed), dict):
@@ -218,7 +219,7 @@ def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]
 
     The last line may be cut short. A file of a run that has ended must be what the run wrote.
     """
-    names, numbers = list(record.columns(kind)), array("d")
+    names, numbers = list(columns(kind)), array("d")
     for number, (name, path, run) in enumerate(folders):
         wrote = getattr(run, f"{file.removesuffix('.csv')}_sha256")
         with _noted(problems, f"{name} is shown without its {file}"):
@@ -240,7 +241,7 @@ def _table(folders: Sequence[Folder], file: str, kind: type, problems: list[str]
 
 
 def _values(part: Any) -> Iterator[tuple[str, Any]]:
-    """The values of a record by column, as `runner.record.columns` names them."""
+    """The values of a record by column, as `runner.rows.columns` names them."""
     for entry in fields(part):
         value = getattr(part, entry.name)
         if "doc" in entry.metadata:

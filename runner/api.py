@@ -20,7 +20,8 @@ from runner.command import composed, read_command
 from runner.interruption import Interrupted
 from runner.messages import sentence
 from runner.overrides import hydra_open, override_key
-from runner.record import HELD_OUT, STEPS, Run
+from runner.record import Run
+from runner.rows import HELD_OUT, STEPS
 from runner.run import in_numbers, run
 from runner.settings import read_settings
 from stages.ladder import read_ladder
@@ -38,12 +39,12 @@ class TrainedRun:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """A row a step; `runner.record.Step` describes the columns."""
+        """A row a step; `runner.rows.Step` describes the columns."""
         return self._table(STEPS)
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
-        """A row a window of each evaluation; `runner.record.Window` describes the columns."""
+        """A row a window of each evaluation; `runner.rows.Window` describes the columns."""
         return self._table(HELD_OUT)
 
     def _table(self, name: str) -> pd.DataFrame:

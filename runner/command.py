@@ -15,7 +15,8 @@ from conf.keys import role_of
 from conf.schema import Aim, Role
 from runner.identity import conditions, inert_keys, measured, resolved, short_hash
 from runner.overrides import override_key, parse
-from runner.record import Asked, StageInfo
+from runner.record import StageInfo
+from runner.rows import Asked
 from stages.arithmetic import Ablation, Entry, Ladder
 from stages.ladder import Stage, flatten
 
@@ -25,7 +26,7 @@ class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
     `notes` are for the user: what could not be taken back; `asked` is what the record keeps of the
-    command.
+    command; `changed_by` is the lowest stage of the ladder that changes a setting.
     """
 
     stage: StageInfo
@@ -33,6 +34,7 @@ class Command:
     conditions: dict[str, Any]
     notes: list[str]
     asked: Asked
+    changed_by: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def read_command(
         reference=short_hash(conditions(resolved(reference.configuration()))) if reference else "",
         reference_command=f"python -m runner {shlex.join(reference.words)}" if reference else "",
     )
-    return cfg, Command(about, words, common, notes, question)
+    changed_by = {key: other.name for other in reversed(stages) for key in other.changes}
+    return cfg, Command(about, words, common, notes, question, changed_by)
 
 
 def _reference(request: Request, plan: DictConfig | None) -> Request | None:
@@ -177,7 +180,11 @@ def _reference(request: Request, plan: DictConfig | None) -> Request | None:
         kept = [
             word for word in (*request.shared, *asked.overrides) if override_key(word) not in given
         ]
-        named = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+        named = [
+            f"{key}={json.dumps(value, ensure_ascii=False)}"
+            for key, value in given.items()
+            if value is not None
+        ]
         return Request.read([*kept, *named], request.ladder.stages)
     if asked.plus:
         return replace(request, ablation=Ablation(asked.stage, asked.without))

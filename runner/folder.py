@@ -19,30 +19,23 @@ from conf.errors import UsageError
 from runner import world
 from runner.files import file_sha256, seal, write_atomically
 from runner.messages import say
+from runner.observations import Accuracy, DrawnText
 from runner.record import (
-    ASKED,
     CHECKPOINT,
     EVENTS,
-    HELD_OUT,
-    STEPS,
     WEIGHTS,
-    Accuracy,
-    Asked,
     Process,
     Run,
-    Sample,
     Status,
-    Step,
     UnreadableRecord,
-    Window,
-    columns,
     read_run,
 )
+from runner.rows import ASKED, HELD_OUT, STEPS, Asked, Step, Window, columns
 
 LOG = "log.txt"
 
 # What a watcher of a folder gets: every row as it is written, and the run at its end.
-Written = Step | Sequence[Window] | Accuracy | Sample | Run
+Written = Step | Sequence[Window] | Accuracy | DrawnText | Run
 
 
 class RunFolder:
@@ -192,7 +185,7 @@ class RunFolder:
         self.save()
         self.watch(found)
 
-    def add_sample(self, sample: Sample) -> None:
+    def add_sample(self, sample: DrawnText) -> None:
         """Write a text drawn from the model into run.json. Raises OSError."""
         self.run.samples.append(sample)
         self.save()

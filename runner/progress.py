@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from runner.messages import say
-from runner.record import Step
+from runner.rows import Step
 
 # How often a long job prints a line when piped.
 QUIET_SECONDS = 10.0

@@ -31,7 +31,8 @@ from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
 from runner.progress import text_progress
-from runner.record import CHECKPOINT, WEIGHTS, Asked, DataInfo, Environment, Process, Run, Status
+from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
+from runner.rows import Asked
 from runner.settings import remarks
 from runner.worker import shares_the_machine
 
@@ -152,6 +153,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
         command=f"python -m runner {shlex.join(command.overrides)}",
         variant=identity.variant(command.overrides),
         conditions=command.conditions,
+        changed_by=command.changed_by,
         config=plain,
         notes=[*command.notes, *remarks(config)],
         data=data,

@@ -13,7 +13,9 @@ from torch.utils.tensorboard.summary import hparams
 from runner.folder import RunFolder, Written
 from runner.identity import measured
 from runner.messages import warn
-from runner.record import Accuracy, Run, Sample, Step, Window
+from runner.observations import Accuracy, DrawnText
+from runner.record import Run
+from runner.rows import Step, Window
 
 
 class TensorBoard:
@@ -45,7 +47,7 @@ class TensorBoard:
         # TensorBoard forgets what an earlier start wrote of this step and those after it.
         self._writer = SummaryWriter(str(folder.path), purge_step=done)
         self._write([window for window in folder.windows if window.step == done])
-        rows: list[Accuracy | Sample] = [*run.hellaswag, *run.samples]
+        rows: list[Accuracy | DrawnText] = [*run.hellaswag, *run.samples]
         for row in rows:
             if row.step == done:
                 self._write(row)
@@ -68,7 +70,7 @@ class TensorBoard:
                 self._writer.add_scalar("held_out/loss", loss, step)
             case Accuracy():
                 self._writer.add_scalar("hellaswag/acc_norm", what.acc_norm, what.step)
-            case Sample(step=int(step)):
+            case DrawnText(step=int(step)):
                 self._write_text("sample", what.text, step)
             case Run():
                 self._writer.close()

@@ -16,15 +16,8 @@ from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
-from runner.record import (
-    CHECKPOINT,
-    WEIGHTS,
-    KeptWeights,
-    Step,
-    UnreadableRecord,
-    Window,
-    parse_run,
-)
+from runner.record import CHECKPOINT, WEIGHTS, KeptWeights, UnreadableRecord, parse_run
+from runner.rows import Step, Window
 from runner.training.parallel import Parallel, gathered, load_state, state_of
 from runner.training.weights import load_tensors, save_tensors, save_weights
 

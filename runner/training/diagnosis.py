@@ -6,18 +6,18 @@ A look leaves everything as it was: weights, buffers and gradients.
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from gpt2.language_model import LanguageModel
 from gpt2.model import CausalSelfAttention, attention_weights
-from runner.record import Layer, Look
+from runner.observations import Inspection, Layer
 from runner.training.state import same_buffers
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
@@ -26,18 +26,90 @@ COMPARED_ENTRIES = 4096
 # rounding of fp32.
 CONSTANT = 1e-6
 
+Gradients = dict[str, Tensor | None]  # of each parameter that needs one, by name
+
+
+def inspect(
+    model: LanguageModel, autocast: torch.autocast, step: int, idx_BT: Tensor, targets_BT: Tensor
+) -> tuple[Inspection, Gradients]:
+    """What a model makes of a micro batch's first sequence.
+
+    Its loss is that of the first half of the positions, so that a gradient with respect to a later
+    token shows that the model sees the future. `idx_BT` and `targets_BT` are int64 (B, T), on the
+    model's device.
+    """
+    next_tokens = targets_BT[:, :-1] == idx_BT[:, 1:]
+    look = Inspection(
+        step,
+        batch=f"{zlib.crc32(idx_BT.cpu().numpy().tobytes()):08x}",
+        shifted=next_tokens.float().mean().item() if next_tokens.numel() else 1.0,
+        copied=(targets_BT == idx_BT).float().mean().item(),
+    )
+    half = max(1, idx_BT.shape[1] // 2)
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    seen = Seen(idx_BT[:1].shape, model.vocab_size)
+    with (
+        same_buffers(model),
+        torch.random.fork_rng(devices=[]),
+        torch.compiler.set_stance("force_eager"),
+        seen.hooked(model),
+    ):
+        with autocast:
+            logits_TV = model(idx_BT[:1])[0][0, :half]
+        loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
+        wanted = *seen.embedded, *seen.outputs.values(), *parameters.values()
+        gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+    embedded = [g for _ in seen.embedded if (g := next(gradients)) is not None]
+    own = max((_largest(gradient[:, :half]) for gradient in embedded), default=math.nan)
+    later = max((_largest(gradient[:, half:]) for gradient in embedded), default=math.nan)
+    look.later = _finite(later / own if own else later)
+    for name, output in seen.outputs.items():
+        # The standard deviation over the positions, RMS over the channels.
+        signal = _finite(output.detach().float().var(dim=1).mean().sqrt())
+        gradient = next(gradients)
+        rms = None if gradient is None else _finite(gradient.float().square().mean().sqrt())
+        look.layers.append(Layer(name, signal, rms))
+    look.dead_units = max(seen.dead, default=None)
+    look.attention_entropy = _finite(min(seen.entropies, default=math.nan))
+    of_parameters: Gradients = dict(zip(parameters, gradients, strict=True))
+    known = [gradient for gradient in of_parameters.values() if gradient is not None]
+    look.grad_norm = _finite(torch.nn.utils.get_total_norm(known))
+    return look, of_parameters
+
 
 @dataclass
 class Seen:
     """What the hooks of one forward pass keep."""
 
     shape: torch.Size  # (1, T) of the tokens
+    vocab_size: int
     embedded: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
     dead: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
 
-    def embedding(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    @contextmanager
+    def hooked(self, model: LanguageModel) -> Iterator[None]:
+        """Keep what the model's modules compute in this block."""
+        with ExitStack() as hooks:
+            for name, layer in model.layers().items():
+                if not self._is_head(layer):
+                    hooks.enter_context(layer.register_forward_hook(partial(self._signal, name)))
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):
+                    hooks.enter_context(module.register_forward_hook(self._embedding))
+                elif isinstance(module, nn.Linear):
+                    hook = module.register_forward_pre_hook(self._linear, with_kwargs=True)
+                    hooks.enter_context(hook)
+                elif isinstance(module, CausalSelfAttention):
+                    hooks.enter_context(module.register_forward_hook(self._attention))
+            yield
+
+    def _is_head(self, module: nn.Module) -> bool:
+        """Whether a module makes logits: what it is given is the last signal."""
+        return isinstance(module, nn.Linear) and module.out_features >= self.vocab_size
+
+    def _embedding(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if output.shape[:-1] != self.shape:  # of the positions
             return output
         if not output.requires_grad:  # a frozen embedding
@@ -45,36 +117,23 @@ class Seen:
         self.embedded.append(output)
         return output.clone()  # which the model may change in place
 
-    def layer(self, name: str) -> Any:
-        """The hook of one of the model's layers."""
+    def _signal(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        while isinstance(output, tuple | list) and output:
+            output = output[0]
+        if isinstance(output, Tensor) and output.requires_grad and output.dim() == 3:
+            self.outputs[name] = output
 
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            while isinstance(output, tuple | list) and output:
-                output = output[0]
-            self._keep(name, output)
-
-        return keep
-
-    def head(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """The hook of a linear layer that makes logits: what it is given is the last signal."""
-        signal = _input(args, named)
-        if not any(signal is output for output in self.outputs.values()):
-            self._keep("input of the head", signal)
-
-    def _keep(self, name: str, signal: Any) -> None:
-        if isinstance(signal, Tensor) and signal.requires_grad and signal.dim() == 3:
-            self.outputs[name] = signal
-
-    def linear(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        units = _input(args, named)
-        if units.dim() < 2:  # without positions
-            return
-        units_NC = units.detach().float().flatten(0, -2)
-        constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
-        self.dead.append(constant_C.float().mean().item())
+    def _linear(self, module: nn.Linear, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        units = args[0] if args else named["input"]
+        if units.dim() > 1:  # with positions
+            units_NC = units.detach().float().flatten(0, -2)
+            constant_C = units_NC.std(dim=0) <= CONSTANT * units_NC.square().mean().sqrt()
+            self.dead.append(constant_C.float().mean().item())
+        if self._is_head(module) and not any(units is kept for kept in self.outputs.values()):
+            self._signal("input of the head", module, args, units)
 
     @torch.no_grad()
-    def attention(self, module: CausalSelfAttention, args: tuple[Any, ...], _: Tensor) -> None:
+    def _attention(self, module: CausalSelfAttention, args: tuple[Any, ...], _: Tensor) -> None:
         q_BHTD, k_BHTD, _v = module.queries_keys_values(args[0])
         # The first position attends to itself alone.
         weights_BHTT = attention_weights(q_BHTD, k_BHTD)[..., 1:, :].float()
@@ -83,73 +142,45 @@ class Seen:
         self.entropies.append((entropy_BHT / uniform_T).mean().item())
 
 
+@dataclass
 class Diagnosis:
     """The looks into one model: `look` before a step, and `finish` after it."""
 
-    def __init__(self, model: LanguageModel, trained: nn.Module, autocast: torch.autocast) -> None:
-        self.model = model
-        self.trained = trained  # what a step calls
-        self.autocast = autocast
-        self._places: dict[str, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
-        self._tokens = 0
-        self._weights: list[Tensor] = []
-        self._hook: RemovableHandle | None = None
+    model: LanguageModel
+    trained: nn.Module  # what a step calls
+    autocast: torch.autocast
+    _before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _tokens: int = field(default=0, init=False)
+    _weights: list[Tensor] = field(default_factory=list, init=False)
+    _hooks: ExitStack = field(default_factory=ExitStack, init=False)
 
-    def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Look:
-        """Look at what the model makes of a micro batch's first sequence.
+    def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Inspection:
+        """`inspect` a micro batch, and note what the step after it will be compared with."""
+        self._hooks.close()
+        look, gradients = inspect(self.model, self.autocast, step, idx_BT, targets_BT)
+        for name, parameter in self.model.named_parameters():
+            # Evenly spread, and where the gradient is largest.
+            count, gradient = parameter.numel(), gradients.get(name)
+            every = math.ceil(count / COMPARED_ENTRIES)
+            places = torch.arange(0, count, every, device=parameter.device)
+            largest = [] if gradient is None else [gradient.abs().argmax().view(1)]
+            places = torch.cat([places, *largest])
+            self._before[name] = places, parameter.detach().flatten()[places].float()
+        self._tokens = max(1, idx_BT.shape[1] // 2)
+        self._hooks.enter_context(self.trained.register_forward_hook(self._weigh))
+        return look
 
-        Its loss is that of the first half of the positions, so that a gradient with respect to a
-        later token shows that the model sees the future. `idx_BT` and `targets_BT` are int64
-        (B, T), on the model's device.
-        """
-        self._stop_weighing()
-        next_tokens = targets_BT[:, :-1] == idx_BT[:, 1:]
-        shifted = next_tokens.float().mean().item() if next_tokens.numel() else 1.0
-        copied = (targets_BT == idx_BT).float().mean().item()
-        batch = f"{zlib.crc32(idx_BT.cpu().numpy().tobytes()):08x}"
-        found = Look(step, batch=batch, shifted=shifted, copied=copied)
-        half = max(1, idx_BT.shape[1] // 2)
-        parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        seen = Seen(idx_BT[:1].shape)
-        with (
-            same_buffers(self.model),
-            torch.random.fork_rng(devices=[]),
-            torch.compiler.set_stance("force_eager"),
-            _hooked(self.model, seen),
-        ):
-            with self.autocast:
-                logits_TV = self.model(idx_BT[:1])[0][0, :half]
-            loss = F.cross_entropy(logits_TV.float(), targets_BT[0, :half])
-            wanted = *seen.embedded, *seen.outputs.values(), *parameters.values()
-            gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-        embedded = [g for _ in seen.embedded if (g := next(gradients)) is not None]
-        later = max((_largest(gradient[:, half:]) for gradient in embedded), default=math.nan)
-        own = max((_largest(gradient[:, :half]) for gradient in embedded), default=math.nan)
-        found.later = _finite(later / own if own else later)
-        for name, output in seen.outputs.items():
-            found.layers.append(Layer(name, _signal(output), _rms(next(gradients))))
-        found.dead_units = max(seen.dead, default=None)
-        found.attention_entropy = _finite(min(seen.entropies, default=math.nan))
-        named = dict(zip(parameters, gradients, strict=True))
-        known = [gradient for gradient in named.values() if gradient is not None]
-        found.grad_norm = _finite(torch.nn.utils.get_total_norm(known))
-        self._places = {n: _places(p, named.get(n)) for n, p in self.model.named_parameters()}
-        self._before = self._entries()
-        self._tokens = half
-        self._hook = self.trained.register_forward_hook(self._weigh)
-        return found
-
-    def finish(self, look: Look, grad_norm: float, tokens: int) -> None:
+    def finish(self, look: Inspection, grad_norm: float, tokens: int) -> None:
         """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
-        self._stop_weighing()
+        self._hooks.close()
         if self._weights:
             look.weight = _finite(torch.stack(self._weights).sum())
             self._weights = []
-        after = self._entries()
         ratios = []
         for name, parameter in self.model.named_parameters():
-            changed, weights = (after[name] - self._before[name]).norm(), self._before[name].norm()
+            places, before = self._before[name]  # the compared entries
+            after = parameter.detach().flatten()[places].float()
+            changed, weights = (after - before).norm(), before.norm()
             if changed == 0:
                 look.frozen.append(name)
             if parameter.dim() > 1 and weights > 0:
@@ -163,41 +194,6 @@ class Diagnosis:
         """The hook of a step's forward pass: keeps what backward starts with at the loss."""
         if output[1] is not None:
             output[1].register_hook(self._weights.append)
-
-    def _stop_weighing(self) -> None:
-        if self._hook:
-            self._hook.remove()
-
-    def _entries(self) -> dict[str, Tensor]:
-        """The compared entries of each parameter."""
-        named = self.model.named_parameters()
-        return {n: p.detach().flatten()[self._places[n]].float() for n, p in named}
-
-
-@contextmanager
-def _hooked(model: LanguageModel, seen: Seen) -> Iterator[None]:
-    """Give what the model's modules compute to `seen`."""
-    heads = {
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features >= model.vocab_size
-    }
-    layers = {name: layer for name, layer in model.layers().items() if layer not in heads}
-    hooks = [layer.register_forward_hook(seen.layer(name)) for name, layer in layers.items()]
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            hooks.append(module.register_forward_hook(seen.embedding))
-        elif isinstance(module, nn.Linear):
-            hooks.append(module.register_forward_pre_hook(seen.linear, with_kwargs=True))
-            if module in heads:
-                hooks.append(module.register_forward_pre_hook(seen.head, with_kwargs=True))
-        elif isinstance(module, CausalSelfAttention):
-            hooks.append(module.register_forward_hook(seen.attention))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def noise_tokens(
@@ -213,28 +209,6 @@ def noise_tokens(
     gradient = (large * large_norm**2 - small * small_norm**2) / (large - small)
     noise = (small_norm**2 - large_norm**2) / (1 / small - 1 / large)
     return noise / gradient if gradient > 0 and noise > 0 else None
-
-
-def _input(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
-    """What a linear layer is called with."""
-    tensor: Tensor = args[0] if args else named["input"]
-    return tensor
-
-
-def _places(parameter: Tensor, gradient: Tensor | None) -> Tensor:
-    """Where a parameter is compared: evenly spread, and where its gradient is largest."""
-    count = parameter.numel()
-    places = torch.arange(0, count, math.ceil(count / COMPARED_ENTRIES), device=parameter.device)
-    return places if gradient is None else torch.cat([places, gradient.abs().argmax().view(1)])
-
-
-def _signal(output: Tensor) -> float | None:
-    """The standard deviation of (1, T, C) over the positions, RMS over the channels."""
-    return _finite(output.detach().float().var(dim=1).mean().sqrt())
-
-
-def _rms(gradient: Tensor | None) -> float | None:
-    return None if gradient is None else _finite(gradient.float().square().mean().sqrt())
 
 
 def _largest(gradient: Tensor) -> float:

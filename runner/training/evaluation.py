@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from gpt2.language_model import LanguageModel
 from runner.data.stream import HeldOut
-from runner.record import Window
+from runner.rows import Window
 from runner.training.device import upload
 
 

@@ -12,7 +12,7 @@ from conf.schema import EvaluationConf
 from gpt2 import tokenizer
 from gpt2.language_model import LanguageModel
 from runner.data.hellaswag import Item, read_items
-from runner.record import Accuracy
+from runner.observations import Accuracy
 from runner.training.device import upload
 from runner.training.parallel import Parallel
 

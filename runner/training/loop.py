@@ -25,8 +25,10 @@ from runner.findings import find
 from runner.folder import RunFolder
 from runner.interruption import after_step
 from runner.messages import say, warn
+from runner.observations import DrawnText, Inspection
 from runner.progress import item_progress, step_progress
-from runner.record import Look, ModelInfo, Sample, Status, Step, summarise
+from runner.record import ModelInfo, Status, summarise
+from runner.rows import Step
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
@@ -264,7 +266,7 @@ def run_steps(training: Training) -> None:
                 raise interruption
 
 
-def look_into(training: Training) -> Look | None:
+def look_into(training: Training) -> Inspection | None:
     """A look before the next step if one is due: first, last, and where the model is evaluated."""
     config, folder, parallel = training.config, training.folder, training.parallel
     step, last = len(folder.steps), config.train.steps - 1
@@ -310,7 +312,7 @@ def score_and_sample(training: Training, at_end: bool = False) -> None:
         if config.evaluation.samples or at_end:
             with torch.compiler.set_stance("force_eager"):
                 text = sample(model, **asdict(config.sample))
-            folder.add_sample(Sample(config.sample.prompt, config.sample.seed, text, steps))
+            folder.add_sample(DrawnText(config.sample.prompt, config.sample.seed, text, steps))
 
 
 def conclude(training: Training) -> None:

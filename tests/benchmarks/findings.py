@@ -18,7 +18,8 @@ import torch
 from rich.console import Console
 
 from conf.schema import validator
-from runner.record import Run, Severity, read_runs
+from runner.observations import Severity
+from runner.record import Run, read_runs
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
 from tests.benchmarks.planted import FAULTS, Fault, plant

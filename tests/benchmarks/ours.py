@@ -18,6 +18,7 @@ from types import FrameType
 from platformdirs import user_cache_dir
 
 from runner import record
+from runner.rows import COLD_STEPS
 
 ROOT = Path(__file__).parent.parent.parent
 # Where the command line keeps its cache, as conf/config.yaml has it.
@@ -124,7 +125,7 @@ def steady_seconds(step_seconds: list[float]) -> float:
     Left out are three, as the runner does it, or half of them where there are not six: a step of
     many tokens takes long, and what its first ones have to do besides does not grow with it.
     """
-    return statistics.median(step_seconds[min(record.COLD_STEPS, len(step_seconds) // 2) :])
+    return statistics.median(step_seconds[min(COLD_STEPS, len(step_seconds) // 2) :])
 
 
 def runner(*arguments: str) -> float:

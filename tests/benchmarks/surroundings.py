@@ -24,7 +24,8 @@ from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS
 from runner.folder import RunFolder
 from runner.progress import step_progress
-from runner.record import Status, Step, read_run
+from runner.record import Status, read_run
+from runner.rows import Step
 from runner.training.device import peak_memory_bytes
 from tests.benchmarks import ours
 from tests.records import synthetic_run

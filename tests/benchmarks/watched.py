@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import runner.__main__
 from runner import world
 from runner.folder import RunFolder
-from runner.record import Step
+from runner.rows import Step
 
 # Where Linux counts the bytes that a connection received, in its struct tcp_info.
 BYTES_RECEIVED = 128

@@ -23,6 +23,8 @@ from runner import record
 from runner.files import file_sha256, seal
 from runner.folder import RunFolder
 from runner.identity import conditions, resolved, short_hash
+from runner.observations import DrawnText, FlowCheck
+from runner.rows import Asked, Step, Window, columns
 from stages.arithmetic import Ablation, Ladder
 from stages.ladder import CONF, Stage, nest, read_ladder
 from tests.records import synthetic_run
@@ -67,7 +69,7 @@ def question(
     plan: str = "",
     parent: str | None = None,
     inert: Sequence[str] = (),
-) -> record.Asked:
+) -> Asked:
     """What the runner keeps of a command; settings that are `inert` do nothing in its model."""
     ladder = ladder_of(stage, parent, typed)
     below = ladder.chain(stage)[-1].parent
@@ -80,7 +82,7 @@ def question(
 
     words = [f"{key}={value}" for key, value in typed.items()]
     words += [f"+stage={before.stage}", *before.overrides] if before else []
-    return record.Asked(
+    return Asked(
         stage,
         ",".join(without),
         ",".join(plus),
@@ -103,7 +105,7 @@ def write_run(
     typed: Mapping[str, Any] = {},
     plan: str = "",
     parent: str | None = None,
-    asked: Sequence[record.Asked] = (),
+    asked: Sequence[Asked] = (),
     floor: float | None = None,
     step_ms: float | None = None,
     losses: Sequence[float] | np.ndarray | None = None,
@@ -141,7 +143,7 @@ def write_run(
     times = step_ms * (1 + 0.02 * np.abs(np.random.default_rng(number).normal(size=taken)))
     norms = 1.4 * np.exp(-np.arange(taken) / 15) + 0.4
     curve = [
-        record.Step(i, float(losses[i]), float(norms[i]), 6e-4, float(times[i]), tokens)
+        Step(i, float(losses[i]), float(norms[i]), 6e-4, float(times[i]), tokens)
         for i in range(taken)
     ]
     windows = np.random.default_rng(7).normal(0, 0.3, WINDOWS) + own.normal(0, noise, WINDOWS)
@@ -151,12 +153,12 @@ def write_run(
     }
     evaluations |= {planned: floor} if finished else {}
     held_out = [
-        record.Window(step, 64 * i, 64, level + 0.15 + float(windows[i] - windows.mean()))
+        Window(step, 64 * i, 64, level + 0.15 + float(windows[i] - windows.mean()))
         for step, level in evaluations.items()
         for i in range(WINDOWS)
     ]
-    for name, kind, rows in (("steps", record.Step, curve), ("held_out", record.Window, held_out)):
-        lines = [",".join(record.columns(kind))]
+    for name, kind, rows in (("steps", Step, curve), ("held_out", Window, held_out)):
+        lines = [",".join(columns(kind))]
         lines += [",".join(map(repr, astuple(row))) for row in rows]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
@@ -197,10 +199,10 @@ def write_run(
             held_out_sha256=file_sha256(folder / "held_out.csv") if finished else None,
             compile_cache="warm" if fast else None,
             not_applied={"TF32": "it needs an NVIDIA GPU from Ampere on"} if fast else {},
-            checks=[record.Check("no token sees the future", True, "exactly zero")][: number == 1],
+            checks=[FlowCheck("no token sees the future", True, "exactly zero")][: number == 1],
             timings=record.Timings(compile_s=41.0 if fast else 0.0),
             results=record.summarise(curve, (), results) if finished else record.Results(),
-            samples=[record.Sample("The king", 1, f"synthetic text of {stage}")][: number > 1],
+            samples=[DrawnText("The king", 1, f"synthetic text of {stage}")][: number > 1],
         )
     )  # fmt: skip
     for path, value in given.items():

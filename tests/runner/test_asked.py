@@ -12,7 +12,8 @@ from runner.command import composed, read_command
 from runner.files import seal, unseal
 from runner.folder import RunFolder
 from runner.overrides import hydra_open
-from runner.record import Asked, Status, UnreadableRecord, read_asked, read_run
+from runner.record import Status, UnreadableRecord, read_run
+from runner.rows import Asked, read_asked
 from stages.ladder import read_ladder
 from tests.conftest import CommandLine
 from tests.records import synthetic_run

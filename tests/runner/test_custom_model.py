@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from runner.identity import hash_with_source
-from runner.record import Run, read_asked, read_runs
+from runner.record import Run, read_runs
+from runner.rows import read_asked
 from runner.source import package_versions
 from tests.conftest import ROOT, CommandLine, Settings, load_quietly
 from tests.environment import environment
@@ -119,7 +120,11 @@ def records(folder: Path) -> dict[str, Run]:
             "a loss that depends on no parameter",
         ),
         ("own_gru:Net", ["model.knobs={nrom: kind}"], "there is no model.nrom"),
-        ("own_gru:Net", ["model.knobs={norm: kind}", "model.arguments.kind=a"], "does not give another value"),
+        (
+            "own_gru:Net",
+            ["model.knobs={norm: kind}", "model.arguments.kind=a"],
+            "does not give another value",
+        ),
         ('""', [], "write a module and what is in it"),
     ],
 )

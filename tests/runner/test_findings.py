@@ -3,40 +3,39 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.files import seal, unseal
 from runner.findings import find
-from runner.record import (
-    DataInfo,
-    Layer,
-    Look,
-    ModelInfo,
-    Run,
-    Severity,
-    Step,
-    Window,
-    parse_run,
-)
+from runner.observations import Inspection, Layer, Severity
+from runner.record import DataInfo, ModelInfo, Run, parse_run
+from runner.rows import Step, Window
+from tests.conftest import CommandLine
 from tests.records import CONFIG, synthetic_run
 from tests.runner.conftest import Runs
 
 UNIFORM = math.log(50257)
+ERRORS = (
+    "future_leak", "targets_not_shifted", "labels_unrelated", "frozen_parameters",
+    "accumulation_scale", "repeated_batch",
+)  # fmt: skip
 LAYERS = [Layer("h.0", 0.03, 1e-2), Layer("h.1", 0.04, 1e-2), Layer("ln_f", 0.9, 1e-3)]
 OWN = {"target": "net:Net"}
-LOOK = Look(
+NOTHING = dict.fromkeys(("dead_units", "attention_entropy", "grad_norm", "later", "update"))
+LOOK = Inspection(
     0, LAYERS, 0.0, 1.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0, 50.0,
 )  # fmt: skip
 
 
-def looks(**changed: Any) -> list[Look]:
-    return [replace(LOOK, step=step, batch=str(step), **changed) for step in (0, 25, 49)]
+def looks(**changed: Any) -> list[Inspection]:
+    return [replace(LOOK, **{"step": at, "batch": str(at), **changed}) for at in (0, 25, 49)]
 
 
 def found(
-    looks: list[Look],
+    looks: list[Inspection],
     loss: Callable[[int], float] = lambda step: UNIFORM - 0.05 * step,
     held_out: tuple[float, ...] = (9.5, 8.5),
     clip: float | None = None,
@@ -66,8 +65,19 @@ def layers(activations: tuple[float, ...], gradients: tuple[float, ...]) -> list
     return [Layer(f"h.{i}", *pair) for i, pair in enumerate(pairs)]
 
 
-def test_a_healthy_run_has_none() -> None:
-    assert found(looks()) == {}
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        (looks(), {}),
+        ([], {}),
+        (looks(later=1e-7), {}),  # the rounding of a model that computes all positions together
+        (looks(), {"held_out": (6.6, 6.3)}),  # it falls near the entropy of single tokens
+        (looks(), {"held_out": (9.5, 9.6)}),  # on a text seen once
+        (looks(layers=[Layer(layer.name, None, None) for layer in LAYERS], **NOTHING), {}),
+    ],
+)
+def test_a_healthy_run_has_none(given: list[Inspection], changed: dict[str, Any]) -> None:
+    assert found(given, **changed) == {}
 
 
 def test_only_a_model_of_ones_own_leaves_parameters_frozen_on_purpose() -> None:
@@ -76,14 +86,6 @@ def test_only_a_model_of_ones_own_leaves_parameters_frozen_on_purpose() -> None:
     assert found(still, frozen=given) == {"frozen_parameters": Severity.error}
     assert found(still, model=OWN, frozen=given) == {"frozen_parameters": Severity.note}
     assert found(still, model=OWN, frozen=given[:1]) == {"frozen_parameters": Severity.error}
-
-
-def test_the_rounding_of_a_model_that_computes_positions_together_is_no_leak() -> None:
-    assert found(looks(later=1e-7)) == {}
-
-
-def test_a_run_without_looks_has_none_that_needs_them() -> None:
-    assert found([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -102,15 +104,13 @@ def test_a_run_without_looks_has_none_that_needs_them() -> None:
         ("dead_units", {"dead_units": 0.5}),
         ("learning_rate_high", {"update": 1.5}),
         ("learning_rate_low", {"update": 1e-4}),
+        ("repeated_batch", {"batch": "1"}),
     ],
 )
 def test_a_look_names_what_it_shows(name: str, changed: dict[str, Any]) -> None:
-    assert list(found(looks(**changed))) == [name]
-
-
-def test_one_batch_at_all_looks_is_repeated() -> None:
-    same = [replace(look, batch="1") for look in looks()]
-    assert found(same) == {"repeated_batch": Severity.error}
+    findings = found(looks(**changed))
+    assert list(findings) == [name]
+    assert (findings[name] is Severity.error) == (name in ERRORS)
 
 
 @pytest.mark.parametrize(
@@ -140,23 +140,29 @@ def test_one_high_step_is_a_note_where_the_next_one_is_back(
     assert steps == {"loss_spike": severity}
 
 
-def test_a_loss_that_falls_near_the_entropy_of_single_tokens_is_not_stuck() -> None:
-    assert found(looks(), held_out=(6.6, 6.3)) == {}
-
-
-def test_a_gap_on_a_text_seen_once_is_no_overfitting() -> None:
-    assert found(looks(), held_out=(9.5, 9.6)) == {}
-
-
 def test_a_diverged_run_says_so_first() -> None:
     names = found(looks(update=2.0), loss=lambda step: math.nan if step == 49 else 11.0)
     assert list(names) == ["diverged", "learning_rate_high"]
 
 
-def test_looks_that_see_no_number_are_no_error() -> None:
-    blind = [Layer(layer.name, None, None) for layer in LAYERS]
-    nothing = dict.fromkeys(("dead_units", "attention_entropy", "grad_norm", "later", "update"))
-    assert found(looks(layers=blind, **nothing)) == {}
+def test_advice_names_the_stage_that_changes_a_setting_the_users_own_too(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "early.yaml").write_text(
+        "# @package _global_\ndefaults: [step02, _self_]\nmodel: {norm: rms}\n"
+    )
+    done = command_line(f"--config-dir={tmp_path}", "+stage=step03", "train.steps=2")
+    advice = (
+        "model.residual (step05) is for that, after model.init (step03) and model.norm (early)."
+    )
+    assert advice in done.stdout
+
+
+def test_advice_names_a_setting_alone_where_no_stage_changes_it(runs: Runs) -> None:
+    run, _ = runs("+stage=step03", "train.steps=2")
+    advice = [finding.advice for finding in run.findings]
+    assert "model.residual is for that, after model.init and model.norm." in advice
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from runner.progress import step_progress
-from runner.record import Step
+from runner.rows import Step
 
 STEPS = (
     Step(0, 10.962733268737793, 27.9385, 3e-4, 817.93, 256),

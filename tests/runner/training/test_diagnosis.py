@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gpt2.config import Norm
 from gpt2.language_model import LanguageModel
 from gpt2.model import GPT
-from runner.record import Look
-from runner.training.diagnosis import Diagnosis, noise_tokens
+from runner.observations import Inspection
+from runner.training.diagnosis import Diagnosis, inspect, noise_tokens
 from tests.runner.conftest import Runs
 from tests.runner.training.test_flow_checks import CONFIG
 
@@ -20,16 +20,23 @@ HEALTHY = replace(CONFIG, norm=Norm.layer, residual=True)
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
 
+@pytest.fixture
+def model() -> GPT:
+    return GPT(HEALTHY, seed=1)
+
+
 def batch() -> tuple[Tensor, Tensor]:
     tokens = torch.arange(34).view(2, 17) * 7
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def look(model: GPT) -> Look:
-    return Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+def look(model: LanguageModel, **changed: Tensor) -> Inspection:
+    idx, targets = batch()
+    given = {"idx_BT": idx, "targets_BT": targets, **changed}
+    return inspect(model, NO_AUTOCAST, 0, **given)[0]
 
 
-def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Look:
+def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Inspection:
     """A look at a step of plain SGD on two micro batches, of `scale` times their mean."""
     diagnosis = Diagnosis(model, model, NO_AUTOCAST)
     found = diagnosis.look(0, *batch())
@@ -41,8 +48,7 @@ def step(model: GPT, parameters: list[nn.Parameter], scale: float = 1.0) -> Look
     return found
 
 
-def test_signal_and_gradient_are_those_of_the_layers() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_signal_and_gradient_are_those_of_the_layers(model: GPT) -> None:
     found = look(model)
     idx, targets = batch()[0][:1], batch()[1][0, :8]
     x = model.wte(idx) + model.wpe(torch.arange(16))
@@ -83,25 +89,23 @@ def test_only_batch_norm_sees_the_future(norm: Norm) -> None:
     assert (later > 0) == (norm is Norm.batch)
 
 
-def test_attention_is_uniform_over_equal_keys_and_sharp_with_large_ones() -> None:
-    uniform, sharp = GPT(HEALTHY, seed=1), GPT(HEALTHY, seed=1)
-    for model, size in ((uniform, 0.0), (sharp, 100.0)):
-        for block in model.h:
-            block.attn.c_attn.weight.data.mul_(size)
-            block.attn.c_attn.bias.data.zero_()
-    assert look(uniform).attention_entropy == pytest.approx(1.0, abs=1e-5)
-    assert (look(sharp).attention_entropy or 1.0) < 0.5
+@pytest.mark.parametrize(("size", "least", "most"), [(0, 1 - 1e-5, 1 + 1e-5), (100, 0.0, 0.5)])
+def test_attention_is_uniform_over_equal_keys_and_sharp_with_large_ones(
+    model: GPT, size: float, least: float, most: float
+) -> None:
+    for block in model.h:
+        block.attn.c_attn.weight.data.mul_(size)
+        block.attn.c_attn.bias.data.zero_()
+    assert least <= look(model).attention_entropy <= most
 
 
-def test_dead_units_are_counted() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_dead_units_are_counted(model: GPT) -> None:
     assert look(model).dead_units == 0
     model.h[1].mlp.c_fc.bias.data[:32] = -50  # a quarter of 128
     assert look(model).dead_units == 0.25
 
 
-def test_the_update_is_that_of_the_step() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_the_update_is_that_of_the_step(model: GPT) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     found = step(model, list(model.parameters()))
     ratios = [
@@ -115,25 +119,23 @@ def test_the_update_is_that_of_the_step() -> None:
     assert found.weight == pytest.approx(1.0)
 
 
-def test_a_parameter_that_is_left_out_is_frozen() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_a_parameter_that_is_left_out_is_frozen(model: GPT) -> None:
     kept = [p for name, p in model.named_parameters() if not name.startswith("h.1.mlp.c_fc")]
     assert step(model, kept).frozen == ["h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias"]
 
 
-def test_the_weight_of_summed_losses_is_their_number() -> None:
-    model = GPT(HEALTHY, seed=1)
+def test_the_weight_of_summed_losses_is_their_number(model: GPT) -> None:
     assert step(model, list(model.parameters()), scale=2).weight == pytest.approx(2.0)
 
 
-def test_targets_are_compared_with_the_input() -> None:
+def test_targets_are_compared_with_the_input(model: GPT) -> None:
     idx, targets = batch()
-    model = GPT(HEALTHY, seed=1)
-    diagnosis = Diagnosis(model, model, NO_AUTOCAST)
-    right, same = diagnosis.look(0, idx, targets), diagnosis.look(0, idx, idx)
+    right, same = look(model), look(model, targets_BT=idx)
     assert (right.shifted, right.copied) == (1.0, 0.0)
     assert (same.shifted, same.copied) == (0.0, 1.0)
-    assert right.batch == same.batch != diagnosis.look(0, targets, targets).batch
+    assert right.batch == same.batch != look(model, idx_BT=targets).batch
+    alone = look(model, idx_BT=idx[:, :1], targets_BT=targets[:, :1])  # no next token to compare
+    assert alone.shifted == 1.0
 
 
 def test_the_noise_scale_is_where_noise_and_gradient_are_equal() -> None:
@@ -170,33 +172,39 @@ def test_looks_see_a_model_that_is_compiled_as_a_whole(runs: Runs) -> None:
         assert found.weight == expected.weight == 1.0
 
 
-class InPlace(LanguageModel):
-    """A norm behind the blocks, as in many models, and an embedding that is changed in place."""
-
+class Custom(LanguageModel):
     vocab_size, context_length = 50257, 16
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(50257, 8)
+
+    def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None) -> tuple[Tensor, None]:
+        return self.logits(idx_BT), None
+
+
+class InPlace(Custom):
+    """A norm behind the blocks, as in many models, and an embedding that is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.places = nn.Parameter(torch.randn(16, 8))
         self.blocks_of_it = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
         self.norm = nn.LayerNorm(8)
         self.head = nn.Linear(8, 50257)
         self.embedding.requires_grad_(False)
 
-    def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def logits(self, idx_BT: Tensor) -> Tensor:
         x_BTC = self.embedding(idx_BT)
         x_BTC += self.places[: idx_BT.shape[1]]
         for block in self.blocks_of_it:
             x_BTC = x_BTC + block(x_BTC)
-        return self.head(self.norm(x_BTC)), None
+        return self.head(self.norm(x_BTC))
 
 
 def test_the_last_signal_is_what_the_head_is_given() -> None:
     model = InPlace()
-    found = Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+    found = look(model)
     names = ["blocks_of_it.0", "blocks_of_it.1", "input of the head"]
     assert [layer.name for layer in found.layers] == names
     x_TC = model.embedding(batch()[0][0]) + model.places
@@ -207,36 +215,25 @@ def test_the_last_signal_is_what_the_head_is_given() -> None:
     assert found.later == 0.0
 
 
-def test_a_context_of_one_token_has_no_next_token_to_compare() -> None:
-    idx, targets = batch()
-    model = GPT(HEALTHY, seed=1)
-    assert Diagnosis(model, model, NO_AUTOCAST).look(0, idx[:, :1], targets[:, :1]).shifted == 1.0
-
-
-class Odd(LanguageModel):
+class Odd(Custom):
     """Layers that give tuples, indices and nothing; a linear layer called by keyword."""
-
-    vocab_size, context_length = 50257, 16
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(50257, 8)
         self.rnn = nn.LSTM(8, 8, batch_first=True)
         self.unused = nn.Linear(8, 8)
         self.indices = nn.Flatten()
         self.head = nn.Linear(8, 50257)
 
-    def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def logits(self, idx_BT: Tensor) -> Tensor:
         x_BTC = self.rnn(self.embedding(self.indices(idx_BT)))[0]
-        return self.head(input=F.dropout(x_BTC, 0.5)), None
+        return self.head(input=F.dropout(x_BTC, 0.5))
 
 
 def test_a_model_of_another_kind_is_looked_into_as_far_as_it_can_be() -> None:
     model = Odd()
     draws = torch.get_rng_state()
-    found = Diagnosis(model, model, NO_AUTOCAST).look(0, *batch())
+    found = look(model)
     assert torch.equal(draws, torch.get_rng_state())
     assert [layer.name for layer in found.layers] == ["embedding", "rnn", "input of the head"]
     assert (found.later, found.attention_entropy, found.dead_units) == (0.0, None, 0.0)

@@ -14,7 +14,7 @@ from gpt2.config import GPT2_TOKENS
 from gpt2.model import GPT
 from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
-from runner.record import Accuracy
+from runner.observations import Accuracy
 from runner.training.hellaswag import Ending, encode, score
 from runner.training.parallel import Parallel
 from tests.conftest import Settings

@@ -17,8 +17,8 @@ import reports
 from conf.errors import UsageError
 from reports.rules import read_rules
 from runner import world
+from runner.experiments import config_dirs, experiments
 from runner.messages import error, say
-from runner.overrides import config_dirs, experiments
 
 
 class Report(Callback):  # type: ignore[misc]  # Hydra has no types

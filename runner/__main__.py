@@ -78,10 +78,10 @@ def main() -> None:
 
 
 def refuse_sweep(overrides: list[str]) -> None:
-    """Exit with a sentence for several values that are not asked for as a sweep."""
+    """Exit with a sentence for what only a sweep can do."""
     for override in OverridesParser.create().parse_overrides(overrides):
-        if override.is_sweep_override():
-            fail(f"{override.input_line}: to train each of several values in turn, add -m.")
+        if override.is_sweep_override() or override.key_or_group == "hydra/launcher":
+            fail(f"{override.input_line}: it asks for several runs; add -m.")
 
 
 def parse_dry_run(overrides: list[str]) -> bool:

@@ -1,6 +1,5 @@
-"""Overrides as Hydra reads them: their values, the runs that a sweep's ask for, its folders."""
+"""Overrides as Hydra reads them: their values, and the runs that a sweep's ask for."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,6 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from conf.errors import UsageError
 from stages.ladder import CONF
@@ -69,28 +67,3 @@ def expand(
     if not runs:
         raise UsageError(f"{' '.join([*swept, *typed])} matches nothing, so there is no run.")
     return runs
-
-
-def config_dirs(config: DictConfig) -> list[Path]:
-    """The folders in which a command's user keeps stages and plans of their own."""
-    sources = config.hydra.runtime.config_sources
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
-
-
-def experiments(config: DictConfig) -> list[Path]:
-    """The experiment folders of a command, from its composed configuration and its overrides.
-
-    The configuration of a sweep holds one `experiment` only; the overrides may name several.
-    """
-    params = config.hydra.sweeper.get("params") or {}
-    typed = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    values = {"output_dir": [str(config.output_dir)], "experiment": [str(config.experiment)]}
-    for override in OverridesParser.create().parse_overrides(typed):
-        key = override.key_or_group
-        if key in values and override.is_sweep_override():
-            texts = override.sweep_string_iterator()
-            values[key] = [str(_parse_one(f"{key}={text}").value()) for text in texts]
-        elif key in values:
-            values[key] = [str(override.value())]
-    pairs = itertools.product(*values.values())
-    return list(dict.fromkeys(Path(output).expanduser() / name for output, name in pairs))

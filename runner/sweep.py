@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runner import world
+from runner.experiments import config_dirs, experiments
 from runner.interruption import REQUEST, Interrupted, install_handlers
 from runner.messages import duration, open_streams, say
-from runner.overrides import config_dirs, expand, experiments
+from runner.overrides import expand
 from runner.record import Run, Status, read_runs
 from runner.worker import is_ending
 

@@ -154,7 +154,9 @@ class Sandbox:
     composed: int = 0
 
     def runner(self, *arguments: str) -> int:
-        """`python -m runner` with these overrides, inside this process; asserts how it ends."""
+        """`python -m runner`, its flags before overrides, in this process; asserts how it ends."""
+        is_override = ["=" in word and not word.startswith("-") for word in (*arguments, "=")]
+        flags, typed = arguments[: (at := is_override.index(True))], arguments[at:]
         overrides = [
             "+stage=step02", "scale=smoke", "device=cpu", "data=text", f"data.path={self.text}",
             "train.steps=1", "evaluation.tokens=32", "sample.tokens=2", "train.compile=false",
@@ -165,7 +167,7 @@ class Sandbox:
         try:
             with (
                 patch.dict(os.environ),
-                patch.object(sys, "argv", ["runner", *overrides, *arguments]),
+                patch.object(sys, "argv", ["runner", *flags, *overrides, *typed]),
                 contextlib.redirect_stdout(output),
                 contextlib.redirect_stderr(errors),
             ):

@@ -213,4 +213,4 @@ def test_slurm_without_slurm_is_one_sentence(lab: Lab) -> None:
 def test_a_launcher_needs_a_sweep(lab: Lab) -> None:
     done = lab.run(lab.new_experiment(), "+stage=step02", "hydra/launcher=cores")
     assert done.returncode == 2
-    assert done.stderr == "hydra/launcher=cores: it launches the runs of a sweep; add -m.\n"
+    assert done.stderr == "hydra/launcher=cores: it asks for several runs; add -m.\n"

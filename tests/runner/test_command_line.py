@@ -328,7 +328,7 @@ def test_what_has_no_effect_is_said_recorded_and_reported(
         (["+stage=step02", "+trian.steps=3"], "There is no setting trian. Did you mean train?"),
         (["+stage=step02", "+logger=tensorboard"], "Multiple values for logger"),
         (["+stage=step02", "--foo"], "a setting has no dashes"),
-        (["+stage=step02,step03"], "to train each of several values in turn, add -m."),
+        (["+stage=step02,step03"], "+stage=step02,step03: it asks for several runs; add -m."),
         (["+stage=step02", "without=step03"], "without=step03"),
         (["+stage=step02", "data=pydocs"], "There is no data 'pydocs'. Did you mean pydoc?"),
         (["+stage=step02", "data=text", "data.path=???"], "missing mandatory value: path"),

@@ -7,8 +7,9 @@ from difflib import get_close_matches
 class UsageError(Exception):
     """An error that the user can correct; its message says what is wrong, where, and what to do."""
 
-    reported = False  # whether it has been printed
-    told = False  # whether another process prints it
+
+class Reported(UsageError):
+    """One that has been printed, or that another process prints."""
 
 
 class LostProcess(UsageError):

@@ -17,19 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from conf.errors import UsageError
+from conf.errors import Reported, UsageError
 from runner import world
 from runner.command import composed, read_command
 from runner.dry_run import list_runs
 from runner.entry import errors_in_a_sentence
-from runner.interruption import in_command
 from runner.messages import error, fail, sentence
 from runner.overrides import expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
-from runner.worker import in_worker
+from runner.worker import this_process
 from stages.ladder import read_ladder
 
 # What names runs: without one of these the ladder is shown.
@@ -97,7 +96,7 @@ def task(cfg: DictConfig) -> float:
     Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed,
     diverged, or was interrupted in a launcher's worker.
     """
-    return _held_out(cfg) if in_command() else in_worker(partial(_held_out, cfg))
+    return this_process.train(partial(_held_out, cfg))
 
 
 def _held_out(cfg: DictConfig) -> float:
@@ -108,21 +107,19 @@ def _held_out(cfg: DictConfig) -> float:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
         config = read_settings(trained)
-        config.quiet |= not in_command()  # the steps of several runs would be mixed up
+        config.quiet |= not this_process.is_command  # the steps of several runs would be mixed up
         ended = run(config, command, Console(), isolate=sweeping)
         return ended.results.held_out if ended and ended.status is Status.finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
-        if getattr(mistake, "told", False):  # the first process has the reason, and says it
+        if isinstance(mistake, Reported):
             sys.exit(2)
-        refused = UsageError(sentence(mistake))
         if not sweeping:
             with contextlib.suppress(OSError):
                 os.removedirs(HydraConfig.get().run.dir)  # Hydra made it, and nothing is in it
-            fail(str(refused))
-        if world.is_first():
-            error(str(refused))
-        refused.reported = "SUBMITIT_EXECUTOR" not in os.environ  # whose output is a file
-        raise refused from mistake
+            fail(sentence(mistake))
+        error(sentence(mistake))
+        in_a_file = "SUBMITIT_EXECUTOR" in os.environ  # whose output the user does not see
+        raise (UsageError if in_a_file else Reported)(sentence(mistake)) from mistake
 
 
 def _folders() -> list[Path]:

@@ -11,11 +11,12 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.errors import UsageError
+from conf.errors import Reported, UsageError
 from conf.reading import as_typed, register
 from runner import world
-from runner.interruption import Interrupted, begin_command, install_handlers
+from runner.interruption import Interrupted, install_handlers
 from runner.messages import EXTRAS, NO_LAUNCHER, error, fail, open_streams, sentence
+from runner.worker import this_process
 
 # What an error of these libraries means: a process ended before the run that it trained.
 DIED = {
@@ -38,7 +39,7 @@ def errors_in_a_sentence() -> Iterator[None]:
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
     logging.disable(logging.WARNING)
-    begin_command()
+    this_process.begin_command()
     try:
         yield
     except Interrupted as interrupted:
@@ -59,7 +60,7 @@ def errors_in_a_sentence() -> Iterator[None]:
         beginning = "" if expected else _beginning(mistake)
         if keep_traceback or beginning is None:
             raise
-        if getattr(mistake, "reported", False):
+        if isinstance(mistake, Reported):
             sys.exit(2 if world.is_first() else 0)  # the first of several may still train others
         fail(beginning + sentence(mistake))
 

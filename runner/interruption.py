@@ -1,6 +1,5 @@
 """Signals that ask a run to end: the first lets the current step finish, the second does not."""
 
-import atexit
 import multiprocessing
 import os
 import signal
@@ -17,8 +16,6 @@ REQUEST = signal.SIGUSR1
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, REQUEST)
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
-
-_commands: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,19 +52,6 @@ def install_handlers(handler: Handler = interrupt) -> dict[signal.Signals, Handl
         if current is not signal.SIG_IGN:
             signal.signal(signum, handler)
     return before
-
-
-def begin_command() -> None:
-    """Have ending signals end this process, which is a command, and no worker of a launcher."""
-    _commands.append(os.getpid())
-    install_handlers()
-    # Python drops handlers on its way out, and a signal would then give another status.
-    atexit.register(install_handlers, signal.SIG_IGN)
-
-
-def in_command() -> bool:
-    """Whether this process is a command's own."""
-    return os.getpid() in _commands
 
 
 @contextmanager

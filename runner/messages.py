@@ -4,9 +4,7 @@ import errno
 import io
 import os
 import re
-import signal
 import sys
-import time
 from contextlib import suppress
 from typing import NoReturn
 
@@ -22,15 +20,12 @@ from typing_extensions import Buffer
 from conf.errors import did_you_mean
 from conf.keys import keys
 from runner import world
-from runner.interruption import install_handlers
 
 # Hydra's words for an override that it cannot apply.
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 # Its words where a launcher is not installed, and the extras that install it.
 NO_LAUNCHER = re.compile(r"(?:Unknown plugin class|Could not load) .*(joblib|submitit)")
 EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
-# How long a process leaves it to the first to say what is wrong.
-PATIENCE_SECONDS = 30
 
 
 class Unfailing(io.FileIO):
@@ -68,12 +63,10 @@ def warn(console: Console, text: str) -> None:
 def error(message: str) -> None:
     """Print an error on standard error.
 
-    Of several processes the first speaks; torchrun then ends the others, which wait for that.
+    Of several processes on one machine, which meet the same mistakes, the first speaks.
     """
-    if not world.is_first():
-        install_handlers(signal.SIG_DFL)
-        time.sleep(PATIENCE_SECONDS)
-    say(Console(stderr=True), message, "red")
+    if world.local_rank() == 0:
+        say(Console(stderr=True), message, "red")
 
 
 def fail(message: str) -> NoReturn:

@@ -34,7 +34,7 @@ from runner.progress import text_progress
 from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
-from runner.worker import shares_the_machine
+from runner.worker import this_process
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
@@ -329,7 +329,7 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := record.find_baseline(run, experiment):
             tell(f"against the baseline: {_compared(run, baseline)}")
-        elif not (shares_the_machine() or run.settings.recipe):  # a long run needs none
+        elif not (this_process.shares_the_machine or run.settings.recipe):  # a long run needs none
             tell(f"there is no baseline yet; train it: {run.baseline_command}")
     tell(f"record: {folder.path}")
 
@@ -347,6 +347,8 @@ def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
     ours, theirs = run.results, baseline.results
     losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    if shares_the_machine() or record.speed_conditions(run) != record.speed_conditions(baseline):
+    if this_process.shares_the_machine or record.speed_conditions(run) != record.speed_conditions(
+        baseline
+    ):
         return losses
     return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

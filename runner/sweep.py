@@ -24,7 +24,7 @@ from runner.interruption import REQUEST, Interrupted, install_handlers
 from runner.messages import duration, open_streams, say
 from runner.overrides import expand
 from runner.record import Run, Status, read_runs
-from runner.worker import is_ending
+from runner.worker import this_process
 
 # How often the records are read while others train.
 SECONDS_BETWEEN_LOOKS = 10.0
@@ -104,7 +104,7 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         open_streams()  # where a worker begins
-        if self.total > 1 and not is_ending():
+        if self.total > 1 and not this_process.asked:
             number = config.hydra.job.num + 1
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
             done = number - 1 - (at_once - 1) / 2  # the others of now count as half done

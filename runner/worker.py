@@ -1,9 +1,10 @@
-"""A worker: a process in which a launcher has runs of a sweep trained, one after the other.
+"""What this process is: a command's own, or a worker in which a launcher has runs trained.
 
-A signal ends the run that it trains, and not the worker, so that the launcher sees no failure and
-the sweep has its report.
+A signal ends the run that a worker trains, and not the worker, so that the launcher sees no failure
+and the sweep has its report.
 """
 
+import atexit
 import contextlib
 import itertools
 import math
@@ -12,16 +13,69 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runner.interruption import REQUEST, Interrupted, handled_by, interrupt, obey_the_sweep_only
+from runner.interruption import (
+    REQUEST,
+    Interrupted,
+    handled_by,
+    install_handlers,
+    interrupt,
+    obey_the_sweep_only,
+)
 
-# The signals that asked this worker to end; after one it trains nothing more.
-_asked: list[int] = []
-# What says which of the workers of a sweep this is, for as long as it lives.
-_places: list[FileLock] = []
+
+@dataclass
+class ThisProcess:
+    """The state of the runner in one process.
+
+    `command` is its process id where it is a command; a fork of it is none. `asked` are the signals
+    that asked a worker to end, after which it trains nothing more. `place` is held for as long as
+    it lives, and says which of the workers of a sweep it is.
+    """
+
+    command: int = 0
+    asked: list[int] = field(default_factory=list)
+    place: FileLock | None = None
+
+    @property
+    def is_command(self) -> bool:
+        return self.command == os.getpid()
+
+    @property
+    def shares_the_machine(self) -> bool:
+        """Whether other runs of the sweep train on this machine at the same time."""
+        return self.place is not None
+
+    def begin_command(self) -> None:
+        """Have ending signals end this process, which is a command, and no worker of a launcher."""
+        self.command = os.getpid()
+        install_handlers()
+        # Python drops handlers on its way out, and a signal would then give another status.
+        atexit.register(install_handlers, signal.SIG_IGN)
+
+    def train(self, work: Callable[[], float]) -> float:
+        """What `work` returns; in a worker NaN, where it is or was asked to end."""
+        if self.is_command:
+            return work()
+        # Ctrl-C reaches all that runs here, and submitit then ends its workers itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with handled_by(interrupt):
+                if self.asked:
+                    raise Interrupted(self.asked[0])
+                return work()
+        except Interrupted as interrupted:
+            self.asked.append(interrupted.signum)
+        if self.asked[-1] == signal.SIGUSR2:  # submitit's: it now puts the job into the queue again
+            signal.raise_signal(signal.SIGUSR2)
+        return math.nan
+
+
+this_process = ThisProcess()
 
 
 def begin(gpus: str, cache_dir: str) -> None:
@@ -30,38 +84,19 @@ def begin(gpus: str, cache_dir: str) -> None:
     `gpus` are this machine's, as CUDA_VISIBLE_DEVICES lists them; the worker takes one of them.
     """
     obey_the_sweep_only()
-    signal.signal(REQUEST, lambda signum, frame: _asked.append(signum))
+    signal.signal(REQUEST, lambda signum, frame: this_process.asked.append(signum))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    place = _take_place(Path(cache_dir).expanduser() / "workers")
+    folder = Path(cache_dir).expanduser() / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():  # the lowest that no other living worker of the sweep has
+        place = FileLock(folder / f"{os.getppid()}-{number}.lock")
+        with contextlib.suppress(Timeout):
+            place.acquire(blocking=False)
+            break
+    this_process.place = place
     if gpus:
         names = gpus.split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[place % len(names)]
-
-
-def shares_the_machine() -> bool:
-    """Whether other runs of the sweep train on this machine at the same time."""
-    return bool(_places)
-
-
-def is_ending() -> bool:
-    """Whether this worker trains nothing more."""
-    return bool(_asked)
-
-
-def in_worker(work: Callable[[], float]) -> float:
-    """What `work` returns, or NaN where this worker is or was asked to end."""
-    # Ctrl-C reaches all that runs here, and submitit then ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with handled_by(interrupt):
-            if _asked:
-                raise Interrupted(_asked[0])
-            return work()
-    except Interrupted as interrupted:
-        _asked.append(interrupted.signum)
-    if _asked[-1] == signal.SIGUSR2:  # submitit's, which now puts the job into the queue again
-        signal.raise_signal(signal.SIGUSR2)
-    return math.nan
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
 
 
 def _end_with(command: int) -> None:
@@ -69,15 +104,3 @@ def _end_with(command: int) -> None:
     while os.getppid() == command:
         time.sleep(1)
     os._exit(1)
-
-
-def _take_place(folder: Path) -> int:
-    """The lowest number that no other living worker of this sweep has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in itertools.count():
-        lock = FileLock(folder / f"{os.getppid()}-{place}.lock")
-        with contextlib.suppress(Timeout):
-            lock.acquire(blocking=False)
-            _places.append(lock)
-            break
-    return place

@@ -22,6 +22,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if size() > 1 else 0
 
 
+def local_size() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size()))
+
+
 def is_first() -> bool:
     """Whether this is the process that speaks and writes."""
     return rank() == 0

@@ -72,7 +72,7 @@ def _of_this_process(device: torch.device) -> torch.device:
             "or write device=cuda or device=cpu."
         )
     count = torch.accelerator.device_count()
-    if world.local_rank() >= count:
+    if world.local_size() > count:
         raise UsageError(
             f"This machine has {count} {device.type} devices, but more processes were started; "
             f"start one for each: torchrun --nproc-per-node {count}."

@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from conf.errors import LostProcess, UsageError
+from conf.errors import LostProcess, Reported, UsageError
 from conf.schema import Sharding
 from gpt2.language_model import LanguageModel
 from runner import world
@@ -162,8 +162,8 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
             with contextlib.suppress(RuntimeError):  # the first, which keeps it, may have ended
                 store.set(FAILURE, f"The process of rank {rank} failed: {error}")
         cause = parallel.cause(error)
-        if isinstance(cause, UsageError):
-            cause.told = not parallel.is_first and not isinstance(cause, LostProcess)
+        if not parallel.is_first and type(cause) is UsageError:
+            cause = Reported(str(cause))  # the first process has the reason, and says it
         raise cause from None
     finally:
         dist.destroy_process_group()

@@ -31,6 +31,10 @@ T = TypeVar("T")
 
 # The key of the store at which a process leaves the reason why it failed.
 FAILURE = "failure"
+# The key by which the first process says that it knows of a lost one, and for how long the others
+# wait for that before they say so.
+TOLD = "told"
+PATIENCE = timedelta(seconds=30)
 
 
 @dataclass
@@ -121,6 +125,8 @@ class Parallel:
             return error
         assert self.store is not None
         with contextlib.suppress(RuntimeError):
+            if self.is_first:
+                self.store.set(TOLD, "")
             if self.store.check([FAILURE]):
                 return LostProcess(self.store.get(FAILURE).decode())
         what = "ended, by a signal or a crash"
@@ -131,6 +137,17 @@ class Parallel:
             f"A process of the {self.size} {what}, and the others cannot go on without it; the "
             "same command goes on from the last checkpoint, if there is one."
         )
+
+    def is_told(self, mistake: UsageError) -> bool:
+        """Whether the first process, which this is not, has a mistake's reason and says it."""
+        if not isinstance(mistake, LostProcess):
+            return True
+        assert self.store is not None
+        try:
+            self.store.wait([TOLD], PATIENCE)
+        except RuntimeError:  # it is the one that was lost
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -162,8 +179,8 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
             with contextlib.suppress(RuntimeError):  # the first, which keeps it, may have ended
                 store.set(FAILURE, f"The process of rank {rank} failed: {error}")
         cause = parallel.cause(error)
-        if not parallel.is_first and type(cause) is UsageError:
-            cause = Reported(str(cause))  # the first process has the reason, and says it
+        if not parallel.is_first and isinstance(cause, UsageError) and parallel.is_told(cause):
+            cause = Reported(str(cause))
         raise cause from None
     finally:
         dist.destroy_process_group()

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from conf.errors import UsageError
 from conf.schema import SamplerConfig
 from runner.entry import errors_in_a_sentence
-from runner.messages import fail, sentence
 from runner.settings import typed
 
 
@@ -18,21 +15,14 @@ from runner.settings import typed
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
     """Print the text and exit: 0 success, 2 a user's error."""
-    try:
-        print(draw(typed(cfg, SamplerConfig)))
-    except (UsageError, OmegaConfBaseException) as mistake:
-        fail(sentence(mistake))
-
-
-def draw(config: SamplerConfig) -> str:
-    """The prompt, and text that the kept weights continue it with."""
+    config = typed(cfg, SamplerConfig)
     from gpt2.sampling import sample
     from runner.training.device import find_device
     from runner.training.weights import load_weights
 
     model = load_weights(Path(config.weights).expanduser())
     model.to(find_device(config.device))
-    return sample(model, **asdict(config.sample))
+    print(sample(model, **asdict(config.sample)))
 
 
 if __name__ == "__main__":

@@ -173,25 +173,21 @@ class Ladder:
         for text in texts:
             entry = Entry.read(text)
             step = self.named(entry.step)
-            changes = step.changes
             if step.choices:
                 raise UsageError(
                     f"{word}=[{entry}]: {entry.step} chooses {', '.join(step.choices)} in its "
                     "defaults list; only values that its overlay sets can be taken back or added."
                 )
-            if not changes:
-                raise UsageError(f"{word}=[{entry}]: {entry.step} changes nothing.")
-            if entry.key and entry.key not in changes:
+            if not self._changes(entry):
                 raise UsageError(
-                    f"{word}=[{entry}]: {entry.step} does not change {entry.key}; it changes "
-                    f"{', '.join(changes)}."
+                    f"{word}=[{entry}]: {entry.step} does not change {entry.key or 'anything'}; it "
+                    f"changes {', '.join(step.changes) or 'nothing'}."
                 )
-            for key in self._changes(entry):
-                if key in self.typed:
-                    raise UsageError(
-                        f"{word}=[{entry}] decides {key}, which was also typed; leave out one of "
-                        "the two."
-                    )
+            if twice := [key for key in self._changes(entry) if key in self.typed]:
+                raise UsageError(
+                    f"{word}=[{entry}] decides {twice[0]}, which was also typed; leave out one of "
+                    "the two."
+                )
             yield entry
 
     def _changes(self, entry: Entry) -> dict[str, Any]:

@@ -337,7 +337,7 @@ def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path:
         prepare(path, tmp_path, column="id")
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.zst"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
 def test_a_missing_package_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

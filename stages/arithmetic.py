@@ -205,18 +205,14 @@ class Ladder:
 
     def _values(self, stage: Stage) -> dict[str, Any]:
         """What a stage changes, with interpolations resolved over the base."""
+        if not any("${" in str(value) for value in stage.changes.values()):
+            return stage.changes
         if stage.name not in self._resolved:
-            self._resolved[stage.name] = self._resolve(stage.changes)
+            whole = OmegaConf.create(nest({**self.base, **stage.changes}))
+            try:
+                plain: Any = OmegaConf.to_container(whole, resolve=True)
+            except InterpolationKeyError as error:
+                raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
+            flat = flatten(plain)
+            self._resolved[stage.name] = {key: flat[key] for key in stage.changes}
         return self._resolved[stage.name]
-
-    def _resolve(self, changes: dict[str, Any]) -> dict[str, Any]:
-        if not any("${" in str(value) for value in changes.values()):
-            return changes
-        whole = OmegaConf.create(nest({**self.base, **changes}))
-        try:
-            plain = OmegaConf.to_container(whole, resolve=True)
-        except InterpolationKeyError as error:
-            raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
-        assert isinstance(plain, dict)
-        flat = flatten(plain)
-        return {key: flat[key] for key in changes}

@@ -269,10 +269,9 @@ def _cause_of_death(status: int, run: Run) -> str:
     """Why a stage's process ended with a status that is not 0."""
     if status > 0:
         return f"The stage's process ended with status {status}."
-    killed = f"The stage's process was killed by {signal.Signals(-status).name}"
-    if status != -signal.SIGKILL:
-        return f"{killed}."
-    return f"{killed}, as a system out of memory does; if it was, {advice_on_memory(run)}."
+    advice = f", as a system out of memory does; if it was, {advice_on_memory(run)}"
+    signal_name = signal.Signals(-status).name
+    return f"The stage's process was killed by {signal_name}{advice * (signal_name == 'SIGKILL')}."
 
 
 def advice_on_memory(run: Run) -> str:
@@ -288,8 +287,7 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
     try:
         folder.end(status, message)
     except OSError as error:
-        reason = f"{message} Its record could not be closed either: {sentence(error)}"
-        say(console, reason, "red")
+        say(console, f"{message} Its record could not be closed either: {sentence(error)}", "red")
 
 
 def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:

@@ -92,17 +92,17 @@ def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
             content = response.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoNetwork(f"{url} could not be fetched ({error})") from error
-    advice = "try again, or give your own file with data=text data.path=FILE"
-    check_sha256(url, hashlib.sha256(content).hexdigest(), sha256, advice)
+    check_sha256(url, hashlib.sha256(content).hexdigest(), sha256)
     write_atomically(target, content)
     return target
 
 
-def check_sha256(source: str, actual: str, expected: str, advice: str) -> None:
+def check_sha256(source: str, actual: str, expected: str) -> None:
     """Raises UsageError for another hash than the expected one."""
     if actual != expected:
         raise UsageError(
-            f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; {advice}."
+            f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; get it again, or "
+            "give your own text with data=text data.path=FILE."
         )
 
 

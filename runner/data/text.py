@@ -54,8 +54,9 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
         used, others = others, used
     if left := [file.name for file in [*others, *refused]]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        what = "texts" if used is texts else "documents"
-        say(f"data.path={path}: left out, as other than {what}: {', '.join(left[:3])}{more}.")
+        or_smaller = ", or as smaller documents" if documents else ""
+        why = f"no UTF-8 text{or_smaller}" if used is texts else "no documents, or as smaller text"
+        say(f"data.path={path}: left out, as {why}: {', '.join(left[:3])}{more}.")
     return used
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
 from conf.schema import ExporterConfig
 from runner.entry import errors_in_a_sentence
 from runner.files import replacing, write_atomically
-from runner.messages import say
+from runner.messages import fail, say, sentence
 from runner.settings import typed
 
 
@@ -19,9 +20,12 @@ from runner.settings import typed
 @hydra.main(version_base="1.3", config_path="../conf", config_name="exporter")
 def task(cfg: DictConfig) -> None:
     """Write the folder and exit: 0 success, 2 a user's error."""
-    config = typed(cfg, ExporterConfig)
-    folder = Path(config.folder).expanduser()
-    export(Path(config.weights).expanduser(), folder)
+    try:
+        config = typed(cfg, ExporterConfig)
+        folder = Path(config.folder).expanduser()
+        export(Path(config.weights).expanduser(), folder)
+    except (UsageError, OmegaConfBaseException, OSError) as mistake:
+        fail(sentence(mistake))
     say(Console(), f"{folder}: read it with GPT2LMHeadModel.from_pretrained({str(folder)!r})")
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from conf.errors import UsageError
 from conf.schema import SamplerConfig
 from runner.entry import errors_in_a_sentence
+from runner.messages import fail, sentence
 from runner.settings import typed
 
 
@@ -15,14 +18,17 @@ from runner.settings import typed
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sampler")
 def task(cfg: DictConfig) -> None:
     """Print the text and exit: 0 success, 2 a user's error."""
-    config = typed(cfg, SamplerConfig)
-    from gpt2.sampling import sample
-    from runner.training.device import find_device
-    from runner.training.weights import load_weights
+    try:
+        config = typed(cfg, SamplerConfig)
+        from gpt2.sampling import sample
+        from runner.training.device import find_device
+        from runner.training.weights import load_weights
 
-    model = load_weights(Path(config.weights).expanduser())
-    model.to(find_device(config.device))
-    print(sample(model, **asdict(config.sample)))
+        model = load_weights(Path(config.weights).expanduser())
+        model.to(find_device(config.device))
+        print(sample(model, **asdict(config.sample)))
+    except (UsageError, OmegaConfBaseException) as mistake:
+        fail(sentence(mistake))
 
 
 if __name__ == "__main__":

@@ -115,20 +115,3 @@ def files_sha256(files: list[Path], cache_dir: Path) -> str:
     """What identifies a text: its file's hash, or the hash of the hashes of several."""
     hashes = [known_sha256(file, cache_dir) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def note_sha256(path: Path) -> None:
-    """Write a cached file's checksum beside it, for `is_intact`."""
-    write_atomically(_note(path), seal({"sha256": file_sha256(path)}))
-
-
-def is_intact(path: Path, cache_dir: Path) -> bool:
-    """Whether a cached file is unchanged since `note_sha256`."""
-    try:
-        return bool(unseal(_note(path).read_bytes())["sha256"] == known_sha256(path, cache_dir))
-    except (OSError, DamagedFile):
-        return False
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")

@@ -133,14 +133,13 @@ class RunFolder:
             return
         with (self.path / ASKED).open("a+b") as file:
             file.seek(0)
-            before, lines = file.read(), io.StringIO(newline="")
+            before = file.read()
+            lines = _lines(astuple(asked)) if before else _lines(columns(Asked), astuple(asked))
             quoted = before.count(b'"') % 2
             if quoted or before[-1:] not in (b"", b"\n"):  # its last line was cut short
                 # With so many columns it is not taken for a whole one.
-                lines.write('"' * quoted + "," * len(columns(Asked)) + "\n")
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([astuple(asked)] if before else [columns(Asked), astuple(asked)])
-            file.write(lines.getvalue().encode(errors="backslashreplace"))
+                lines = '"' * quoted + "," * len(columns(Asked)) + "\n" + lines
+            file.write(lines.encode(errors="backslashreplace"))
 
     def remove(self) -> None:
         """Delete the folder, and those above that are empty then, where nothing was trained."""
@@ -156,11 +155,6 @@ class RunFolder:
         self.save()
         self._open_files(steps, windows)
 
-    def add_time(self, name: str, seconds: float) -> None:
-        """Add to one of the run's `Timings`."""
-        timings = self.run.timings
-        setattr(timings, name, getattr(timings, name) + seconds)
-
     def save(self) -> None:
         """Write run.json."""
         if self._writes:
@@ -169,14 +163,14 @@ class RunFolder:
     def add_step(self, step: Step) -> None:
         """Append one optimizer step to steps.csv and to the log. Raises OSError."""
         self.steps.append(step)
-        self._append(STEPS, _line(astuple(step)))
+        self._append(STEPS, _lines(astuple(step)))
         self._append(LOG, step.line())
         self.watch(step)
 
     def add_windows(self, windows: Sequence[Window]) -> None:
         """Append one evaluation to held_out.csv. Raises OSError."""
         self.windows += windows
-        self._append(HELD_OUT, "".join(_line(astuple(window)) for window in windows))
+        self._append(HELD_OUT, _lines(*map(astuple, windows)))
         self.watch(windows)
 
     def add_accuracy(self, found: Accuracy) -> None:
@@ -204,13 +198,13 @@ class RunFolder:
         self._close_files()
         self.steps, self.windows = list(steps), list(windows)
         contents = {
-            STEPS: [_line(columns(Step)), *(_line(astuple(step)) for step in steps)],
-            HELD_OUT: [_line(columns(Window)), *(_line(astuple(window)) for window in windows)],
-            LOG: [step.line() for step in steps],
+            STEPS: _lines(columns(Step), *map(astuple, steps)),
+            HELD_OUT: _lines(columns(Window), *map(astuple, windows)),
+            LOG: "".join(step.line() for step in steps),
         }
-        for name, lines in contents.items() if self._writes else ():
+        for name, content in contents.items() if self._writes else ():
             path = self.path / name
-            write_atomically(path, "".join(lines).encode())
+            write_atomically(path, content.encode())
             # Buffered by line: a line is handed to the system before the next step.
             self._files[name] = path.open("a", buffering=1, encoding="utf-8")
 
@@ -237,8 +231,11 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _line(values: Iterable[object]) -> str:
-    return ",".join(map(str, values)) + "\n"
+def _lines(*rows: Iterable[object]) -> str:
+    """Rows of a table, as CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _sha256(file: Path) -> str | None:

@@ -30,7 +30,7 @@ from runner.interruption import say_why_first
 from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
-from runner.progress import text_progress
+from runner.progress import item_progress
 from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
@@ -209,8 +209,8 @@ def _train_in(
         from runner.training.loop import train
 
         cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
-        with text_progress(console) as show:
-            corpus = load(source, cache_dir, held_out, partial(warn, console), show)
+        show = item_progress(console, "Tokenizing", unit="bytes")
+        corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
         data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256
         data.train_tokens, data.held_out_tokens = corpus.train_tokens, len(corpus.held_out)
@@ -269,10 +269,9 @@ def _cause_of_death(status: int, run: Run) -> str:
     """Why a stage's process ended with a status that is not 0."""
     if status > 0:
         return f"The stage's process ended with status {status}."
-    killed = f"The stage's process was killed by {signal.Signals(-status).name}"
-    if status != -signal.SIGKILL:
-        return f"{killed}."
-    return f"{killed}, as a system out of memory does; if it was, {advice_on_memory(run)}."
+    advice = f", as a system out of memory does; if it was, {advice_on_memory(run)}"
+    signal_name = signal.Signals(-status).name
+    return f"The stage's process was killed by {signal_name}{advice * (signal_name == 'SIGKILL')}."
 
 
 def advice_on_memory(run: Run) -> str:
@@ -288,8 +287,7 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
     try:
         folder.end(status, message)
     except OSError as error:
-        reason = f"{message} Its record could not be closed either: {sentence(error)}"
-        say(console, reason, "red")
+        say(console, f"{message} Its record could not be closed either: {sentence(error)}", "red")
 
 
 def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:

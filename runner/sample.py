@@ -19,20 +19,16 @@ from runner.settings import typed
 def task(cfg: DictConfig) -> None:
     """Print the text and exit: 0 success, 2 a user's error."""
     try:
-        print(draw(typed(cfg, SamplerConfig)))
+        config = typed(cfg, SamplerConfig)
+        from gpt2.sampling import sample
+        from runner.training.device import find_device
+        from runner.training.weights import load_weights
+
+        model = load_weights(Path(config.weights).expanduser())
+        model.to(find_device(config.device))
+        print(sample(model, **asdict(config.sample)))
     except (UsageError, OmegaConfBaseException) as mistake:
         fail(sentence(mistake))
-
-
-def draw(config: SamplerConfig) -> str:
-    """The prompt, and text that the kept weights continue it with."""
-    from gpt2.sampling import sample
-    from runner.training.device import find_device
-    from runner.training.weights import load_weights
-
-    model = load_weights(Path(config.weights).expanduser())
-    model.to(find_device(config.device))
-    return sample(model, **asdict(config.sample))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def remarks(config: Config) -> list[str]:
 
 def typed(cfg: DictConfig, kind: type[Typed]) -> Typed:
     """A composed configuration as its dataclass, each value within the range beside its type."""
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise UsageError(f"{key} has no value here; add {key}=VALUE.")
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
     for key in _unknown(config):  # +key=value adds it, whatever the types say

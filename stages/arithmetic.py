@@ -173,25 +173,21 @@ class Ladder:
         for text in texts:
             entry = Entry.read(text)
             step = self.named(entry.step)
-            changes = step.changes
             if step.choices:
                 raise UsageError(
                     f"{word}=[{entry}]: {entry.step} chooses {', '.join(step.choices)} in its "
                     "defaults list; only values that its overlay sets can be taken back or added."
                 )
-            if not changes:
-                raise UsageError(f"{word}=[{entry}]: {entry.step} changes nothing.")
-            if entry.key and entry.key not in changes:
+            if not self._changes(entry):
                 raise UsageError(
-                    f"{word}=[{entry}]: {entry.step} does not change {entry.key}; it changes "
-                    f"{', '.join(changes)}."
+                    f"{word}=[{entry}]: {entry.step} does not change {entry.key or 'anything'}; it "
+                    f"changes {', '.join(step.changes) or 'nothing'}."
                 )
-            for key in self._changes(entry):
-                if key in self.typed:
-                    raise UsageError(
-                        f"{word}=[{entry}] decides {key}, which was also typed; leave out one of "
-                        "the two."
-                    )
+            if twice := [key for key in self._changes(entry) if key in self.typed]:
+                raise UsageError(
+                    f"{word}=[{entry}] decides {twice[0]}, which was also typed; leave out one of "
+                    "the two."
+                )
             yield entry
 
     def _changes(self, entry: Entry) -> dict[str, Any]:
@@ -209,18 +205,14 @@ class Ladder:
 
     def _values(self, stage: Stage) -> dict[str, Any]:
         """What a stage changes, with interpolations resolved over the base."""
+        if not any("${" in str(value) for value in stage.changes.values()):
+            return stage.changes
         if stage.name not in self._resolved:
-            self._resolved[stage.name] = self._resolve(stage.changes)
+            whole = OmegaConf.create(nest({**self.base, **stage.changes}))
+            try:
+                plain: Any = OmegaConf.to_container(whole, resolve=True)
+            except InterpolationKeyError as error:
+                raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
+            flat = flatten(plain)
+            self._resolved[stage.name] = {key: flat[key] for key in stage.changes}
         return self._resolved[stage.name]
-
-    def _resolve(self, changes: dict[str, Any]) -> dict[str, Any]:
-        if not any("${" in str(value) for value in changes.values()):
-            return changes
-        whole = OmegaConf.create(nest({**self.base, **changes}))
-        try:
-            plain = OmegaConf.to_container(whole, resolve=True)
-        except InterpolationKeyError as error:
-            raise UsageError(f"{str(error).splitlines()[0]} among the settings.") from None
-        assert isinstance(plain, dict)
-        flat = flatten(plain)
-        return {key: flat[key] for key in changes}

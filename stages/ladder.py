@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
@@ -36,38 +36,16 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
     is not valid is left out, and what is wrong joins the `problems`; without such a list, raises
     UsageError.
     """
-    overlays: dict[str, DictConfig] = {}
-    abouts: dict[str, StageConf] = {}
+    found: dict[str, Stage] = {}
     pattern = "*.yaml" if problems is None else "*.y*ml"
     for name, file in group_files("stage", config_dirs, pattern).items():
         try:
-            overlay = _load(file)
-            abouts[name] = _about(file, overlay)
+            found[name] = _read(file)
         except UsageError as mistake:
             if problems is None:
                 raise
             problems.append(str(mistake))
-            continue
-        overlays[name] = overlay
-    chosen = {
-        name: [entry for entry in overlay.get("defaults", []) if entry != "_self_"]
-        for name, overlay in overlays.items()
-    }
-    parents = {
-        name: next((entry for entry in entries if isinstance(entry, str)), None)
-        for name, entries in chosen.items()
-    }
-    stages = [
-        Stage(
-            name,
-            about,
-            parents[name],
-            _number(name, about, parents),
-            _settings(overlays[name]),
-            [str(entry) for entry in chosen[name] if entry != parents[name]],
-        )
-        for name, about in abouts.items()
-    ]
+    stages = [replace(stage, number=_number(stage, found)) for stage in found.values()]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
 
 
@@ -94,17 +72,6 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _settings(overlay: DictConfig) -> dict[str, Any]:
-    """What an overlay sets, by dotted key, enums as names."""
-    plain = OmegaConf.to_container(overlay, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {
-        key: value
-        for key, value in flatten(plain).items()
-        if key != "defaults" and role_of(key) is not Role.asked
-    }
-
-
 def group_files(
     group: str, config_dirs: Iterable[Path] = (), pattern: str = "*.yaml"
 ) -> dict[str, Path]:
@@ -121,16 +88,23 @@ def group_files(
     return files
 
 
-def _load(file: Path) -> DictConfig:
-    """An overlay. Raises UsageError where it is none."""
+def _read(file: Path) -> Stage:
+    """A stage without its number. Raises UsageError where the file is no overlay."""
     overlay = read_yaml(file)
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
     if not isinstance(overlay, DictConfig):
         raise UsageError(f"{file} sets nothing; write keys with their values.")
-    if not isinstance(overlay.get("defaults", ListConfig([])), ListConfig):
+    plain: Any = OmegaConf.to_container(overlay, enum_to_str=True)
+    defaults = plain.pop("defaults", [])
+    if not isinstance(defaults, list):
         raise UsageError(f"{file}: write a list of defaults, such as [step07, _self_].")
-    return overlay
+    chosen = [entry for entry in defaults if entry != "_self_"]
+    parent = next((entry for entry in chosen if isinstance(entry, str)), None)
+    flat = flatten(plain)
+    changes = {key: value for key, value in flat.items() if role_of(key) is not Role.asked}
+    others = [str(entry) for entry in chosen if entry != parent]
+    return Stage(file.stem, _about(file, overlay), parent, 0, changes, others)
 
 
 def _about(file: Path, overlay: DictConfig) -> StageConf:
@@ -152,10 +126,11 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
     return about
 
 
-def _number(name: str, about: StageConf, parents: Mapping[str, str | None]) -> int:
-    if about.aim is Aim.flow:
+def _number(stage: Stage, stages: Mapping[str, Stage]) -> int:
+    if stage.about.aim is Aim.flow:
         return 1
-    chain = [name]
-    while (parent := parents.get(chain[-1])) is not None and parent not in chain:
-        chain.append(parent)
+    chain, parent = {stage.name}, stage.parent
+    while parent is not None and parent not in chain:
+        chain.add(parent)
+        parent = stages[parent].parent if parent in stages else None
     return 1 + len(chain)

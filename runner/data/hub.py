@@ -14,8 +14,6 @@ from conf.schema import DataConf
 from runner.data.documents import BATCH_ROWS, Batch, require, text_of
 from runner.files import DamagedFile, seal, unseal, write_atomically
 
-NO_NETWORK = {"ConnectionError", "TimeoutError", "TransportError"}
-
 
 @dataclass(frozen=True)
 class HubDataset:
@@ -74,14 +72,8 @@ def _hub_errors(dataset: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
-        if NO_NETWORK.isdisjoint(kind.__name__ for kind in type(error).__mro__):
-            sentence = (
-                f"the Hugging Face hub has no such dataset, or it cannot be read ({reason}); check "
-                "data.subset and data.split, or log in with `hf auth login` if it is private."
-            )
-        else:
-            sentence = (
-                f"the Hugging Face hub cannot be reached ({reason}); type the same command again, "
-                "which goes on from here, or use data=text data.path=FILE."
-            )
-        raise UsageError(f"data.dataset={dataset}: {sentence}") from error
+        raise UsageError(
+            f"data.dataset={dataset}: the Hugging Face hub cannot be reached, or has no such "
+            f"dataset ({reason}); check data.subset and data.split, log in with `hf auth login` if "
+            "it is private, and type the same command again, which goes on from here."
+        ) from error

@@ -90,7 +90,8 @@ def timed(folder: RunFolder, name: str) -> Iterator[None]:
     """A block whose seconds are added to one of the run's timings."""
     started = time.perf_counter()
     yield
-    folder.add_time(name, time.perf_counter() - started)
+    timings = folder.run.timings
+    setattr(timings, name, getattr(timings, name) + time.perf_counter() - started)
 
 
 def choose_techniques(
@@ -241,7 +242,7 @@ def run_steps(training: Training) -> None:
             tokens = train.micro_batch_tokens * train.grad_accum_steps
             done = Step(step, loss_value, norm_value, lr, step_ms, tokens)
             folder.add_step(done)
-            folder.add_time("train_s", step_ms / 1e3)
+            folder.run.timings.train_s += step_ms / 1e3
             show(done)
             if look and training.diagnosis:
                 training.diagnosis.finish(look, norm_value, tokens)

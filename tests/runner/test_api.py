@@ -18,14 +18,24 @@ from runner.record import read_runs
 from tests.conftest import ROOT
 
 
-def test_a_run_from_python_is_an_object_with_its_steps(
-    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def words(tmp_path: Path, text_file: Path, cache_dir: Path) -> list[str]:
+    """Settings of a small run in this test's folder."""
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
+    return ["scale=smoke", "data=text", *folders]
+
+
+def test_a_run_from_python_is_an_object_with_its_steps_and_draws_nothing_of_the_callers(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [
-        "scale=smoke", "data=text", f"data.path={text_file}", f"cache_dir={cache_dir}",
-        f"output_dir={tmp_path}", "train.steps=3", "quiet=true",
-    ]  # fmt: skip
+    common = [*words, "train.steps=3", "quiet=true"]
+    random.seed(1)
+    np.random.seed(1)
+    draws = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
     first = runner.train("step02", *common)
+    assert (random.random(), np.random.rand()) == draws
     assert first.record.status.value == "finished"
     assert list(first.steps["step"]) == [0, 1, 2]
     assert first.steps["loss"].iloc[-1] == first.record.results.last
@@ -46,22 +56,10 @@ def test_a_run_from_python_is_an_object_with_its_steps(
     assert "ladder/step02/" in repr(reports.load(tmp_path / "ladder"))
 
 
-def test_the_callers_random_numbers_go_on(tmp_path: Path, text_file: Path, cache_dir: Path) -> None:
-    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
-    random.seed(1)
-    np.random.seed(1)
-    expected = random.random(), np.random.rand()
-    random.seed(1)
-    np.random.seed(1)
-    runner.train("step02", "scale=smoke", "data=text", *folders, "train.steps=1", "quiet=true")
-    assert (random.random(), np.random.rand()) == expected
-
-
 def test_a_run_without_its_weights_is_trained_again_only_for_the_weights(
-    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
-    command = ["step02", "scale=smoke", "data=text", *folders, "train.steps=1", "quiet=true"]
+    command = ["step02", *words, "train.steps=1", "quiet=true"]
     weights = runner.train(*command, "checkpoint=last").folder / "weights.safetensors"
     kept = load_file(weights)
     weights.unlink()
@@ -75,12 +73,8 @@ def test_a_run_without_its_weights_is_trained_again_only_for_the_weights(
 
 
 @pytest.mark.slow
-def test_a_reader_that_ends_fails_no_run_from_python(
-    tmp_path: Path, text_file: Path, cache_dir: Path
-) -> None:
-    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
-    words = ["step02", "scale=smoke", "data=text", *folders, "train.steps=40"]
-    program = f"import runner; runner.train(*{words!r})"
+def test_a_reader_that_ends_fails_no_run_from_python(tmp_path: Path, words: list[str]) -> None:
+    program = f"import runner; runner.train('step02', *{words!r}, 'train.steps=40')"
     reader, writer = os.pipe()
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=writer)
     os.close(writer)
@@ -105,15 +99,14 @@ def test_a_mistake_is_an_error_of_one_sentence(stage: str, overrides: list[str],
 
 
 def test_ctrl_c_before_the_first_step_closes_the_record(
-    tmp_path: Path, text_file: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt  # as Python does in a notebook, where no handler is installed
 
     monkeypatch.setattr("runner.training.loop.find_products", interrupted)
-    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}"]
     with pytest.raises(KeyboardInterrupt):
-        runner.train("step02", "scale=smoke", "data=text", *folders)
+        runner.train("step02", *words)
     (run,) = read_runs(tmp_path / "ladder").values()
     assert (run.status.value, run.message) == ("interrupted", "Ended by Ctrl-C.")
 

@@ -331,7 +331,7 @@ def test_what_has_no_effect_is_said_recorded_and_reported(
         (["+stage=step02,step03"], "+stage=step02,step03: it asks for several runs; add -m."),
         (["+stage=step02", "without=step03"], "without=step03"),
         (["+stage=step02", "data=pydocs"], "There is no data 'pydocs'. Did you mean pydoc?"),
-        (["+stage=step02", "data=text", "data.path=???"], "missing mandatory value: path"),
+        (["+stage=step02", "data=text", "data.path=???"], "data.path has no value here"),
         (["+stage=step02", "experiment=.."], "experiment=..: give a plain name"),
         (["+stage=step02", "experiment=a/b"], "experiment=a/b: give a plain name"),
         (["+stage=step08", "train.clip_grad_norm=1e-12"], "so that nothing is learned"),

@@ -26,11 +26,11 @@ def test_the_chain_starts_at_the_baseline_and_the_flow_check_is_beside_it() -> N
 def test_an_overlay_holds_its_delta_and_nothing_else(scale: str) -> None:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = {None: flatten(resolved(compose("config", [f"scale={scale}"])))}
         for stage in read_ladder():
-            parent = [f"+stage={stage.parent}"] if stage.parent else []
-            before = compose("config", [f"scale={scale}", *parent])
             after = compose("config", [f"scale={scale}", f"+stage={stage.name}"])
-            old, new = (flatten(resolved(cfg)) for cfg in (before, after))
+            old, new = composed[stage.parent], flatten(resolved(after))
+            composed[stage.name] = new
             delta = {k for k in new if new[k] != old.get(k) and not k.startswith("stage.")}
             assert delta <= stage.changes.keys(), stage.name
             # A key may repeat the parent's value only where the scale has the same one.

@@ -129,8 +129,13 @@ def test_several_texts_are_joined_by_end_of_text_which_written_out_is_only_text(
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.zst", "a.jsonl.gz"])
-def test_documents_are_tokenized_one_by_one_into_equal_shards(tmp_path: Path, name: str) -> None:
-    corpus = prepare(write(tmp_path / name), tmp_path / "cache")
+def test_documents_are_tokenized_one_by_one_into_equal_shards_and_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(write(tmp_path / name), tmp_path / "cache")
+    monkeypatch.setattr(cache_of_tokens, "_encoded", pytest.fail)
+    corpus = prepare(tmp_path / name, tmp_path / "cache")
+    assert all(isinstance(part, np.memmap) for part in corpus.train)
     assert tokens(corpus) == expected()
     assert corpus.bytes == sum(len(text.encode()) for text in DOCUMENTS)
     sizes = [len(corpus.train[0]) + len(corpus.held_out), *map(len, corpus.train[1:])]
@@ -287,15 +292,6 @@ def test_progress_is_in_bytes_of_text_and_estimates_the_whole(
     assert all(total == pytest.approx(corpus.bytes, rel=tolerance) for _, total in calls)
 
 
-def test_a_cache_that_is_there_opens_at_once(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl")
-    prepare(path, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_of_tokens, "_encoded", pytest.fail)
-        corpus = prepare(path, tmp_path)
-    assert all(isinstance(part, np.memmap) for part in corpus.train)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -337,7 +333,7 @@ def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path:
         prepare(path, tmp_path, column="id")
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.zst"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
 def test_a_missing_package_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

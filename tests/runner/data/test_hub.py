@@ -153,7 +153,7 @@ def test_a_run_on_a_dataset_records_its_name_and_revision(
     ("overrides", "sentence"),
     [
         ([], "data.dataset has no value here"),
-        (["data.dataset=someone/nothing"], "hub has no such dataset"),
+        (["data.dataset=someone/nothing"], "or has no such dataset (RepositoryNotFoundError"),
         ([f"data.dataset={NAME}", "data.subset=big"], "check data.subset and data.split"),
         ([f"data.dataset={NAME}", "data.split=test"], "check data.subset and data.split"),
         (

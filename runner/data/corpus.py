@@ -1,7 +1,7 @@
 """The cache of a text's tokens: made once, memory-mapped, shared by every run.
 
 It holds shards of equal size and an index of them, which is written again after each: so
-preparation resumes after any end, and from a damaged shard on. A plain text is one shard.
+preparation resumes after any end, and any one shard can be made again. A plain text is one shard.
 """
 
 import itertools
@@ -143,11 +143,13 @@ class _Cache:
                 if any(self.folder.glob("*.uint16")):
                     self.warn(f"{self.index} is damaged or missing; the text is tokenized again.")
             for number, shard in enumerate(shards[:wanted]):
-                if not self._is_intact(number, shard):
-                    path = self.path(number)
-                    self.warn(f"{path} is damaged or missing; the text is tokenized again from it.")
-                    del shards[number:]
-                    break
+                if self._is_intact(number, shard):
+                    continue
+                path = self.path(number)
+                self.warn(f"{path} is damaged or missing, and made again.")
+                (again,) = self._make(shards[:number], number * self.size + shard.tokens)
+                if again.sha256 != shard.sha256:
+                    raise UsageError(f"{path} is another one now; remove {self.folder}.")
             if not self._is_complete(shards):
                 if shards and shards[-1].tokens < self.size:  # it was cut short
                     shards.pop()

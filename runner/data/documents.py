@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ PIECE_TAIL = 1 << 16
 WORD_END = re.compile(r"\S(?=[ \n])")
 # What is read of a file to tell whether it is text.
 SNIFFED_BYTES = 1 << 16
-# The names of JSON lines, and how a .json with them begins.
-LINES = re.compile(r"\.(jsonl|jsonlines|ndjson|json(?=\.))(\.gz|\.zstd?)?$")
-OBJECTS = re.compile(rb"(\xef\xbb\xbf)?\s*\{.*\}[ \t\r]*\n\s*\{")
+# The names of JSON lines; else how a compressed file with them begins, and a .json.
+LINES = re.compile(r"\.(jsonl|jsonlines|ndjson)(\.gz|\.zstd?)?$")
+OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
+OBJECTS = re.compile(OBJECT.pattern + rb".*\}[ \t\r]*\n\s*\{")
 ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 # An integer may have more digits than Python reads; only its type is looked at.
 ROW = json.JSONDecoder(parse_int=len)
@@ -128,6 +130,11 @@ def format_of(path: Path) -> str:
             return "parquet"
         if LINES.search(name):
             return "lines"
+        if (stream := _decompressed(path, file)) is not file:
+            with suppress(OSError, EOFError, zlib.error):
+                if OBJECT.match(stream.read(SNIFFED_BYTES)):
+                    return "lines"
+            raise UsageError(f"{path}: it is compressed, and no JSON lines; decompress it.")
         beginning = file.read(SNIFFED_BYTES)
         if ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES)):
             return "lines"
@@ -135,10 +142,7 @@ def format_of(path: Path) -> str:
         codecs.getincrementaldecoder("utf-8")().decode(beginning)
         if b"\0" not in beginning:
             return "text"
-    raise UsageError(
-        f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8, decompress it, or "
-        "call it .jsonl.gz or .jsonl.zst if it holds such documents."
-    )
+    raise UsageError(f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8.")
 
 
 def _decompressed(path: Path, file: io.BufferedReader) -> Any:

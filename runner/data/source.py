@@ -45,8 +45,8 @@ def find_source(
         if data.path is not None:
             files = user_files(data.path, say)
             if data.sha256 is not None:
-                files = files[:1]
-                check_sha256(f"data.path={data.path}", file_sha256(files[0]), data.sha256)
+                files, advice = files[:1], "use data=text to train on your own text"
+                check_sha256(f"data.path={data.path}", file_sha256(files[0]), data.sha256, advice)
         elif data.url is not None:
             try:
                 files = [download(data.url, data.sha256, cache_dir)]

@@ -4,11 +4,13 @@ Every source gives files of UTF-8 text; a known text is used only if its hash is
 """
 
 import ast
+import glob
 import hashlib
 import http.client
 import os
 import platform
 import sysconfig
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +19,9 @@ from conf.errors import UsageError
 from runner.data.documents import format_of
 from runner.files import known_sha256, write_atomically
 
-# A download fails when no data arrives for this long.
+# A download fails when no data arrives for this long, or when its mean rate after that is lower.
 DOWNLOAD_TIMEOUT_S = 20
+DOWNLOAD_SLOWEST_BYTES_PER_S = 10_000
 
 # Folders of the standard library without documentation of it, and the nodes with docstrings.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
@@ -32,9 +35,9 @@ class NoNetwork(Exception):
 def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
-    What exists is no glob. Each file is used once, whatever links lead to it; hidden ones and
-    linked folders are left out. Of texts and documents those that are larger together are used.
-    `say` is called with what else is left out. Raises UsageError and OSError.
+    What exists is no glob. Each file is used once, whatever links lead to it; of several, hidden
+    ones are left out. Documents are used rather than texts, but smaller ones only if they are not
+    all .json. `say` is called with what else is left out. Raises UsageError and OSError.
     """
     files: dict[tuple[int, ...], Path] = {}
     for file in filter(os.path.isfile, sorted(_matches(path))):
@@ -49,30 +52,41 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
             refused[file] = error
     if len(refused) == len(files):
         raise next(iter(refused.values()))
-    used, others = (texts, documents) if texts else (documents, texts)
-    if sum(map(os.path.getsize, others)) > sum(map(os.path.getsize, used)):
-        used, others = others, used
+    used, others, why = documents, texts, "as no documents"
+    smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
+    if smaller and all(file.suffix.lower() == ".json" for file in documents):
+        why = f"as no UTF-8 text{', or as smaller documents' * bool(documents)}"
+        used, others = texts, documents
     if left := [file.name for file in [*others, *refused]]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        or_smaller = ", or as smaller documents" if documents else ""
-        why = f"no UTF-8 text{or_smaller}" if used is texts else "no documents, or as smaller text"
-        say(f"data.path={path}: left out, as {why}: {', '.join(left[:3])}{more}.")
+        say(f"data.path={path}: left out, {why}: {', '.join(left[:3])}{more}.")
     return used
 
 
 def _matches(path: str) -> list[Path]:
-    """What a path or a glob names, or all that is in a folder; nothing hidden below them."""
+    """What a path or a glob names, or all that is in a folder and not hidden."""
     at = Path(path if os.path.lexists(path) else os.path.expanduser(path))
     parts: list[str] = []
     while not os.path.lexists(at):
-        # Before Python 3.13, pathlib refuses ** within a name.
-        name = at.name if at.name == "**" else at.name.replace("**", "*")
-        at, parts = at.parent, [name, *parts]
-    if not parts and not at.is_dir():
-        return [at]
-    parts = parts or ["**"]
-    found = at.glob(os.path.join(*parts, "*") if parts[-1] == "**" else os.path.join(*parts))
-    return [f for f in found if not any(p.startswith(".") for p in f.relative_to(at).parts)]
+        at, parts = at.parent, [at.name, *parts]
+    parts, matches = parts or ["**"] * at.is_dir(), [at]
+    for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
+        inside = (top / name for top in matches for name in glob.iglob(part, root_dir=top))
+        matches = list(_folders(matches) if part == "**" else inside)
+    return matches
+
+
+def _folders(tops: list[Path]) -> Iterator[Path]:
+    """Folders and those in them that are not hidden, each once, whatever links lead to it."""
+    seen = set()
+    for top in sorted(tops):
+        for folder, inner, _ in os.walk(top, followlinks=True):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            if (identity := os.stat(folder)[1:3]) in seen:
+                inner.clear()
+            else:
+                seen.add(identity)
+                yield Path(folder)
 
 
 def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
@@ -88,22 +102,31 @@ def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
             f"data.url={url}: only https is supported, and only with the hash of the file; give "
             "data.sha256=HASH, or a local file with data.path=FILE."
         )
+    content, end = bytearray(), time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
-            content = response.read()
+            if not response.url.startswith("https://"):
+                raise OSError(f"it redirects to {response.url}, which is not https")
+            # read1 returns what has arrived, so that a slow server cannot delay the check.
+            while chunk := response.read1(1 << 16):
+                content += chunk
+                if time.monotonic() > end + len(content) / DOWNLOAD_SLOWEST_BYTES_PER_S:
+                    raise OSError("the download is too slow")
+            if response.length:
+                raise OSError("the download is incomplete")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoNetwork(f"{url} could not be fetched ({error})") from error
-    check_sha256(url, hashlib.sha256(content).hexdigest(), sha256)
-    write_atomically(target, content)
+    advice = "try again, or give your own file with data=text data.path=FILE"
+    check_sha256(url, hashlib.sha256(content).hexdigest(), sha256, advice)
+    write_atomically(target, bytes(content))
     return target
 
 
-def check_sha256(source: str, actual: str, expected: str) -> None:
+def check_sha256(source: str, actual: str, expected: str, advice: str) -> None:
     """Raises UsageError for another hash than the expected one."""
     if actual != expected:
         raise UsageError(
-            f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; get it again, or "
-            "give your own text with data=text data.path=FILE."
+            f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; {advice}."
         )
 
 

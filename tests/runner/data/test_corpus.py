@@ -241,7 +241,7 @@ def spawned() -> Iterator[Callable[[Path, Path], BaseProcess]]:
         process.join()
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.zst"])
 def test_preparation_that_is_killed_goes_on_where_it_was(
     tmp_path: Path, name: str, spawned: Callable[..., BaseProcess]
 ) -> None:
@@ -333,7 +333,7 @@ def test_a_column_that_a_parquet_file_lacks_is_named_with_those_it_has(tmp_path:
         prepare(path, tmp_path, column="id")
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.zst"])
 def test_a_missing_package_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,5 +1,6 @@
 """The sources of text, and what is refused."""
 
+import contextlib
 import hashlib
 import ssl
 import threading
@@ -27,19 +28,25 @@ def find(cache_dir: Path, url: str | None = None, path: Path | None = None) -> S
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves TEXT at /text, an error page at /error and /moved, and failures at other paths."""
+    """Serves TEXT at /text, an error page at /error, and failures at other paths."""
 
     def do_GET(self) -> None:
-        if self.path == "/moved":
+        if self.path in ("/moved", "/insecure"):
             self.send_response(302)
-            self.send_header("Location", "/error")
+            target = "/error" if self.path == "/moved" else f"http://{self.headers['Host']}/text"
+            self.send_header("Location", target)
             self.end_headers()
             return
         self.send_response(404 if self.path == "/missing" else 200)
         if self.path == "/cut":
             self.send_header("Content-Length", str(len(TEXT)))
         self.end_headers()
-        if self.path == "/stall":
+        if self.path == "/drip":
+            with contextlib.suppress(OSError):
+                for byte in TEXT * 20:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+        elif self.path == "/stall":
             time.sleep(15)
         elif self.path == "/cut":
             self.wfile.write(TEXT[:10])
@@ -70,7 +77,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     httpd.server_close()
 
 
-@pytest.mark.parametrize("path", ["cut", "stall", "missing"])
+@pytest.mark.parametrize("path", ["cut", "drip", "stall", "missing", "insecure"])
 def test_a_failed_download_ends_soon_and_does_not_change_the_cache(
     server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

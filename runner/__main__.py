@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from conf.errors import Reported, UsageError
+from conf.errors import LostProcess, Reported, UsageError
 from runner import signals, world
 from runner.command import composed, read_command
 from runner.dry_run import list_runs
 from runner.entry import errors_in_a_sentence
-from runner.messages import error, fail, sentence
+from runner.messages import error, fail, say, sentence
 from runner.overrides import expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
@@ -113,6 +113,9 @@ def _held_out(cfg: DictConfig) -> float:
         return ended.results.held_out if ended and ended.status is Status.finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:
         if isinstance(mistake, Reported):
+            sys.exit(2)
+        if isinstance(mistake, LostProcess):  # the first process is lost, or could not say it
+            say(Console(stderr=True), str(mistake), "red")
             sys.exit(2)
         if not sweeping:
             with contextlib.suppress(OSError):

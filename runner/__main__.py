@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import LostProcess, Reported, UsageError
-from runner import worker, world
+from runner import signals, world
 from runner.command import composed, read_command
 from runner.dry_run import list_runs
 from runner.entry import errors_in_a_sentence
@@ -96,7 +96,7 @@ def task(cfg: DictConfig) -> float:
     diverged, or was interrupted in a launcher's worker.
     """
     # By its module, since a launcher's workers get a copy of whatever else is named here.
-    return worker.this_process.train(partial(_held_out, cfg))
+    return signals.this_process.train(partial(_held_out, cfg))
 
 
 def _held_out(cfg: DictConfig) -> float:
@@ -107,9 +107,8 @@ def _held_out(cfg: DictConfig) -> float:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
         config = read_settings(trained)
-        config.quiet |= (
-            not worker.this_process.is_command
-        )  # the steps of several runs would be mixed up
+        # The steps of several runs would be mixed up.
+        config.quiet |= not signals.this_process.is_command
         ended = run(config, command, Console(), isolate=sweeping)
         return ended.results.held_out if ended and ended.status is Status.finished else math.nan
     except (UsageError, OmegaConfBaseException) as mistake:

@@ -14,9 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import Reported, UsageError
 from conf.reading import as_typed, register
 from runner import world
-from runner.interruption import Interrupted, install_handlers
 from runner.messages import EXTRAS, NO_LAUNCHER, error, fail, open_streams, sentence
-from runner.worker import this_process
+from runner.signals import Interrupted, install_handlers, this_process
 
 # What an error of these libraries means: a process ended before the run that it trained.
 DIED = {

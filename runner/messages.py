@@ -63,9 +63,9 @@ def warn(console: Console, text: str) -> None:
 def error(message: str) -> None:
     """Print an error on standard error.
 
-    Of several processes on one machine, which meet the same mistakes, the first speaks.
+    Of several processes, which meet the same mistakes, the first to meet this one speaks.
     """
-    if world.local_rank() == 0:
+    if world.is_first_to_say(message):
         say(Console(stderr=True), message, "red")
 
 

@@ -1,4 +1,4 @@
-"""A process of its own for each stage of a sweep: a stage that crashes does not end the sweep.
+"""The processes of a sweep: one for each stage, whose crash does not end it; and joblib's workers.
 
 CUDA cannot be used in a process forked after its parent has used it. So a stage is not forked from
 the sweep's process, which may have, but from a server that only imports. Libraries that read the
@@ -6,29 +6,34 @@ environment when they are imported have that of a sweep's first stage.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from conf.device import visible_gpus
 from conf.errors import UsageError
 from runner import world
-from runner.interruption import (
+from runner.messages import open_streams, sentence
+from runner.signals import (
     ENDING,
     REQUEST,
     Interrupted,
     handled_by,
     install_handlers,
     obey_the_sweep_only,
+    this_process,
 )
-from runner.messages import open_streams, sentence
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
@@ -54,34 +59,25 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     context: Any = multiprocessing.get_context(method)
     reason, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))
-    received: list[int] = []
-    passed_on: list[int] = []
-
-    def pass_on() -> None:
-        while len(passed_on) < len(received):
-            passed_on.append(signal.SIGKILL if passed_on else REQUEST)
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(process.pid, passed_on[-1])
-
-    def relay(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        if process.pid is not None:
-            pass_on()
-
-    # The server, which is started here too, inherits that signals are blocked, and so is not ended
-    # by one. multiprocessing's tracker is started first, because its start unblocks signals. One
-    # that arrives before the process has started is passed on afterwards.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    with handled_by(relay):
+    early: list[int] = []
+    with handled_by(lambda signum, frame: early.append(signum)):
+        # The server, which is started here too, inherits that signals are blocked, and so is not
+        # ended by one. multiprocessing's tracker is started first, as its start unblocks signals.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        pass_on()
+    try:
+        for signum in early:
+            this_process.end(signum)
         process.join()
-    if received:
-        raise Interrupted(received[0], at_once=len(received) > 1)
+    except Interrupted:
+        process.kill()
+        process.join()
+        raise
+    this_process.raise_if_asked()
     if reason.poll():
         raise UsageError(reason.recv())
     return int(process.exitcode)
@@ -95,7 +91,7 @@ def _child(
     os.environ.update(environment)
     open_streams()
     obey_the_sweep_only()
-    install_handlers()
+    install_handlers(this_process.end)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # one that waited ends it here
         work(*arguments)
@@ -105,3 +101,31 @@ def _child(
         if world.is_first():
             reason.send(sentence(mistake))
         sys.exit(2)  # as for every mistake in a command
+
+
+def begin_worker(gpus: str, cache_dir: str) -> None:
+    """Make this process a worker of `hydra/launcher=cores`, which calls this in each of them.
+
+    `gpus` are this machine's, as CUDA_VISIBLE_DEVICES lists them; the worker takes one of them.
+    """
+    obey_the_sweep_only()
+    signal.signal(REQUEST, lambda signum, frame: this_process.asked.append(signum))
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    folder = Path(cache_dir).expanduser() / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():  # the lowest that no other living worker of the sweep has
+        place = FileLock(folder / f"{os.getppid()}-{number}.lock")
+        with contextlib.suppress(Timeout):
+            place.acquire(blocking=False)
+            break
+    this_process.place = place
+    if gpus:
+        names = gpus.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+
+
+def _end_with(command: int) -> None:
+    """End this process when the command has been killed; the stage that it trains notices that."""
+    while os.getppid() == command:
+        time.sleep(1)
+    os._exit(1)

@@ -26,7 +26,6 @@ from runner.data.hellaswag import items_sha256
 from runner.data.source import Source, find_source
 from runner.files import write_atomically
 from runner.folder import RunFolder, now
-from runner.interruption import say_why_first
 from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
@@ -34,7 +33,7 @@ from runner.progress import item_progress
 from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
-from runner.worker import this_process
+from runner.signals import say_why_first, this_process
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel

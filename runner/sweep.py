@@ -1,14 +1,10 @@
-"""What a sweep says of its runs, its exit status, and its workers' end."""
+"""What a sweep says of its runs, and the exit status of a command."""
 
-import contextlib
 import math
-import multiprocessing
-import os
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,18 +16,17 @@ from rich.console import Console
 
 from runner import world
 from runner.experiments import config_dirs, experiments
-from runner.interruption import REQUEST, Interrupted, install_handlers
 from runner.messages import duration, open_streams, say
 from runner.overrides import expand
 from runner.record import Run, Status, read_runs
-from runner.worker import this_process
+from runner.signals import this_process
 
 # How often the records are read while others train.
 SECONDS_BETWEEN_LOOKS = 10.0
 
 
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Ends the command with status 1 where a run failed, diverged or was interrupted.
+    """Ends the command with 128 + a signal, or with 1 where a run is not finished.
 
     A sweep's failures are read from the records, which every launcher leaves. Of several processes
     of one run the first decides.
@@ -49,38 +44,15 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
             sys.exit(1)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.earlier = _failures(config) if world.is_first() else set()
+        self.earlier = set(_ended(config)) if world.is_first() else set()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if world.is_first() and (self.failed or _failures(config) - self.earlier):
-            sys.exit(1)
-
-
-class Interruption(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Asks a launcher's workers to end when a signal asks the command, which then waits for them.
-
-    A second signal ends them all at once; without workers the first ends the command.
-    """
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        install_handlers(self._pass_on)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.received:
-            raise Interrupted(self.received[0])
-
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
-        self.received.append(signum)
-        workers = [process.pid for process in multiprocessing.active_children() if process.pid]
-        again = len(self.received) > 1
-        if again or not workers:
-            raise Interrupted(self.received[0], at_once=again)
-        for pid in workers:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, REQUEST)
+        this_process.raise_if_asked()  # a launcher's workers have ended
+        if world.is_first():
+            ended = _ended(config)
+            new = [ended[key].status for key in ended.keys() - self.earlier]
+            if self.failed or any(status is not Status.finished for status in new):
+                sys.exit(1)
 
 
 class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
@@ -119,32 +91,21 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
 
 def _say_ended(config: DictConfig) -> None:
     """Print a line for every run that ends."""
-    known = _ended(config)
+    known = set(_ended(config))
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        for key, run in (ended := _ended(config)).items():
-            if key not in known:
+        for key, run in _ended(config).items():
+            if key not in known and run.ended:
+                known.add(key)
                 named = " ".join([run.stage.name, *run.ablation.overrides])
                 say(Console(), f"{named}, seed {run.seed}: {run.status.value}, {key[0].parent}")
-        known = ended
 
 
-def _ended(config: DictConfig) -> dict[tuple[Path, str], Run]:
-    """The records that are closed, by their file and their end."""
-    found = {}
-    for experiment in experiments(config):
-        for file, run in read_runs(experiment).items():
-            if run.ended is not None:
-                found[file, run.ended] = run
-    return found
-
-
-def _failures(config: DictConfig) -> set[tuple[Path, str, str | None]]:
-    """The records of runs without their result, or diverged, each with its start and its end."""
-    failed = (Status.failed, Status.diverged, Status.interrupted)
-    failures = set()
-    for experiment in experiments(config):
-        for file, run in read_runs(experiment).items():
-            if run.status in failed or run.is_abandoned:
-                failures.add((file, run.started, run.ended))
-    return failures
+def _ended(config: DictConfig) -> dict[tuple[Path, str, str | None], Run]:
+    """The runs that have ended, those of earlier commands too, by their file, start and end."""
+    return {
+        (file, run.started, run.ended): run
+        for experiment in experiments(config)
+        for file, run in read_runs(experiment).items()
+        if run.status is not Status.running or run.is_abandoned
+    }

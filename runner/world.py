@@ -3,7 +3,9 @@
 They share every batch. The first, of rank 0, speaks and writes.
 """
 
+import hashlib
 import os
+from pathlib import Path
 
 
 def size() -> int:
@@ -30,3 +32,23 @@ def local_size() -> int:
 def is_first() -> bool:
     """Whether this is the process that speaks and writes."""
     return rank() == 0
+
+
+def is_first_to_say(message: str) -> bool:
+    """Whether no other process on this machine has said this; called at most once for a message.
+
+    torchrun ends the others as soon as one has failed, so that none can leave it to another.
+    """
+    if size() == 1:
+        return True
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # something else than torchrun started them
+        return local_rank() == 0
+    # A folder of torchrun's for this attempt, with one for each process.
+    folder = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent.parent
+    try:
+        (folder / f"said-{hashlib.sha256(message.encode()).hexdigest()[:16]}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return local_rank() == 0
+    return True

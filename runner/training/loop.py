@@ -23,12 +23,12 @@ from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
 from runner.findings import find
 from runner.folder import RunFolder
-from runner.interruption import after_step
 from runner.messages import say, warn
 from runner.observations import DrawnText, Inspection
 from runner.progress import item_progress, step_progress
 from runner.record import ModelInfo, Status, summarise
 from runner.rows import Step
+from runner.signals import after_step
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model

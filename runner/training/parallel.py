@@ -24,7 +24,7 @@ from conf.errors import LostProcess, Reported, UsageError
 from conf.schema import Sharding
 from gpt2.language_model import LanguageModel
 from runner import world
-from runner.interruption import Interrupted
+from runner.signals import Interrupted
 from runner.training.device import prepare
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from runner.interruption import Interrupted
 from runner.record import Status, read_runs
+from runner.signals import Interrupted
 from runner.training.parallel import Parallel
 from runner.training.weights import load_weights
 from tests.faults.fuzz import Sandbox

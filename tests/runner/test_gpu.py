@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import CompileMode
 from runner.data.stream import TokenStream
-from runner.interruption import Interrupted
 from runner.products import BF16
 from runner.record import Status
+from runner.signals import Interrupted
 from runner.training.device import attention_kernel
 from tests.conftest import CommandLine
 from tests.runner.conftest import Runs

@@ -1,6 +1,7 @@
 """Stages in processes of their own, which must be able to use CUDA."""
 
 import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,10 +18,10 @@ from rich.console import Console
 
 from runner.entry import errors_in_a_sentence
 from runner.folder import RunFolder
-from runner.interruption import Interrupted
 from runner.process import in_own_process
 from runner.record import Status
 from runner.run import _train_isolated, prepare_libraries
+from runner.signals import Interrupted, handled_by, this_process
 from tests.conftest import ROOT, CommandLine
 from tests.environment import environment
 from tests.records import synthetic_run
@@ -214,11 +215,13 @@ def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
 
 
 def test_a_signal_that_waited_for_the_start_ends_the_stage_quietly(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(this_process, "asked", [])
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    with pytest.raises(Interrupted, match="SIGTERM"):
+    with handled_by(this_process.end), pytest.raises(Interrupted, match="SIGTERM"):
         in_own_process(time.sleep, 20)
+    assert not multiprocessing.active_children()
     assert "Traceback" not in capfd.readouterr().err
 
 

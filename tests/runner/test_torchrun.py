@@ -20,9 +20,9 @@ from rich.console import Console
 
 from runner.data.source import find_source
 from runner.folder import RunFolder
-from runner.interruption import after_step, install_handlers
 from runner.record import Run, Status, read_run
 from runner.run import _train_in
+from runner.signals import after_step, install_handlers
 from runner.training.parallel import Parallel
 from tests.conftest import ROOT, Settings
 from tests.faults.lab import steps_done

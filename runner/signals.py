@@ -1,12 +1,17 @@
 """Signals that ask a run to end: the first lets the current step finish, the second does not."""
 
+import atexit
+import math
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+
+from filelock import FileLock
 
 from runner import world
 
@@ -30,11 +35,6 @@ class Interrupted(KeyboardInterrupt):
         self.at_once = at_once
 
 
-def interrupt(signum: int, frame: FrameType | None) -> None:
-    """The handler that raises Interrupted."""
-    raise Interrupted(signum)
-
-
 def obey_the_sweep_only() -> None:
     """Ignore what a terminal or a scheduler sends to every process: the sweep passes it on."""
     for signum in ENDING:
@@ -42,8 +42,8 @@ def obey_the_sweep_only() -> None:
             signal.signal(signum, signal.SIG_IGN)
 
 
-def install_handlers(handler: Handler = interrupt) -> dict[signal.Signals, Handler]:
-    """Have every ending signal raise Interrupted, or call `handler`; returns the handlers before.
+def install_handlers(handler: Handler) -> dict[signal.Signals, Handler]:
+    """Have every ending signal call `handler`; returns the handlers before.
 
     A signal that is ignored, as under nohup, stays ignored.
     """
@@ -64,6 +64,73 @@ def handled_by(handler: Handler) -> Iterator[None]:
         for signum, previous in before.items():
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, previous)
+
+
+@dataclass
+class ThisProcess:
+    """What the runner knows of the process that it is in: a command's, a stage's or a launcher's.
+
+    `command` is its id where it is a command's, whose forks are none. `asked` are the signals that
+    have asked it to end, and `place` says which of the workers of `hydra/launcher=cores` it is.
+    """
+
+    command: int = 0
+    asked: list[int] = field(default_factory=list)
+    place: FileLock | None = None
+
+    @property
+    def is_command(self) -> bool:
+        """Whether this is a command's own process, and no worker of a launcher."""
+        return self.command == os.getpid()
+
+    @property
+    def shares_the_machine(self) -> bool:
+        """Whether other runs of the sweep train on this machine at the same time."""
+        return self.place is not None
+
+    def begin_command(self) -> None:
+        """Have ending signals end this process, which is a command's own."""
+        self.command = os.getpid()
+        install_handlers(self.end)
+        # Python drops handlers on its way out, and a signal would then give another status.
+        atexit.register(install_handlers, signal.SIG_IGN)
+
+    def end(self, signum: int, frame: FrameType | None = None) -> None:
+        """The handler that raises Interrupted: at once, or first asks the processes started here.
+
+        Whoever waits for these then calls `raise_if_asked`; a second signal waits for nothing.
+        """
+        self.asked.append(signum)
+        children = multiprocessing.active_children()
+        if len(self.asked) > 1 or not children:
+            self.raise_if_asked()
+        for child in children:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(child.pid or 0, REQUEST)
+
+    def raise_if_asked(self) -> None:
+        """Raise Interrupted where a signal has asked this process to end."""
+        if self.asked:
+            raise Interrupted(self.asked[0], at_once=len(self.asked) > 1)
+
+    def train(self, work: Callable[[], float]) -> float:
+        """What `work` returns; in a launcher's worker NaN, where it is or was asked to end.
+
+        The worker goes on, so that the launcher sees no failure and the sweep has its report.
+        """
+        if self.is_command:
+            return work()
+        # Ctrl-C reaches all that runs here, and submitit then ends its workers itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with suppress(Interrupted), handled_by(self.end):
+            self.raise_if_asked()
+            return work()
+        if self.asked[-1] == signal.SIGUSR2:  # submitit's: it now puts the job into the queue again
+            signal.raise_signal(signal.SIGUSR2)
+        return math.nan
+
+
+this_process = ThisProcess()
 
 
 def say_why_first() -> None:

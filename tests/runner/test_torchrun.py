@@ -22,7 +22,7 @@ from runner.data.source import find_source
 from runner.folder import RunFolder
 from runner.record import Run, Status, read_run
 from runner.run import _train_in
-from runner.signals import after_step, install_handlers
+from runner.signals import after_step, install_handlers, this_process
 from runner.training.parallel import Parallel
 from tests.conftest import ROOT, Settings
 from tests.faults.lab import steps_done
@@ -258,7 +258,7 @@ def test_a_signal_does_not_keep_the_first_process_from_saying_why(
     folder.start(synthetic_run(), afresh=False)
     source = find_source(config.data, Path(config.cache_dir))
     parallel = Parallel(torch.device("cpu"), size=2, store=torch.distributed.HashStore())
-    before = install_handlers()
+    before = install_handlers(this_process.end)
     try:
         _train_in(folder, config, source, parallel, Console(file=io.StringIO()))
     finally:

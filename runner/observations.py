@@ -66,7 +66,6 @@ class Inspection:
     step: int
     layers: list[Layer] = field(default_factory=list)
     dead_units: float | None = None  # largest share of a linear layer's inputs that are constant
-    attention_entropy: float | None = None  # lowest of the layers', over that of uniform weights
     grad_norm: float | None = None  # L2 norm of the sequence's gradient
     later: float | None = None  # gradient at tokens after the last target over that before it
     batch: str = ""  # checksum of the tokens
@@ -76,7 +75,6 @@ class Inspection:
     frozen: list[str] = field(default_factory=list)  # parameters that the step did not change
     step_norm: float | None = None  # L2 norm of the step's gradient
     weight: float | None = None  # sum of the weights of the micro batches' losses in the step's
-    noise_tokens: float | None = None  # tokens at which a gradient's noise equals its length
 
 
 class Severity(str, Enum):

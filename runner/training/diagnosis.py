@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2.language_model import LanguageModel
-from gpt2.model import CausalSelfAttention, attention_weights
 from runner.observations import Inspection, Layer
 from runner.training.state import same_buffers
 
@@ -70,7 +69,6 @@ def inspect(
         rms = None if gradient is None else _finite(gradient.float().square().mean().sqrt())
         look.layers.append(Layer(name, signal, rms))
     look.dead_units = max(seen.dead, default=None)
-    look.attention_entropy = _finite(min(seen.entropies, default=math.nan))
     of_parameters: Gradients = dict(zip(parameters, gradients, strict=True))
     known = [gradient for gradient in of_parameters.values() if gradient is not None]
     look.grad_norm = _finite(torch.nn.utils.get_total_norm(known))
@@ -86,7 +84,6 @@ class Seen:
     embedded: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
     dead: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
 
     @contextmanager
     def hooked(self, model: LanguageModel) -> Iterator[None]:
@@ -101,8 +98,6 @@ class Seen:
                 elif isinstance(module, nn.Linear):
                     hook = module.register_forward_pre_hook(self._linear, with_kwargs=True)
                     hooks.enter_context(hook)
-                elif isinstance(module, CausalSelfAttention):
-                    hooks.enter_context(module.register_forward_hook(self._attention))
             yield
 
     def _is_head(self, module: nn.Module) -> bool:
@@ -132,15 +127,6 @@ class Seen:
         if self._is_head(module) and not any(units is kept for kept in self.outputs.values()):
             self._signal("input of the head", module, args, units)
 
-    @torch.no_grad()
-    def _attention(self, module: CausalSelfAttention, args: tuple[Any, ...], _: Tensor) -> None:
-        q_BHTD, k_BHTD, _v = module.queries_keys_values(args[0])
-        # The first position attends to itself alone.
-        weights_BHTT = attention_weights(q_BHTD, k_BHTD)[..., 1:, :].float()
-        entropy_BHT = torch.special.entr(weights_BHTT).sum(dim=-1)
-        uniform_T = torch.arange(2, 2 + entropy_BHT.shape[-1], device=entropy_BHT.device).log()
-        self.entropies.append((entropy_BHT / uniform_T).mean().item())
-
 
 @dataclass
 class Diagnosis:
@@ -150,7 +136,6 @@ class Diagnosis:
     trained: nn.Module  # what a step calls
     autocast: torch.autocast
     _before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
-    _tokens: int = field(default=0, init=False)
     _weights: list[Tensor] = field(default_factory=list, init=False)
     _hooks: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -166,12 +151,11 @@ class Diagnosis:
             largest = [] if gradient is None else [gradient.abs().argmax().view(1)]
             places = torch.cat([places, *largest])
             self._before[name] = places, parameter.detach().flatten()[places].float()
-        self._tokens = max(1, idx_BT.shape[1] // 2)
         self._hooks.enter_context(self.trained.register_forward_hook(self._weigh))
         return look
 
-    def finish(self, look: Inspection, grad_norm: float, tokens: int) -> None:
-        """Add what the step changed; `grad_norm` is of its gradient, of so many `tokens`."""
+    def finish(self, look: Inspection, grad_norm: float) -> None:
+        """Add what the step changed; `grad_norm` is of its gradient."""
         self._hooks.close()
         if self._weights:
             look.weight = _finite(torch.stack(self._weights).sum())
@@ -188,27 +172,11 @@ class Diagnosis:
         if ratios:
             look.update = _finite(torch.stack(ratios).median())
         look.step_norm = _finite(grad_norm)
-        look.noise_tokens = noise_tokens(look.grad_norm, self._tokens, look.step_norm, tokens)
 
     def _weigh(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook of a step's forward pass: keeps what backward starts with at the loss."""
         if output[1] is not None:
             output[1].register_hook(self._weights.append)
-
-
-def noise_tokens(
-    small_norm: float | None, small: int, large_norm: float | None, large: int
-) -> float | None:
-    """The tokens in a batch at which the noise in its gradient is as long as the gradient.
-
-    From the norms of the gradients of a small and a large batch, in tokens: the simple noise scale
-    of McCandlish et al. (2018), appendix A.1. None where the two norms tell nothing.
-    """
-    if small_norm is None or large_norm is None or small >= large:
-        return None
-    gradient = (large * large_norm**2 - small * small_norm**2) / (large - small)
-    noise = (small_norm**2 - large_norm**2) / (1 / small - 1 / large)
-    return noise / gradient if gradient > 0 and noise > 0 else None
 
 
 def _largest(gradient: Tensor) -> float:

@@ -245,7 +245,7 @@ def run_steps(training: Training) -> None:
             folder.run.timings.train_s += step_ms / 1e3
             show(done)
             if look and training.diagnosis:
-                training.diagnosis.finish(look, norm_value, tokens)
+                training.diagnosis.finish(look, norm_value)
             if not done.is_finite:
                 training.not_finite = "gradient norm" if math.isfinite(loss_value) else "loss"
                 break

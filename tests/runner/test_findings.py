@@ -24,9 +24,9 @@ ERRORS = (
 )  # fmt: skip
 LAYERS = [Layer("h.0", 0.03, 1e-2), Layer("h.1", 0.04, 1e-2), Layer("ln_f", 0.9, 1e-3)]
 OWN = {"target": "net:Net"}
-NOTHING = dict.fromkeys(("dead_units", "attention_entropy", "grad_norm", "later", "update"))
+NOTHING = dict.fromkeys(("dead_units", "grad_norm", "later", "update"))
 LOOK = Inspection(
-    0, LAYERS, 0.0, 1.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0, 50.0,
+    0, LAYERS, 0.0, 3.0, 0.0, "", 1.0, 0.0, 0.01, [], 2.0, 1.0,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,16 @@ def check_completed(
     done = lab.run(experiment, *sweep, *launcher, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcome(experiment) == lab.undisturbed(*sweep)
+    assert (experiment / "report" / "index.html").exists()
     return done.stdout
 
 
 def statuses(experiment: Path) -> dict[str, str]:
     return {stage: found[0] for stage, found in outcome(experiment).items()}
+
+
+def records(experiment: Path) -> list[dict[str, Any]]:
+    return [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
 
 
 def parent(pid: int) -> int:
@@ -75,17 +81,9 @@ def test_two_workers_leave_the_records_of_one_run_after_the_other(lab: Lab) -> N
     # Long, so that neither ends before the other has begun.
     printed = check_completed(lab, experiment, *CORES, sweep=LONG_SWEEP).splitlines()
     assert {"Run 1 of 2", "Run 2 of 2"} <= {*printed}
-    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
-    assert {record["environment"]["threads"] for record in records} == {1}
+    assert {record["environment"]["threads"] for record in records(experiment)} == {1}
     report = (experiment / "report" / "report.md").read_text()
     assert "2 of 2 runs shared the machine with another" in report
-
-
-@pytest.mark.slow
-def test_the_jobs_of_a_cluster_leave_the_same_records(lab: Lab) -> None:
-    experiment = lab.new_experiment()
-    check_completed(lab, experiment, *LOCAL)
-    assert (experiment / "report" / "index.html").exists()
 
 
 @pytest.mark.slow
@@ -108,32 +106,23 @@ def test_what_slurm_is_given_trains_the_same_records(lab: Lab) -> None:
 
 @pytest.mark.slow
 @EACH
-def test_a_killed_run_fails_and_the_same_command_trains_it(
-    lab: Lab, launcher: tuple[str, ...]
+@pytest.mark.parametrize("killed", ["run", "worker"])
+def test_what_is_killed_gives_status_1_and_the_same_command_trains_it(
+    lab: Lab, launcher: tuple[str, ...], killed: str
 ) -> None:
     experiment = lab.new_experiment()
     process, stage = lab.start_training(experiment, *LONG_SWEEP, *launcher)
-    os.kill(stage, signal.SIGKILL)
+    os.kill(stage if killed == "run" else worker(stage), signal.SIGKILL)
     assert process.wait() == 1
-    assert sorted(statuses(experiment).values()) == ["failed", "finished"]
-    assert "SIGKILL" in (experiment / "report" / "index.html").read_text()
-    check_completed(lab, experiment, *launcher, sweep=LONG_SWEEP)
-
-
-@pytest.mark.slow
-@EACH
-def test_a_killed_worker_is_one_sentence_and_the_same_command_trains_what_is_missing(
-    lab: Lab, launcher: tuple[str, ...]
-) -> None:
-    experiment = lab.new_experiment()
-    process, stage = lab.start_training(experiment, *LONG_SWEEP, *launcher)
-    os.kill(worker(stage), signal.SIGKILL)
-    assert process.wait() == 1
-    log = (lab.folder / "log.txt").read_text()
-    assert f"{KILLED[launcher]}" in log
-    assert "the same command trains what is missing." in log
-    assert "Traceback" not in log
-    assert (experiment / "report" / "index.html").exists()
+    page = (experiment / "report" / "index.html").read_text()
+    if killed == "run":
+        assert sorted(statuses(experiment).values()) == ["failed", "finished"]
+        assert "SIGKILL" in page
+    else:
+        log = (lab.folder / "log.txt").read_text()
+        assert f"{KILLED[launcher]}" in log
+        assert "the same command trains what is missing." in log
+        assert "Traceback" not in log
     check_completed(lab, experiment, *launcher, sweep=LONG_SWEEP)
 
 
@@ -155,24 +144,23 @@ def test_ctrl_c_ends_every_run_after_its_step(lab: Lab, launcher: tuple[str, ...
 
 
 @pytest.mark.slow
-def test_a_job_that_its_cluster_stops_goes_on_from_its_checkpoint(lab: Lab) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM], ids=["queued", "cancelled"])
+def test_a_job_that_its_cluster_ends_goes_on_from_its_checkpoint(
+    lab: Lab, signum: signal.Signals
+) -> None:
+    """At its time limit its cluster puts it into the queue again; a cancelled one waits for us."""
     experiment = lab.new_experiment()
     process, stage = lab.start_training(experiment, *LONG_SWEEP, *LOCAL)
-    os.kill(worker(stage), signal.SIGUSR2)
-    assert process.wait() == 0, (lab.folder / "log.txt").read_text()
+    os.kill(worker(stage), signum)
+    status = process.wait()
+    if signum == signal.SIGTERM:
+        assert status == 1, (lab.folder / "log.txt").read_text()
+        assert sorted(statuses(experiment).values()) == ["finished", "interrupted"]
+        assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 1
+        return
+    assert status == 0, (lab.folder / "log.txt").read_text()
     assert outcome(experiment) == lab.undisturbed(*LONG_SWEEP)
-    records = [unseal(file.read_bytes()) for file in experiment.glob("*/*/run.json")]
-    assert any(record["resumed_at"] for record in records)
-
-
-@pytest.mark.slow
-def test_a_cancelled_job_is_an_interrupted_run(lab: Lab) -> None:
-    experiment = lab.new_experiment()
-    process, stage = lab.start_training(experiment, *LONG_SWEEP, *LOCAL)
-    os.kill(worker(stage), signal.SIGTERM)
-    assert process.wait() == 1, (lab.folder / "log.txt").read_text()
-    assert sorted(statuses(experiment).values()) == ["finished", "interrupted"]
-    assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 1
+    assert any(record["resumed_at"] for record in records(experiment))
 
 
 @EACH

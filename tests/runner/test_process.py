@@ -89,11 +89,9 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_stub_notices_a_fork_after_initialisation(driver: Path) -> None:
-    source = (
-        "import ctypes, os; ctypes.CDLL('libcuda.so.1').cuInit(0)\n"
-        "os.fork() or os._exit(0); os.wait()"
-    )
-    subprocess.run([sys.executable, "-c", source], check=True)
+    asks = "import ctypes, os; ctypes.CDLL('libcuda.so.1').cuInit(0)"
+    command = [sys.executable, "-c", f"{asks}; os.fork() or os._exit(0); os.wait()"]
+    subprocess.run(command, check=True)
     assert driver.read_text().split() == ["initialised", "forked"]
 
 
@@ -145,8 +143,8 @@ def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     done = subprocess.run([sys.executable, "-c", JOBS], cwd=ROOT, capture_output=True, text=True)
     threads = max(1, joblib.cpu_count() // 2)
-    each = {f"{gpu}/{threads}" for gpu in (visible or "0,1").split(",")}
-    assert set(done.stdout.split()) == each, done.stderr
+    expected = {f"{gpu}/{threads}" for gpu in (visible or "0,1").split(",")}
+    assert set(done.stdout.split()) == expected, done.stderr
 
 
 def test_hidden_devices_are_not_chosen(driver: Path) -> None:
@@ -221,8 +219,15 @@ def test_a_signal_that_waited_for_the_start_ends_the_stage_quietly(
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with handled_by(this_process.end), pytest.raises(Interrupted, match="SIGTERM"):
         in_own_process(time.sleep, 20)
-    assert not multiprocessing.active_children()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_second_signal_kills_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(this_process, "asked", [])
+    with handled_by(this_process.end), pytest.raises(Interrupted) as ended:
+        in_own_process(_ask_twice, os.getpid())
+    assert ended.value.at_once
+    assert not multiprocessing.active_children()
 
 
 def test_an_error_that_an_interruption_caused_is_an_interruption() -> None:
@@ -266,6 +271,13 @@ def _finish_without_a_server(path: Path) -> None:
 def _end_the_parent() -> None:
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(0.5)
+
+
+def _ask_twice(sweep: int) -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        os.kill(sweep, signum)
+    time.sleep(20)
 
 
 def _write_environment(file: Path) -> None:

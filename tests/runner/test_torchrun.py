@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,18 @@ from runner.run import _train_in
 from runner.signals import after_step, install_handlers, this_process
 from runner.training.parallel import Parallel
 from tests.conftest import ROOT, Settings
+from tests.environment import environment
 from tests.faults.lab import steps_done
 from tests.records import synthetic_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-EXACT = ("train.autocast=none", "train.compile=false")
+# What is evaluated, and the items of HellaSwag.
+SCORED = ("evaluation.every=8", "evaluation.samples=true")
+ITEMS = "items.jsonl"
 
 
 class Processes:
-    """Starts runs of step10 at the smoke scale on several processes."""
+    """Starts runs of step10 at the smoke scale on several processes, all in one folder."""
 
     def __init__(self, folder: Path, text: Path, cache_dir: Path) -> None:
         self.folder, self.text, self.cache_dir = folder, text, cache_dir
@@ -44,6 +46,7 @@ class Processes:
         count: int = 2,
         options: tuple[str, ...] = (),
         output: str = "outputs",
+        **variables: str,
     ) -> "subprocess.Popen[str]":
         """`torchrun -m runner`; with a count of 1 without torchrun. Only the first may print."""
         flags = [word for word in overrides if word.startswith("-")]
@@ -54,42 +57,57 @@ class Processes:
             [
                 *launcher, "-m", "runner", *flags, "scale=smoke", "device=cpu", "data=text",
                 f"data.path={self.text}", f"output_dir={self.folder / output}", *named,
-                "sample.tokens=4", *EXACT, *(word for word in overrides if word not in flags),
+                "sample.tokens=4", "train.steps=30", "train.autocast=none", "train.compile=false",
+                *(word for word in overrides if word not in flags),
             ],
             cwd=ROOT,
-            env={**os.environ, "GPT2_LADDER_CACHE": str(self.cache_dir)},
+            env=environment(GPT2_LADDER_CACHE=str(self.cache_dir), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
 
-    def run(self, *overrides: str, **more: object) -> tuple[int, str]:
-        """The exit status and all that was printed."""
-        process = self.start(*overrides, **more)  # type: ignore[arg-type]
+    def run(self, *overrides: str, count: int = 2) -> str:
+        """All that was printed, by a command that ends well."""
+        process = self.start(*overrides, count=count)
         printed, _ = process.communicate(timeout=240)
-        return process.returncode, printed
+        assert process.returncode == 0, printed
+        return printed
 
-    def until(self, experiment: str, steps: int) -> None:
-        """Wait until a run of the experiment has taken so many steps."""
+    def until(self, steps: int) -> None:
+        """Wait until a run has taken so many steps."""
         deadline = time.monotonic() + 120
-        while steps_done(self.folder / "outputs" / experiment) < steps:
-            assert time.monotonic() < deadline, f"{experiment} did not get to step {steps}"
+        while steps_done(self.folder / "outputs" / "ladder") < steps:
+            assert time.monotonic() < deadline, f"it did not get to step {steps}"
             time.sleep(0.02)
 
-    def record(self, experiment: str, output: str = "outputs") -> Run:
-        (file,) = self.folder.glob(f"{output}/{experiment}/*/*/run.json")
+    def record(self, output: str = "outputs") -> Run:
+        (file,) = self.folder.glob(f"{output}/ladder/*/*/run.json")
         return read_run(file.parent)
 
-    def losses(self, experiment: str, output: str = "outputs") -> list[float]:
+    def losses(self, output: str = "outputs") -> list[float]:
         """The loss of each step, then the held-out loss."""
-        (file,) = self.folder.glob(f"{output}/{experiment}/*/*/steps.csv")
+        (file,) = self.folder.glob(f"{output}/ladder/*/*/steps.csv")
         steps = pd.read_csv(file)["loss"].tolist()
-        return [*steps, self.record(experiment, output).results.held_out]
+        return [*steps, self.record(output).results.held_out]
 
 
 @pytest.fixture
 def processes(tmp_path: Path, text_file: Path, cache_dir: Path) -> Processes:
     return Processes(tmp_path, text_file, cache_dir)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, text_file: Path, cache_dir: Path) -> Processes:
+    """A run on one process, with which those on several are compared."""
+    folder = tmp_path_factory.mktemp("one")
+    endings = ["runs away", "sat", "is a bird that sings", "ate it up"]
+    lines = [{"ctx": "A man " * (i + 1), "endings": endings, "label": i % 4} for i in range(7)]
+    (folder / ITEMS).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    one = Processes(folder, text_file, cache_dir)
+    one.run(*SCORED, f"evaluation.hellaswag={folder / ITEMS}", count=1)
+    assert len(one.losses()) == 31
+    return one
 
 
 def workers(torchrun: "subprocess.Popen[str]") -> dict[str, int]:
@@ -110,57 +128,45 @@ def workers(torchrun: "subprocess.Popen[str]") -> dict[str, int]:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
-def same(losses: list[float], expected: list[float]) -> None:
-    np.testing.assert_allclose(losses, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("sharding", ["none", pytest.param("fsdp", marks=pytest.mark.slow)])
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(processes: Processes, sharding: str) -> None:
-    status, printed = processes.run("experiment=one", "train.steps=20", count=1)
-    assert status == 0, printed
-    status, printed = processes.run(
-        "experiment=two", "train.steps=20", f"train.sharding={sharding}", "checkpoint=last"
-    )
-    assert status == 0, printed
-    assert printed.count("held-out loss") == 1, "one process speaks"
-    one, two = processes.record("one"), processes.record("two")
-    assert len(processes.losses("one")) == 21
-    same(processes.losses("two"), processes.losses("one"))
-    assert (one.environment.processes, two.environment.processes) == (1, 2)
-    assert two.environment.sharding == (None if sharding == "none" else "fsdp")
-    assert two.fingerprint == one.fingerprint
-    assert two.results.tokens_per_step == one.results.tokens_per_step
-    assert two.samples[0].text
-    assert [path.name for path in processes.folder.glob("outputs/two/*/*/*.safetensors")] == [
-        "weights.safetensors"
-    ]
+def check_same(run: Processes, other: Processes, output: str = "outputs") -> None:
+    np.testing.assert_allclose(run.losses(output), other.losses(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
-def test_two_processes_score_and_sample_as_one(processes: Processes, sharding: str) -> None:
-    items = processes.folder / "items.jsonl"
-    endings = ["runs away", "sat", "is a bird that sings", "ate it up"]
-    lines = [{"ctx": "A man " * (i + 1), "endings": endings, "label": i % 4} for i in range(7)]
-    items.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    asked = ("train.steps=20", "evaluation.every=8", "evaluation.samples=true")
-    asked += (f"evaluation.hellaswag={items}",)
-    for experiment, count in (("one", 1), ("two", 2)):
-        status, printed = processes.run(
-            f"experiment={experiment}", f"train.sharding={sharding}", *asked, count=count
-        )
-        assert status == 0, printed
-    one, two = processes.record("one"), processes.record("two")
-    same(processes.losses("two"), processes.losses("one"))
-    assert [found.step for found in one.hellaswag] == [8, 16, 20]
-    assert two.hellaswag == one.hellaswag
-    assert two.samples == one.samples
+def test_two_processes_train_score_and_sample_as_one(
+    processes: Processes, one: Processes, sharding: str
+) -> None:
+    printed = processes.run(
+        *SCORED, f"evaluation.hellaswag={one.folder / ITEMS}", f"train.sharding={sharding}",
+        "checkpoint=last",
+    )  # fmt: skip
+    assert printed.count(", held-out loss") == 1, "one process speaks"
+    check_same(processes, one)
+    ours, theirs = processes.record(), one.record()
+    assert (theirs.environment.processes, ours.environment.processes) == (1, 2)
+    assert ours.environment.sharding == (None if sharding == "none" else "fsdp")
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.results.tokens_per_step == theirs.results.tokens_per_step
+    assert [scored.step for scored in theirs.hellaswag] == [8, 16, 24, 30]
+    assert ours.hellaswag == theirs.hellaswag
+    assert ours.samples == theirs.samples
+    assert ours.samples[0].text
+    (weights,) = processes.folder.glob("outputs/ladder/*/*/*.safetensors")
+    assert weights.name == "weights.safetensors"
 
 
-def test_a_mistake_is_one_sentence_of_the_first_process(processes: Processes) -> None:
-    status, printed = processes.run("train.stepz=3")
-    assert status != 0
+@pytest.mark.parametrize("late", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_mistake_is_one_sentence_of_the_process_that_meets_it_first(
+    processes: Processes, late: str
+) -> None:
+    """torchrun then ends the other one, before it knows of the mistake."""
+    (processes.folder / "sitecustomize.py").write_text(
+        f"import os, time\nif os.environ.get('RANK') == '{late}': time.sleep(1)\n"
+    )
+    begun = processes.start("train.stepz=3", PYTHONPATH=str(processes.folder))
+    printed, _ = begun.communicate(timeout=240)
+    assert begun.returncode != 0
     assert printed.count("There is no setting train.stepz. Did you mean train.steps?") == 1
     assert "runner/" not in printed, "no traceback of ours"
     assert not (processes.folder / "outputs").exists()
@@ -177,43 +183,40 @@ def test_a_mistake_is_one_sentence_of_the_first_process(processes: Processes) ->
     ],
 )
 def test_the_number_of_processes_may_change_when_a_run_resumes(
-    processes: Processes, first: int, first_sharding: str, second: int, second_sharding: str
+    processes: Processes,
+    one: Processes,
+    first: int,
+    first_sharding: str,
+    second: int,
+    second_sharding: str,
 ) -> None:
-    processes.run("experiment=whole", "train.steps=20", count=1)
-    begun = processes.start(
-        "experiment=two", "train.steps=20", f"train.sharding={first_sharding}",
-        "train.checkpoint_every.steps=1", count=first,
-    )  # fmt: skip
-    processes.until("two", 5)
+    every = "train.checkpoint_every.steps=1"
+    begun = processes.start(every, f"train.sharding={first_sharding}", count=first)
+    processes.until(5)
     begun.send_signal(signal.SIGTERM)
     printed, _ = begun.communicate(timeout=120)
-    assert processes.record("two").status is Status.interrupted, printed
-    status, printed = processes.run(
-        "experiment=two", "train.steps=20", f"train.sharding={second_sharding}",
-        "train.checkpoint_every.steps=1", count=second,
-    )  # fmt: skip
-    assert status == 0, printed
+    assert processes.record().status is Status.interrupted, printed
+    printed = processes.run(every, f"train.sharding={second_sharding}", count=second)
     assert "Resuming from step" in printed
-    assert processes.record("two").environment.processes == second
-    same(processes.losses("two"), processes.losses("whole"))
+    assert processes.record().environment.processes == second
+    check_same(processes, one)
 
 
 @linux
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_from_the_last_checkpoint(processes: Processes) -> None:
-    processes.run("experiment=whole", "train.steps=30", count=1)
+def test_a_killed_worker_goes_on_from_the_last_checkpoint(
+    processes: Processes, one: Processes
+) -> None:
     options = ("--nproc-per-node=2", "--standalone", "--max-restarts=1")
-    begun = processes.start(
-        "experiment=killed", "train.steps=30", "train.checkpoint_every.steps=5", options=options
-    )
-    processes.until("killed", 12)
+    begun = processes.start("train.checkpoint_every.steps=5", options=options)
+    processes.until(12)
     os.kill(workers(begun)["1"], signal.SIGKILL)
     printed, _ = begun.communicate(timeout=120)
     assert begun.returncode == 0, printed
-    (resumed_at,) = processes.record("killed").resumed_at
+    (resumed_at,) = processes.record().resumed_at
     assert resumed_at >= 10
     assert resumed_at % 5 == 0
-    same(processes.losses("killed"), processes.losses("whole"))
+    check_same(processes, one)
 
 
 @linux
@@ -229,14 +232,14 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint(processes: Processes) 
 def test_a_worker_that_dies_or_hangs_ends_the_run_in_a_sentence(
     processes: Processes, rank: str, fault: signal.Signals, sentence: str
 ) -> None:
-    begun = processes.start("experiment=hung", "train.steps=2000", "train.timeout_minutes=0.1")
-    processes.until("hung", 5)
+    begun = processes.start("train.steps=2000", "train.timeout_minutes=0.1")
+    processes.until(5)
     os.kill(workers(begun)[rank], fault)
     printed, _ = begun.communicate(timeout=150)
     assert begun.returncode != 0
     assert printed.count(sentence) == 1
     if rank == "1":
-        record = processes.record("hung")
+        record = processes.record()
         assert record.status is Status.failed
         assert sentence in str(record.message)
 
@@ -258,6 +261,7 @@ def test_a_signal_does_not_keep_the_first_process_from_saying_why(
     folder.start(synthetic_run(), afresh=False)
     source = find_source(config.data, Path(config.cache_dir))
     parallel = Parallel(torch.device("cpu"), size=2, store=torch.distributed.HashStore())
+    monkeypatch.setattr(this_process, "asked", [])
     before = install_handlers(this_process.end)
     try:
         _train_in(folder, config, source, parallel, Console(file=io.StringIO()))
@@ -269,74 +273,57 @@ def test_a_signal_does_not_keep_the_first_process_from_saying_why(
 
 
 @pytest.mark.slow
-def test_two_machines_that_share_no_folder_train_together(processes: Processes) -> None:
-    processes.run("experiment=one", "train.steps=10", count=1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_two_machines_that_share_no_folder_train_together(
+    processes: Processes, one: Processes
+) -> None:
+    where = ("--master-addr=127.0.0.1", f"--master-port={free_port()}")
     nodes = [
         processes.start(
-            "experiment=nodes",
-            "train.steps=10",
-            options=(
-                "--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1",
-                "--master-addr=127.0.0.1", f"--master-port={port}",
-            ),
+            options=("--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1", *where),
             output=f"node{node}",
         )
         for node in range(2)
-    ]  # fmt: skip
+    ]
     printed = [node.communicate(timeout=120)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
-    same(processes.losses("nodes", "node0"), processes.losses("one"))
+    check_same(processes, one, "node0")
     assert not [*processes.folder.glob("node1/**/run.json")], "the first process alone writes"
 
 
 @pytest.mark.slow
 def test_a_sweep_on_two_processes_trains_every_stage_and_reports(processes: Processes) -> None:
-    sweep = ("-m", "+stage=step01,step05,step10", "experiment=sweep", "train.steps=4")
-    status, printed = processes.run(*sweep)
-    assert status == 0, printed
-    records = {file.parts[-3] for file in processes.folder.glob("outputs/sweep/*/*/run.json")}
+    sweep = ("-m", "+stage=step01,step05,step10", "train.steps=4")
+    processes.run(*sweep)
+    records = {file.parts[-3] for file in processes.folder.glob("outputs/ladder/*/*/run.json")}
     assert records == {"step01", "step05", "step10"}
-    assert (processes.folder / "outputs/sweep/report/index.html").exists()
-    status, printed = processes.run(*sweep)
-    assert (status, printed.count("already finished")) == (0, 3), printed
-    tables = [file.read_text() for file in processes.folder.glob("outputs/sweep/*/*/asked.csv")]
+    assert (processes.folder / "outputs/ladder/report/index.html").exists()
+    assert processes.run(*sweep).count("already finished") == 3
+    tables = [file.read_text() for file in processes.folder.glob("outputs/ladder/*/*/asked.csv")]
     assert [table.count("\n") for table in tables] == [3, 3, 3], "a header, and a line a command"
 
 
 @pytest.mark.slow
 def test_two_runs_with_different_settings_do_not_train_together(processes: Processes) -> None:
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     launched = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "runner", "scale=smoke", "device=cpu", "data=text",
-                f"data.path={processes.text}", f"output_dir={processes.folder}/outputs",
-                "+stage=step10", f"seed={rank}",
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ, "GPT2_LADDER_CACHE": str(processes.cache_dir), "RANK": str(rank),
-                "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": "29671",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+        processes.start(f"seed={rank}", count=1, RANK=rank, LOCAL_RANK=rank, **where)
+        for rank in ("0", "1")
+    ]
     printed = [process.communicate(timeout=120)[0] for process in launched]
     assert launched[0].returncode == 2
     assert printed[0].count("The processes were given other commands") == 1
     assert not [*processes.folder.glob("outputs/**/run.json")]
 
 
-def test_processes_without_torchrun_are_one_sentence(
-    command_line: Callable[..., "subprocess.CompletedProcess[str]"],
-) -> None:
-    done = command_line("+stage=step10", WORLD_SIZE="2", RANK="0")
-    assert done.returncode == 2
-    assert "start them with torchrun, or unset WORLD_SIZE" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_processes_without_torchrun_are_one_sentence(processes: Processes) -> None:
+    begun = processes.start(count=1, WORLD_SIZE="2", RANK="0")
+    printed, _ = begun.communicate(timeout=240)
+    assert begun.returncode == 2
+    assert "start them with torchrun, or unset WORLD_SIZE" in printed
+    assert "Traceback" not in printed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

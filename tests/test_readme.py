@@ -35,7 +35,7 @@ IN_TEXT = (
     "python -m runner +plan=inside_step09",
     "python -m runner --config-dir=mine +recipe=week",
     "python -m reports --config-dir=mine outputs/ladder",
-    "python -m runner +stage=step02 'plus=[step03]' --cfg job",
+    "python -m runner --cfg job +stage=step02 'plus=[step03]'",
 )
 SMALL = {"scale": "smoke", "train.steps": "2", "data": "text"}
 WHOLE_LADDER = "python -m runner -m '+stage=glob(step*)'"

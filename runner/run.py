@@ -344,8 +344,7 @@ def _compared(run: Run, baseline: Run) -> str:
     """The differences of a finished run from its baseline."""
     ours, theirs = run.results, baseline.results
     losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    if this_process.shares_the_machine or record.speed_conditions(run) != record.speed_conditions(
-        baseline
-    ):
+    alike = record.speed_conditions(run) == record.speed_conditions(baseline)
+    if this_process.shares_the_machine or not alike:
         return losses
     return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -19,6 +21,23 @@ from runner.rows import Step
 
 # How often a long job prints a line when piped.
 QUIET_SECONDS = 10.0
+
+
+@contextmanager
+def text_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """Gives a function to call with the bytes tokenized so far and those of the whole text.
+
+    The latter are None where they are not known.
+    """
+    with _bar(console, DownloadColumn(), transient=True) as bar:
+        task = bar.add_task("Tokenizing", total=None, visible=False)
+        print_line = item_progress(console, "Tokenizing", quiet=not bar.disable, unit="MB")
+
+        def show(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+            print_line(done / 1e6, None if total is None else total / 1e6)
+
+        yield show
 
 
 def item_progress(
@@ -53,16 +72,7 @@ def step_progress(
     if quiet:
         yield lambda step: None
         return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (console.is_terminal or console.is_jupyter),
-    )
-    with bar:
+    with _bar(console, MofNCompleteColumn(), TextColumn("{task.fields[figures]}")) as bar:
         task = bar.add_task(title, total=steps, completed=done, figures="")
         shown = -math.inf
 
@@ -78,3 +88,12 @@ def step_progress(
                     print(step.line(), end="", file=console.file, flush=True)
 
         yield show
+
+
+def _bar(console: Console, *figures: ProgressColumn, transient: bool = False) -> Progress:
+    """A live bar with these figures; disabled where it cannot be drawn again and again."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), *figures)
+    live = console.is_terminal or console.is_jupyter
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not live, transient=transient
+    )

@@ -29,7 +29,7 @@ from runner.folder import RunFolder, now
 from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
-from runner.progress import item_progress
+from runner.progress import text_progress
 from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
@@ -208,8 +208,8 @@ def _train_in(
         from runner.training.loop import train
 
         cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
-        show = item_progress(console, "Tokenizing", unit="bytes")
-        corpus = load(source, cache_dir, held_out, partial(warn, console), show)
+        with text_progress(console) as show:
+            corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
         data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256
         data.train_tokens, data.held_out_tokens = corpus.train_tokens, len(corpus.held_out)

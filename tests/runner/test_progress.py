@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from runner.progress import step_progress
+from runner import progress
+from runner.progress import step_progress, text_progress
 from runner.rows import Step
 
 STEPS = (
@@ -37,3 +38,18 @@ def test_steps_are_a_bar_on_a_terminal_some_lines_when_piped_and_nothing_when_qu
             "step 0, loss: 10.962733268737793, norm: 27.9385, dt: 817.93ms\n"
             "step 2, loss: 9.59, norm: 5.3188, dt: 207.46ms\n"
         )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_text_is_a_bar_on_a_terminal_and_lines_of_megabytes_when_piped(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    output = io.StringIO()
+    with text_progress(Console(file=output, force_terminal=terminal, width=120)) as show:
+        show(3_000_000, None)
+        show(50_000_000, 100_000_000)
+    if terminal:
+        assert "50.0/100.0 MB" in output.getvalue()
+    else:
+        assert output.getvalue() == "Tokenizing: 3 MB\nTokenizing: 50 of 100 MB\n"

@@ -68,9 +68,9 @@ def main() -> None:
         if world.is_first():
             list_runs(typed, folders, Console())
     else:
-        if flags.multirun:
-            expand({}, typed, folders)  # a pattern that matches nothing is refused
-        elif not (for_hydra or keys & {"plan", "hydra.mode"}):
+        if any("glob(" in word for word in typed):
+            expand({}, typed, folders)  # one that matches nothing is refused
+        if not (for_hydra or flags.multirun or keys & {"plan", "hydra.mode"}):
             refuse_sweep(typed)
         task()
 

@@ -132,8 +132,9 @@ def read_command(
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
-    before = ladder.settings(Ablation(below)) if below else ladder.base
-    if cfg.recipe:
+    if not cfg.recipe:
+        before = ladder.settings(Ablation(below)) if below else ladder.base
+    else:
         words = list(overrides)
         before = _settings(composed(*request.shared, f"stage={stage.parent}"))
     trained = flatten(resolved(cfg))

@@ -128,9 +128,9 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Pl
             request = Request.read(rest, stages)
             cfg = request.configuration()
             read_settings(cfg)
-            asked = request.ablation
+            asked, name = request.ablation, request.stage.name
             typed = [o for o in request.shared if o not in common]
-            remark = f"  (is {request.stage.name})" if request.stage.name != asked.stage else ""
+            remark = f"  (is {name})" if name != asked.stage else ""
             if same_as := request.same_as:
                 remark = f"  (not applicable: trains exactly as {same_as})"
             shown = " ".join([asked.stage, *asked.overrides, *typed])
@@ -206,14 +206,13 @@ def _estimate(row: PlannedRuns, paces: Sequence[Pace]) -> float | None:
 
     Those have the same device and model, but for what stages switch in it.
     """
-    settings = measured(row.plain)
+    settings, switched = measured(row.plain), {f"model.{knob}" for knob in KNOBS}
     differing: dict[int, list[float]] = {}
     for pace in paces:
         other = pace.settings
-        keys = {key for key in {*settings, *other} if settings.get(key) != other.get(key)}
-        switched = {f"model.{knob}" for knob in KNOBS}
-        if not any(key == "device" or key.startswith("model.") for key in keys - switched):
-            differing.setdefault(len(keys), []).append(pace.seconds(settings))
+        changed = {key for key in {*settings, *other} if settings.get(key) != other.get(key)}
+        if not any(key == "device" or key.startswith("model.") for key in changed - switched):
+            differing.setdefault(len(changed), []).append(pace.seconds(settings))
     return row.to_train * statistics.median(differing[min(differing)]) if differing else None
 
 

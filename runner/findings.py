@@ -153,16 +153,19 @@ def above_uniform(loss: float, vocabulary: int) -> float:
     return 0.0 if abs(above) <= FIRST_LOSS_DISTANCE else above
 
 
+def _first_loss(e: Evidence) -> Facts:
+    size = e.vocabulary
+    return {"loss": e.steps[0].loss, "uniform": math.log(size), "vocabulary": f"{size:,}"}
+
+
 @warning(
     "The first loss is {loss:.4g}, and ln({vocabulary}) = {uniform:.2f}: the untrained model is "
     "sure of what it cannot know.",
     "Draw smaller weights; model.init is for that.",
 )
 def init_loss_high(e: Evidence) -> Facts:
-    loss, size = e.steps[0].loss, e.vocabulary
-    if above_uniform(loss, size) <= 0:  # it is not where the loss is no number
-        return None
-    return {"loss": loss, "uniform": math.log(size), "vocabulary": f"{size:,}"}
+    # Not > 0: a loss that is no number is too high as well.
+    return _first_loss(e) if not above_uniform(e.steps[0].loss, e.vocabulary) <= 0 else None
 
 
 @warning(
@@ -171,10 +174,7 @@ def init_loss_high(e: Evidence) -> Facts:
     "Look for targets in the input, unless it was trained before; see train.flow_checks.",
 )
 def init_loss_low(e: Evidence) -> Facts:
-    loss, size = e.steps[0].loss, e.vocabulary
-    if not above_uniform(loss, size) < 0:
-        return None
-    return {"loss": loss, "uniform": math.log(size), "vocabulary": f"{size:,}"}
+    return _first_loss(e) if above_uniform(e.steps[0].loss, e.vocabulary) < 0 else None
 
 
 def _carried(look: Inspection) -> float:

@@ -112,7 +112,7 @@ def code_hash() -> str:
 
 
 def hash_with_source(settings: Mapping[str, Any]) -> str:
-    """`code_hash`, with what a model of someone's own is made of, if the settings name one.
+    """`code_hash`, with what a custom model is made of, if the settings name one.
 
     That is its source, the files that its arguments name, and the versions of the packages that it
     imports. Raises UsageError where it has no source.
@@ -138,8 +138,3 @@ def commit() -> tuple[str | None, bool]:
         return None, False
     head, dirty, _ = described.stdout.strip().partition("-dirty")
     return head, bool(dirty)
-
-
-def _without(flat: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    below = tuple(f"{key}." for key in keys)
-    return {k: v for k, v in flat.items() if k not in keys and not k.startswith(below)}

@@ -89,10 +89,8 @@ class Checkpoints:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
                 raise DamagedFile("it belongs to another run")
-            before, now = (
-                parse_run(json.loads(metadata["record"])).products,
-                self.folder.run.products,
-            )
+            now = self.folder.run.products
+            before = parse_run(json.loads(metadata["record"])).products
             if before and now and before.answers != now.answers:
                 raise DamagedFile(
                     f"it was trained with matrix products in {before.answers}, and those measured "

@@ -1,5 +1,6 @@
 """What the tests of all rooms share: a small text, a cache of their own, and the command line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -105,9 +106,30 @@ def settings(text_file: Path, cache_dir: Path, tmp_path: Path) -> Settings:
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def warm(cache_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The process of this worker in whose forks commands run, tests/warm.py."""
+    variables = environment(PYTHONPATH=str(ROOT), GPT2_LADDER_CACHE=str(cache_dir))
+    words = [sys.executable, "-m", "tests.warm"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=ROOT, env=variables, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        yield process
+
+
 @pytest.fixture
-def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLine:
-    """`python -m runner` in a process of its own, at the smoke scale, from the checkout's root."""
+def command_line(
+    text_file: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm: "subprocess.Popen[str]",
+) -> CommandLine:
+    """`python -m runner` in a process of its own, at the smoke scale, from the checkout's root.
+
+    Python is started for it only where variables or the code are others than those of `warm`.
+    """
 
     def run(
         *arguments: str,
@@ -127,13 +149,29 @@ def command_line(text_file: Path, cache_dir: Path, tmp_path: Path) -> CommandLin
         # Flags come first, and the test's overrides last, because the last one counts.
         flags = [a for a in arguments if a.startswith("-")]
         overrides = [a for a in arguments if not a.startswith("-")]
-        command = [sys.executable, "-m", module, *flags, *(smoke_arguments if smoke else ())]
-        command += overrides
+        words = [*flags, *(smoke_arguments if smoke else ()), *overrides]
         if smoke and "-m" not in flags and not report:
-            command.append("~hydra.callbacks.report")  # it takes longer than such a run
+            words.append("~hydra.callbacks.report")  # it takes longer than such a run
         variables = environment(**{"GPT2_LADDER_CACHE": str(cache_dir), **changed})
-        return subprocess.run(
-            command, cwd=root, env=variables, capture_output=True, text=True, timeout=280
-        )
+        command = [sys.executable, "-m", module, *words]
+        if root != ROOT or changed.keys() - {"COLUMNS"}:
+            return subprocess.run(
+                command, cwd=root, env=variables, capture_output=True, text=True, timeout=280
+            )
+        printed = tmp_path_factory.mktemp("printed")
+        output, errors = printed / "stdout.txt", printed / "stderr.txt"
+        request = {
+            "module": module,
+            "arguments": words,
+            "environment": variables,
+            "output": str(output),
+            "errors": str(errors),
+        }
+        assert warm.stdin
+        assert warm.stdout
+        print(json.dumps(request), file=warm.stdin, flush=True)
+        status = int(warm.stdout.readline())
+        said = [file.read_text(encoding="utf-8") for file in (output, errors)]
+        return subprocess.CompletedProcess(command, status, *said)
 
     return run

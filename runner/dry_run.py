@@ -20,15 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.keys import keys
-from conf.schema import DataConf, Role
+from conf.schema import Checkpoint, DataConf, Role
 from gpt2.config import KNOBS
 from runner.command import Request, composed
 from runner.data.hellaswag import items_sha256
 from runner.data.source import find_source
+from runner.folder import is_done
 from runner.identity import fingerprint, measured, resolved
 from runner.messages import duration, say
 from runner.overrides import expand, hydra_open, override_key, parse
-from runner.record import WEIGHTS, Run, Status, read_runs
+from runner.record import Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import read_ladder
 
@@ -40,7 +41,7 @@ BETWEEN_RUNS_S = 20
 
 @dataclass
 class PlannedRuns:
-    """The runs that differ in `ROUND` alone: their configuration, and the state of each round.
+    """The runs that differ in `ROUND` alone: their configuration, and which rounds are done.
 
     `to_train` counts those that are left and that no other row before trains too.
     """
@@ -48,7 +49,7 @@ class PlannedRuns:
     shown: str
     remark: str
     plain: dict[str, Any]
-    states: dict[tuple[int, ...], Status | None] = field(default_factory=dict)
+    done: dict[tuple[int, ...], bool] = field(default_factory=dict)
     to_train: int = 0
 
     @property
@@ -57,7 +58,7 @@ class PlannedRuns:
 
     @property
     def left(self) -> int:
-        return sum(status is None for status in self.states.values())
+        return len(self.done) - sum(self.done.values())
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
     records = {e: read_runs(e) for e in dict.fromkeys(row.experiment for row in rows)}
     trained: set[tuple[Path, str]] = set()
     for row in rows:
-        _find_states(row, records[row.experiment], trained)
+        _find_done(row, records[row.experiment], trained)
     _print_rows(rows, cfg, console)
-    total = sum(len(row.states) for row in rows)
+    total = sum(len(row.done) for row in rows)
     left, to_train = sum(row.left for row in rows), sum(row.to_train for row in rows)
     same = f", {left - to_train} the same as one of these" if left > to_train else ""
     runs_in_words = f"{total} run{'s' if total > 1 else ''}"
@@ -139,32 +140,29 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Pl
         values = {**rows[rest].plain, **parse(typed)}
         if not all(type(values[key]) is int for key in ROUND):  # in quotes, or a mistake
             values = resolved(composed(*typed))
-        rows[rest].states[tuple(values[key] for key in ROUND)] = None
+        rows[rest].done[tuple(values[key] for key in ROUND)] = False
     return list(rows.values())
 
 
-def _find_states(
+def _find_done(
     row: PlannedRuns, records: Mapping[Path, Run], trained: set[tuple[Path, str]]
 ) -> None:
-    """Fill in the state of a row's runs, as they would be found finished, or not.
+    """Fill in which of a row's runs would be found done.
 
     `trained` are those of the rows before, to which its own are added: experiment, fingerprint.
     """
-    kept = row.plain["checkpoint"] != "none"
-    known: dict[str, Status] = {}
-    for file, run in records.items():
-        if run.status.is_final and (not kept or (file.parent / WEIGHTS).exists()):
-            known[run.fingerprint] = run.status
+    kept = row.plain["checkpoint"] != Checkpoint.none.name
+    done = {run.fingerprint for file, run in records.items() if is_done(run, file.parent, kept)}
     data, cache_dir = row.plain["data"], row.plain["cache_dir"]
     text = _data_sha256(tuple(data.items()), cache_dir)
     path = row.plain["evaluation"]["hellaswag"]
     items = items_sha256(path, Path(cache_dir).expanduser()) if path is not None else None
     force = row.plain["force"]
-    for place in row.states:
+    for place in row.done:
         values = dict(zip(ROUND, place, strict=True))
         identity = fingerprint({**row.plain, **values}, text, items)
-        row.states[place] = None if force else known.get(identity)
-        if row.states[place] is None and (force or (row.experiment, identity) not in trained):
+        row.done[place] = identity in done and not force
+        if not row.done[place] and (force or (row.experiment, identity) not in trained):
             trained.add((row.experiment, identity))
             row.to_train += 1
 
@@ -181,7 +179,7 @@ def _print_rows(rows: Sequence[PlannedRuns], cfg: DictConfig, console: Console) 
     table.add_column("run", overflow="fold")
     table.add_column("finished", justify="right")
     for row in rows:
-        finished = f"{len(row.states) - row.left} of {len(row.states)}"
+        finished = f"{len(row.done) - row.left} of {len(row.done)}"
         table.add_row(f"{row.shown}{row.remark}", finished)
     console.print(table, highlight=False, markup=False)
 

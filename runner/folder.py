@@ -226,6 +226,12 @@ class RunFolder:
         self._files = {}
 
 
+def is_done(run: Run, path: Path, keeps_weights: bool) -> bool:
+    """Whether a run has its result, and where it is to keep its weights, these in its folder."""
+    lacks_weights = keeps_weights and not (path / WEIGHTS).exists()
+    return run.status.is_final and not (run.status is Status.finished and lacks_weights)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -19,18 +19,18 @@ from rich.console import Console
 
 from conf.device import smaller_scale
 from conf.errors import LostProcess, UsageError
-from conf.schema import Aim, Config
+from conf.schema import Aim, Checkpoint, Config
 from runner import identity, record, world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
 from runner.data.source import Source, find_source
 from runner.files import write_atomically
-from runner.folder import RunFolder, now
+from runner.folder import RunFolder, is_done, now
 from runner.messages import say, sentence, warn
 from runner.overrides import override_key
 from runner.process import in_own_process
 from runner.progress import text_progress
-from runner.record import CHECKPOINT, WEIGHTS, DataInfo, Environment, Process, Run, Status
+from runner.record import CHECKPOINT, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
 from runner.signals import say_why_first, this_process
@@ -87,14 +87,13 @@ def find_done(
     for same in map(RunFolder, dict.fromkeys([folder.path, *everywhere])):
         if same.damage:
             warn(console, f"{same.damage}; the run is trained again.")
-        elif same.status and same.status.is_final and not config.force:
-            run, finished = same.run, same.status is Status.finished
-            lacks_weights = config.checkpoint.name != "none" and not (same.path / WEIGHTS).exists()
-            if run.fingerprint != planned.fingerprint or (finished and lacks_weights):
+        elif same.status and not config.force:
+            run, keeps_weights = same.run, config.checkpoint is not Checkpoint.none
+            if run.fingerprint != planned.fingerprint or not is_done(run, same.path, keeps_weights):
                 continue
             said = f"{run.stage.name}: already {run.status.value} in {same.path}"
             say(console, f"{said} (force=true trains it again).")
-            if finished:  # its process may have been killed before this
+            if run.status is Status.finished:  # its process may have been killed before this
                 (same.path / CHECKPOINT).unlink(missing_ok=True)
             _note(asked, same, console)
             return run

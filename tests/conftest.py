@@ -107,21 +107,23 @@ CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def warm(cache_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+def usual(cache_dir: Path) -> dict[str, str]:
+    """The environment of a command where a test changes nothing in it."""
+    return {**ENVIRONMENT, "GPT2_LADDER_CACHE": str(cache_dir)}
+
+
+@pytest.fixture(scope="session")
+def warm(usual: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """The process of this worker in whose forks commands run, tests/warm.py."""
-    variables = environment(PYTHONPATH=str(ROOT), GPT2_LADDER_CACHE=str(cache_dir))
-    words = [sys.executable, "-m", "tests.warm"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        words, cwd=ROOT, env=variables, stdin=pipe, stdout=pipe, text=True
-    ) as process:
-        yield process
+    words, pipe = [sys.executable, "-m", "tests.warm"], subprocess.PIPE
+    with subprocess.Popen(words, cwd=ROOT, env=usual, stdin=pipe, stdout=pipe, text=True) as made:
+        yield made
 
 
 @pytest.fixture
 def command_line(
     text_file: Path,
-    cache_dir: Path,
+    usual: dict[str, str],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     warm: "subprocess.Popen[str]",
@@ -152,9 +154,10 @@ def command_line(
         words = [*flags, *(smoke_arguments if smoke else ()), *overrides]
         if smoke and "-m" not in flags and not report:
             words.append("~hydra.callbacks.report")  # it takes longer than such a run
-        variables = environment(**{"GPT2_LADDER_CACHE": str(cache_dir), **changed})
+        variables = environment(**{"GPT2_LADDER_CACHE": usual["GPT2_LADDER_CACHE"], **changed})
         command = [sys.executable, "-m", module, *words]
-        if root != ROOT or changed.keys() - {"COLUMNS"}:
+        differing = {name for name, _ in variables.items() ^ usual.items()}
+        if root != ROOT or differing - {"COLUMNS", "PYTEST_CURRENT_TEST"}:
             return subprocess.run(
                 command, cwd=root, env=variables, capture_output=True, text=True, timeout=280
             )

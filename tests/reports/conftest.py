@@ -231,11 +231,11 @@ def lab(tmp_path: Path) -> Lab:
 @pytest.fixture(scope="session")
 def ladder(shared_dir: Path) -> Path:
     """An experiment of ten synthetic stages, one seed; it is only read."""
-    experiment = shared_dir / "synthetic" / "ladder"
-    with FileLock(shared_dir / "ladder.lock"):
-        if not experiment.exists():
-            Lab(experiment).stages([1], **dict.fromkeys(ORDER))
-    return experiment
+    lab = Lab(shared_dir / "synthetic" / "ladder")
+    with FileLock(shared_dir / "synthetic.lock"):
+        for stage in [] if lab.path.exists() else ORDER:
+            lab.run(stage, plan="ladder")
+    return lab.path
 
 
 @pytest.fixture(scope="session")

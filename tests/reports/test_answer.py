@@ -63,7 +63,6 @@ def test_every_branch_of_the_ladder_has_a_sentence_on_the_whole(lab: Lab) -> Non
 def test_the_lowest_loss_of_all_is_named_where_later_stages_lost_it(lab: Lab) -> None:
     lab.stages([1], step02=7.0, step03=6.0, step04=6.5)
     lowest = lab.report.answer.lowest
-    assert lowest is not None
     assert lowest.name == "step03"
     lab.run("step04", floor=6.0)
     assert lab.report.answer.lowest is None
@@ -82,7 +81,6 @@ def test_a_sweep_over_settings_is_answered_without_a_ladder(lab: Lab) -> None:
     ]  # fmt: skip
     assert sweep.lowest is sweep.rows[1]
     more = sweep.rows[0].more
-    assert more is not None
     assert (more.value, more.n) == (pytest.approx(1), 3)
     assert report.main.stages[0].arm.finished, "a diverged run displaces no finished one"
     assert report.apart == []
@@ -111,7 +109,6 @@ def test_experiments_are_side_by_side_and_each_keeps_its_own_report(tmp_path: Pa
     assert [(row.differs, len(row.found.arm.finished)) for row in stage.rows] == [
         ({"experiment": "one"}, 2), ({"experiment": "two"}, 2),
     ]  # fmt: skip
-    assert stage.rows[0].more is not None
     assert stage.rows[0].more.value == pytest.approx(0.5, abs=0.01)
 
 

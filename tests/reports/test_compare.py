@@ -12,11 +12,10 @@ import pytest
 import scipy.stats
 
 import reports
-from reports.compare import Comparison
 from reports.formats import code
 from reports.report import Report
 from reports.speed import Doubt, Pace
-from reports.statistics import Estimate, Sample, mean_difference
+from reports.statistics import Sample, mean_difference
 from reports.verdicts import Kind, Outcome, Reason, Tone, decide
 from runner.record import Status
 from tests.reports.conftest import FIVE, ORDER, RULES, SAY, Lab, names, question
@@ -24,11 +23,6 @@ from tests.reports.conftest import FIVE, ORDER, RULES, SAY, Lab, names, question
 LOWER = [-0.30, -0.32, -0.28, -0.31, -0.29]
 SMALL = [0.001, -0.002, 0.000, 0.002, -0.001]
 LOST = {"status": "diverged", "losses": [10.9, 9.0, float("nan")]}
-
-
-def loss_of(stage: Comparison) -> Estimate:
-    assert stage.versus.loss is not None
-    return stage.versus.loss
 
 
 def write_pair(lab: Lab, differences: Sequence[float], **given: Any) -> None:
@@ -41,7 +35,7 @@ def write_pair(lab: Lab, differences: Sequence[float], **given: Any) -> None:
 def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(lab: Lab) -> None:
     write_pair(lab, [-1.0], noise=0.1)
     stage, verdict, _ = lab.stage("step03")
-    loss, answer = loss_of(stage), lab.report.answer
+    loss, answer = stage.versus.loss, lab.report.answer
     assert (loss.over, loss.n) == (Sample.windows, 64)
     assert loss.low < -1.0 < loss.high
     # The windows' differences have a standard deviation of 0.1: two standard errors of 64.
@@ -77,19 +71,17 @@ def test_seeds_give_one_of_four_outcomes_and_a_lost_one_rules_out_what_it_may_ha
     assert decide(loss, (lost == "before", lost == "after"), RULES) == (outcome, reason)
 
 
-@pytest.mark.parametrize(
-    ("lost", "outcome", "reason"),
-    [("step03", Outcome.inconclusive, Reason.lost), ("step02", Outcome.lower, None)],
-)
-def test_a_seed_that_diverged_is_named(
-    lab: Lab, lost: str, outcome: Outcome, reason: Reason | None
-) -> None:
-    write_pair(lab, LOWER, noise=0.001)
-    for stage in ("step02", "step03"):
-        lab.run(stage, 6, **(LOST if stage == lost else {}))
-    _, verdict, said = lab.stage("step03")
-    assert (verdict.outcome, verdict.reason, verdict.seeds_needed) == (outcome, reason, None)
-    assert said.endswith(f"but {lost} seed 6 diverged")
+def test_a_seed_that_diverged_is_named_on_either_side(lab: Lab) -> None:
+    lab.stages(step02=7.0, step03=6.7, step04=6.4)
+    for stage, lost in (("step02", LOST), ("step03", {}), ("step04", LOST)):
+        lab.run(stage, 6, **lost)
+    for name, lost, outcome, reason in (
+        ("step03", "step02", Outcome.lower, None),
+        ("step04", "step04", Outcome.inconclusive, Reason.lost),
+    ):
+        _, verdict, said = lab.stage(name)
+        assert (verdict.outcome, verdict.reason, verdict.seeds_needed) == (outcome, reason, None)
+        assert said.endswith(f"but {lost} seed 6 diverged")
 
 
 def test_seeds_are_paired_and_averaged(lab: Lab) -> None:
@@ -113,7 +105,7 @@ def test_holms_method_corrects_over_the_loss_and_stability_stages(lab: Lab) -> N
     report = lab.report
     family = {name: found for name, found in report.verdicts.items() if found.outcome}
     assert {*family} == {"step03", "step04", "step05", "step08", "step09", "step10"}
-    alone = loss_of(report.main.stages[1]).p
+    alone = report.main.stages[1].versus.loss.p
     assert alone == pytest.approx(scipy.stats.ttest_1samp(scattered, 0).pvalue)
     assert 0.03 < alone < 0.05
     for verdict in family.values():
@@ -137,7 +129,6 @@ def test_a_stage_is_compared_with_the_one_that_it_stands_on(lab: Lab) -> None:
 def test_runs_of_the_stage_below_elsewhere_change_no_difference(lab: Lab, tmp_path: Path) -> None:
     lab.stages((1, 2, 3), step02=None, step03=7, step04=6)
     before = lab.report.main.stages[2].versus.loss
-    assert before is not None
     assert before.n == 3
     lab.run("step03", 4, floor=5.0)
     lab.run("step03", 1, floor=5.0, typed={"train.eps": 1e-7}, at=50)
@@ -145,25 +136,26 @@ def test_runs_of_the_stage_below_elsewhere_change_no_difference(lab: Lab, tmp_pa
     assert Report([lab.path, tmp_path / "other"]).main.stages[2].versus.loss == before
 
 
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        ("", "was never run"), ("failed", "failed"), ("diverged", "diverged"),
-        ("interrupted", "did not reach the end"),
-        ("running", "had not ended when this was written"),
-    ],
-)  # fmt: skip
-def test_why_a_stage_is_compared_with_none_is_said_with_the_command(
-    lab: Lab, status: str, said: str
-) -> None:
-    lab.stages((1, 2), step02=None, step04=None)
-    lab.seeds("step03", None, (1, 2) if status else (), status=status, losses=[10.9, 9.0])
-    _, verdict, text = lab.stage("step04")
-    assert (verdict.kind, verdict.outcome) == (Kind.no_reference, None)
-    command = f"; train it with {code('python -m runner -m +stage=step03 seed=1,2')}"
-    assert text == f"not compared: step03 {said}{command if status != 'running' else ''}"
-    assert [*lab.report.answer.unfinished] == ([Status(status)] if status else [])
-    assert not status or lab.report.verdicts["step03"].kind is Kind.unfinished
+def test_why_a_stage_is_compared_with_none_is_said_with_the_command(lab: Lab) -> None:
+    ends = {"step05": "failed", "step07": "diverged", "step09": "interrupted", "step08": "running"}
+    lab.stages((1, 2), step02=None, step04=None, step06=None, step10=None)
+    lab.seeds("after", None, (1, 2), parent="step07")
+    lab.seeds("later", None, (1, 2), parent="step08")
+    for stage, status in ends.items():
+        lab.seeds(stage, None, (1, 2), status=status, losses=[10.9, 9.0])
+    for name, below, ended in (
+        ("step04", "step03", "was never run"), ("step06", "step05", "failed"),
+        ("after", "step07", "diverged"), ("step10", "step09", "did not reach the end"),
+        ("later", "step08", "had not ended when this was written"),
+    ):  # fmt: skip
+        _, verdict, said = lab.stage(name)
+        assert (verdict.kind, verdict.outcome) == (Kind.no_reference, None)
+        command = f"; train it with {code(f'python -m runner -m +stage={below} seed=1,2')}"
+        assert said == f"not compared: {below} {ended}{command if below != 'step08' else ''}"
+    report = lab.report
+    unfinished = {s.value: names(found) for s, found in report.answer.unfinished.items()}
+    assert unfinished == {status: [stage] for stage, status in ends.items()}
+    assert {report.verdicts[stage].kind for stage in ends} == {Kind.unfinished}
 
 
 def test_a_run_that_failed_before_its_windows_were_known_is_in_the_ladder(lab: Lab) -> None:
@@ -187,8 +179,8 @@ def test_a_step_without_effect_on_a_custom_model_is_no_test_of_the_family(lab: L
     same, verdict, _ = lab.stage("step03")
     assert (same.same_as, same.versus.loss, verdict.kind) == ("step02", None, Kind.same)
     stage, verdict, _ = lab.stage("step04")
-    assert loss_of(stage).value == pytest.approx(-0.3)
-    assert verdict.p == loss_of(stage).p, "it is the only test"
+    assert stage.versus.loss.value == pytest.approx(-0.3)
+    assert verdict.p == stage.versus.loss.p, "it is the only test"
     assert verdict.outcome is Outcome.lower
 
 
@@ -234,29 +226,26 @@ def test_a_speed_is_claimed_only_from_interleaved_rounds_of_a_free_machine(
         lab.run("step05", seed, floor=6.0)
         lab.run("step06", seed, floor=6.0, at=60 * 24 + seed if late else None, **given)
     stage, _, text = lab.stage("step06")
-    assert stage.versus.speed is not None
     assert stage.versus.speed.doubt is doubt
     assert stage.versus.speed.pace is (Pace.undecided if doubt else Pace.faster)
     assert said in text
 
 
 def test_repeats_count_for_speed_and_never_as_seeds(lab: Lab) -> None:
-    for repeat in FIVE:
-        lab.run("step05", repeat=repeat, floor=6.0)
-        lab.run("step06", repeat=repeat, floor=6.0)
-    stage, _, _ = lab.stage("step06")
-    assert (len(stage.arm.runs), len(stage.arm.rounds)) == (1, 5)
-    assert stage.versus.speed is not None
-    assert (stage.versus.speed.estimate.n, stage.versus.speed.pace) == (5, Pace.faster)
-    assert loss_of(stage).over is Sample.windows
+    for stage in ("step05", "step06"):
+        for repeat in FIVE:
+            lab.run(stage, repeat=repeat, floor=6.0)
+    arm, versus = lab.stage("step06")[0].arm, lab.stage("step06")[0].versus
+    assert (len(arm.runs), len(arm.rounds)) == (1, 5)
+    assert (versus.speed.estimate.n, versus.speed.pace) == (5, Pace.faster)
+    assert versus.loss.over is Sample.windows
 
 
 def test_speeds_are_compared_only_at_the_same_number_of_threads(lab: Lab) -> None:
     lab.run("step02")
     lab.run("step03", environment__threads=16)
-    stage, _, _ = lab.stage("step03")
-    assert loss_of(stage).value == pytest.approx(-0.9)
-    assert stage.versus.speed is None
+    versus = lab.stage("step03")[0].versus
+    assert (versus.loss.value, versus.speed) == (pytest.approx(-0.9), None)
 
 
 def test_a_busy_machine_is_noticed(lab: Lab) -> None:
@@ -271,7 +260,6 @@ def test_accumulation_is_compared_at_equal_tokens_too(lab: Lab) -> None:
     lab.stages(step09=None, step10=None)
     stage, verdict, said = lab.stage("step10")
     at, steps = stage.versus.at_tokens, reports.load(lab.path).steps
-    assert at is not None
     assert (stage.versus.times_the_tokens, at.tokens) == (8, 50 * 256)
     below, above = (steps[steps.stage == stage] for stage in ("step09", "step10"))
     # At 12,800 tokens step10 has taken 6 steps; step09 is at its last ones.
@@ -318,7 +306,7 @@ def test_a_stage_as_it_was_before_its_overlay_was_edited_is_no_part_of_the_ladde
         lab.run("step03", seed, floor=6.7 + 0.01 * seed, asked=[earlier], label=f"{seed}", at=1)
     report = lab.report
     assert names(report.main.stages) == ["step02", "step03"]
-    assert loss_of(report.main.stages[1]).value == pytest.approx(0.3)
+    assert report.main.stages[1].versus.loss.value == pytest.approx(0.3)
     assert names(report.answer.advice["higher"]) == ["step03"]
     (apart,) = report.apart
     assert names(apart.stages) == ["step03"]

@@ -15,6 +15,7 @@ import pytest
 import reports
 from conf.errors import UsageError
 from reports.read import RUN_COLUMNS, STEP_COLUMNS, WINDOW_COLUMNS
+from reports.report import Report
 from tests.conftest import ROOT
 from tests.reports.conftest import ORDER, WINDOWS, Lab, names, question
 
@@ -41,6 +42,8 @@ def test_differences_and_speed_ups_are_those_of_the_records(ladder: Path) -> Non
     steps = reports.load(ladder).steps
     assert table.worst["step04"] == pytest.approx(steps[steps.stage == "step04"].loss.max())
     assert np.isnan(table.baseline_loss_value["step01"]), "a flow check is compared with nothing"
+    report = Report([ladder])  # of the plan called ladder, which needs no section of its own
+    assert (report.worth, report.rates, report.plans, report.apart) == (None, [], [], [])
 
 
 def test_a_damaged_record_or_question_is_named_and_the_rest_goes_on(lab: Lab) -> None:

@@ -73,14 +73,10 @@ def ladder_of(stage: str, parent: str | None, typed: Mapping[str, Any]) -> Ladde
 
 
 def question(
-    stage: str,
-    without: Sequence[str] = (),
-    plus: Sequence[str] = (),
-    typed: Mapping[str, Any] = {},
-    plan: str = "",
-    parent: str | None = None,
+    stage: str, without: Sequence[str] = (), plus: Sequence[str] = (),
+    typed: Mapping[str, Any] = {}, plan: str = "", parent: str | None = None,
     inert: Sequence[str] = (),
-) -> Asked:
+) -> Asked:  # fmt: skip
     """What the runner keeps of a command; settings that are `inert` do nothing in its model."""
     ladder = ladder_of(stage, parent, typed)
     below = ladder.chain(stage)[-1].parent
@@ -93,13 +89,10 @@ def question(
 
     words = ["python -m runner", *(f"{key}={value}" for key, value in typed.items())]
     words += [f"+stage={before.stage}", *before.overrides] if before else []
-    arithmetic, own = (",".join(without), ",".join(plus)), json.dumps(dict(typed), sort_keys=True)
-    settings, base = (
-        hashed(Ablation(stage, without, plus)),
-        short_hash([ladder.base, sorted(typed)]),
-    )
+    asked = stage, ",".join(without), ",".join(plus), json.dumps(dict(typed), sort_keys=True), plan
+    hashes = hashed(Ablation(stage, without, plus)), short_hash([ladder.base, sorted(typed)])
     reference = (hashed(before), " ".join(words)) if before else ("", "")
-    return Asked(stage, *arithmetic, own, plan, settings, base, *reference)
+    return Asked(*asked, *hashes, *reference)
 
 
 class Lab:
@@ -208,9 +201,10 @@ class Lab:
         for seed in seeds:
             self.run(stage, seed, floor=floor and floor + 0.01 * seed, **given)
 
-    def stages(self, seeds: Iterable[int] = FIVE, **floors: float | None) -> None:
+    def stages(self, seeds: Iterable[int] = FIVE, **floors: float | None) -> Lab:
         for stage, floor in floors.items():
             self.seeds(stage, floor, seeds)
+        return self
 
     @property
     def report(self) -> Report:

@@ -73,8 +73,9 @@ def test_seeds_give_one_of_four_outcomes_and_a_lost_one_rules_out_what_it_may_ha
 
 def test_a_seed_that_diverged_is_named_on_either_side(lab: Lab) -> None:
     lab.stages(step02=7.0, step03=6.7, step04=6.4)
-    for stage, lost in (("step02", LOST), ("step03", {}), ("step04", LOST)):
-        lab.run(stage, 6, **lost)
+    lab.run("step03", 6)
+    for stage in ("step02", "step04"):
+        lab.run(stage, 6, **LOST)
     for name, lost, outcome, reason in (
         ("step03", "step02", Outcome.lower, None),
         ("step04", "step04", Outcome.inconclusive, Reason.lost),
@@ -211,7 +212,7 @@ def test_an_outcome_is_decided_at_the_end_and_names_the_step_from_which_it_holds
     [
         (FIVE, {}, None, "faster; loss within 0.02"),
         ((1,), {}, Doubt.few, "one round of the 5 that decide"),
-        (FIVE, {"late": True}, Doubt.apart, "the rounds were not interleaved"),
+        (FIVE, {"at": 24 * 60}, Doubt.apart, "the rounds were not interleaved"),
         (FIVE, {"resumed_at": [20]}, Doubt.interrupted, "runs were interrupted"),
         (FIVE, {"ended": "2026-12-01T00:00:00+00:00"}, Doubt.shared, "runs shared the machine"),
         (FIVE, {"process__host": "another"}, Doubt.hosts, "runs were on different hosts"),
@@ -220,11 +221,8 @@ def test_an_outcome_is_decided_at_the_end_and_names_the_step_from_which_it_holds
 def test_a_speed_is_claimed_only_from_interleaved_rounds_of_a_free_machine(
     lab: Lab, seeds: tuple[int, ...], given: dict[str, Any], doubt: Doubt | None, said: str
 ) -> None:
-    given, late = {**given}, "late" in given
-    given.pop("late", None)
-    for seed in seeds:
-        lab.run("step05", seed, floor=6.0)
-        lab.run("step06", seed, floor=6.0, at=60 * 24 + seed if late else None, **given)
+    for stage, more in {"step05": {}, "step06": given}.items():
+        lab.seeds(stage, 6.0, seeds, **more)
     stage, _, text = lab.stage("step06")
     assert stage.versus.speed.doubt is doubt
     assert stage.versus.speed.pace is (Pace.undecided if doubt else Pace.faster)

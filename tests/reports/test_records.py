@@ -76,16 +76,16 @@ def test_torn_or_missing_steps_lose_no_more_than_themselves(lab: Lab) -> None:
     for stage, damage in damages.items():
         steps = lab.run(stage, status="running") / "steps.csv"
         steps.unlink() if damage is None else steps.write_bytes(damage)
-    steps = lab.run("step07", status="running") / "steps.csv"
-    steps.write_bytes(steps.read_bytes()[:-9])
     folder = lab.run("step08", status="running", every=10)
+    for torn, cut in ((lab.run("step07", status="running"), -9), (folder, -2)):
+        (torn / "steps.csv").write_bytes((torn / "steps.csv").read_bytes()[:cut])
     lines = (folder / "held_out.csv").read_text().splitlines()
     lines[5] = lines[5].replace(",64,", ",x,", 1)  # a window that is no number
     (folder / "held_out.csv").write_text("\n".join(lines) + "\n")
     report = lab.report
     assert names(report.main.stages) == ORDER[1:8]
     counts = report.records.steps.stage.value_counts()
-    assert counts.to_dict() == {"step02": 50, "step07": 49, "step08": 50}
+    assert counts.to_dict() == {"step02": 50, "step07": 49, "step08": 49}
     assert len(report.records.windows.query("stage == 'step08'")) == 4 * WINDOWS - 1
 
 

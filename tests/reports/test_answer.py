@@ -1,7 +1,5 @@
 """The answer at the head of the report, settings side by side, and the guide's claims."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -36,18 +34,16 @@ def test_a_stage_that_helps_on_one_that_harms_is_to_be_tested_without_it(lab: La
 
 
 def test_speed_is_to_be_taken_of_any_stage_at_the_same_or_a_lower_loss(tmp_path: Path) -> None:
-    kept, changed = Lab(tmp_path / "kept"), Lab(tmp_path / "changed")
-    for lab, floor in ((kept, 6.0), (changed, 6.5)):
-        lab.stages(step04=6.9, step06=floor)
+    for name, floor, faster, costly, tone in (
+        ("kept", 6.0, ["step05", "step06"], [], Tone.good),
+        ("changed", 6.5, ["step05"], ["step06"], Tone.bad),
+    ):
+        lab = Lab(tmp_path / name).stages(step04=6.9, step06=floor)
         lab.seeds("step05", 6.0, step_ms=500)
-    advice = kept.report.answer.advice
-    assert [names(advice[each]) for each in ("lower", "faster")] == [
-        ["step05"], ["step05", "step06"],
-    ]  # fmt: skip
-    advice = changed.report.answer.advice
-    assert [names(advice[each]) for each in ("faster", "costly")] == [["step05"], ["step06"]]
-    tones = [lab.report.verdicts["step06"].tone for lab in (kept, changed)]
-    assert tones == [Tone.good, Tone.bad]
+        report = lab.report
+        found = [names(report.answer.advice[each]) for each in ("lower", "faster", "costly")]
+        assert found == [["step05"], faster, costly]
+        assert report.verdicts["step06"].tone is tone
 
 
 def test_every_branch_of_the_ladder_has_a_sentence_on_the_whole(lab: Lab) -> None:
@@ -62,8 +58,7 @@ def test_every_branch_of_the_ladder_has_a_sentence_on_the_whole(lab: Lab) -> Non
 
 def test_the_lowest_loss_of_all_is_named_where_later_stages_lost_it(lab: Lab) -> None:
     lab.stages([1], step02=7.0, step03=6.0, step04=6.5)
-    lowest = lab.report.answer.lowest
-    assert lowest.name == "step03"
+    assert lab.report.answer.lowest.name == "step03"
     lab.run("step04", floor=6.0)
     assert lab.report.answer.lowest is None
 
@@ -75,13 +70,11 @@ def test_a_sweep_over_settings_is_answered_without_a_ladder(lab: Lab) -> None:
     report = lab.report
     (sweep,) = report.answer.sweeps
     assert report.alternatives == [sweep]
-    assert [(row.differs, dict(row.found.arm.statuses)) for row in sweep.rows] == [
-        ({RATE: 0.0001}, {"finished": 3}), ({RATE: 0.001}, {"finished": 3}),
-        ({RATE: 9.0}, {"diverged": 1}),
-    ]  # fmt: skip
+    assert [row.differs for row in sweep.rows] == [{RATE: 0.0001}, {RATE: 0.001}, {RATE: 9.0}]
+    ends = [dict(row.found.arm.statuses) for row in sweep.rows]
+    assert ends == [{"finished": 3}, {"finished": 3}, {"diverged": 1}]
     assert sweep.lowest is sweep.rows[1]
-    more = sweep.rows[0].more
-    assert (more.value, more.n) == (pytest.approx(1), 3)
+    assert (sweep.rows[0].more.value, sweep.rows[0].more.n) == (pytest.approx(1), 3)
     assert report.main.stages[0].arm.finished, "a diverged run displaces no finished one"
     assert report.apart == []
     assert said_of(report)[0].startswith(
@@ -106,9 +99,8 @@ def test_experiments_are_side_by_side_and_each_keeps_its_own_report(tmp_path: Pa
     report = Report([one.path, two.path])
     assert "the report has the experiments side by side" in said_of(report)[0]
     (stage,) = report.alternatives
-    assert [(row.differs, len(row.found.arm.finished)) for row in stage.rows] == [
-        ({"experiment": "one"}, 2), ({"experiment": "two"}, 2),
-    ]  # fmt: skip
+    assert [row.differs for row in stage.rows] == [{"experiment": "one"}, {"experiment": "two"}]
+    assert [len(row.found.arm.finished) for row in stage.rows] == [2, 2]
     assert stage.rows[0].more.value == pytest.approx(0.5, abs=0.01)
 
 

@@ -1,7 +1,5 @@
 """What runs are compared with, and the verdicts that follow, on synthetic records."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

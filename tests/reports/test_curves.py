@@ -1,7 +1,5 @@
 """What curves show: from where a difference holds, and long ones thinned without losing a spike."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """The report's files: the page, its Markdown twin, tables and pictures, and the terminal."""
 
-from __future__ import annotations
-
 import html.parser
 import io
 import json

@@ -1,7 +1,5 @@
 """The stages' colours are distinguishable and visible, as they are and on the dark page."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

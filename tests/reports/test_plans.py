@@ -1,7 +1,5 @@
 """Tables of plans, what steps are worth, and rates, on made-up losses with known values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
@@ -30,12 +28,6 @@ def loss_of(plus: Sequence[str], seed: int) -> float:
     """Eight nats, what the steps take off, and a seed's own part that all its runs share."""
     together = TOGETHER if {"step04", "step05"} <= {*plus} else 0.0
     return 8 + sum(ALONE[step] for step in plus) + together + 0.3 * seed
-
-
-def factorial(steps: str, losses: Any) -> pd.DataFrame:
-    """The losses of all sets of some steps, a row a seed."""
-    sets = pd.MultiIndex.from_product([[False, True]] * len(steps), names=list(steps))
-    return pd.DataFrame(losses, columns=sets)
 
 
 def plan_of(report: Report, name: str) -> PlanRuns:
@@ -91,36 +83,24 @@ def test_without_every_set_of_a_seed_there_is_no_average(lab: Lab) -> None:
     assert "without all sets of a seed there is no average over orders" in said
 
 
-@pytest.mark.parametrize(
-    ("losses", "worth", "pair", "together"),
-    [
-        ((10, 7, 9, 6), (-1, -3), "ab", 0),  # none, b, a, ab: a takes 1 away and b takes 3
-        ((10, 10, 10, 6), (-2, -2), "ab", -4),  # only together
-        # A pair changes something only where the third step is there: half of the orders.
-        ((9, 9, 9, 9, 9, 9, 9, 6), (-1, -1, -1), "ac", -1.5),
-    ],
-)
-def test_values_and_interactions_are_those_worked_out_by_hand(
-    losses: Sequence[float], worth: Sequence[float], pair: str, together: float
-) -> None:
-    names = "abc"[: len(worth)]
-    found = factorial(names, [losses])
-    assert [effect(found, step)[0] for step in names] == pytest.approx([*worth])
-    assert effect(found, *pair) == pytest.approx([together])
+def test_values_and_interactions_are_means_over_all_orders_and_add_up() -> None:
+    sets = pd.MultiIndex.from_product([[False, True]] * 4, names=list("abcd"))
+    found = pd.DataFrame(np.random.default_rng(0).normal(size=(3, 16)), columns=sets)
 
+    def loss(*steps: str) -> np.ndarray:
+        return found[tuple(step in "".join(steps) for step in "abcd")].to_numpy()
 
-def test_values_are_means_over_all_orders_and_add_up() -> None:
-    found = factorial("abcd", np.random.default_rng(0).normal(size=(3, 16)))
-
-    def loss(steps: Sequence[str]) -> np.ndarray:
-        return found[tuple(step in steps for step in "abcd")].to_numpy()
-
-    for step in "abcd":
-        before = [order[: order.index(step)] for order in permutations("abcd")]
-        by_order = [loss([*steps, step]) - loss(steps) for steps in before]
-        assert effect(found, step) == pytest.approx(np.mean(by_order, axis=0))
+    for together in ("a", "b", "c", "d", "ab", "bd"):
+        one, other, by_order = together[0], together[1:], []
+        for order in permutations([together, *(step for step in "abcd" if step not in together)]):
+            before = order[: order.index(together)]
+            change = loss(*before, one) - loss(*before)
+            if other:
+                change = loss(*before, together) - loss(*before, other) - change
+            by_order.append(change)
+        assert effect(found, *together) == pytest.approx(np.mean(by_order, axis=0))
     total = sum(effect(found, step) for step in "abcd")
-    assert total == pytest.approx(loss("abcd") - loss(""))
+    assert total == pytest.approx(loss("abcd") - loss())
 
 
 def test_a_step_left_out_is_compared_with_the_whole_stage(lab: Lab) -> None:

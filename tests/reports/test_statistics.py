@@ -1,7 +1,5 @@
 """Intervals, tests, equivalence and power, against closed forms, SciPy and simulation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from functools import cache, reduce
 from operator import getitem
@@ -63,13 +63,15 @@ def real_ladder() -> Ladder:
         return Ladder(read_ladder(), conditions(resolved(compose("config", ["scale=cpu"]))))
 
 
-def ladder_of(stage: str, parent: str | None, typed: Mapping[str, Any]) -> Ladder:
+@cache
+def ladder_of(stage: str, parent: str | None, typed: tuple[tuple[str, Any], ...]) -> Ladder:
     """The same with typed settings; with a stage of one's own on `parent`, if there is no such."""
     real = real_ladder()
+    if stage in ORDER:
+        return Ladder(real.stages, real.base | dict(typed), dict(typed)) if typed else real
     about = StageConf(name=stage, title=stage, aim=Aim.loss, guide="", claims={})
-    own = [Stage(stage, about, parent, 11, {f"train.{stage}": True}, [])]
-    stages = [*real.stages, *([] if stage in ORDER else own)]
-    return Ladder(stages, real.base | dict(typed), typed.keys())
+    own = Stage(stage, about, parent, 11, {f"train.{stage}": True}, [])
+    return Ladder([*real.stages, own], real.base | dict(typed), dict(typed))
 
 
 def question(
@@ -78,7 +80,7 @@ def question(
     inert: Sequence[str] = (),
 ) -> Asked:  # fmt: skip
     """What the runner keeps of a command; settings that are `inert` do nothing in its model."""
-    ladder = ladder_of(stage, parent, typed)
+    ladder = ladder_of(stage, parent, (*typed.items(),))
     below = ladder.chain(stage)[-1].parent
     before = Ablation(below) if below else None
     if plus or without:
@@ -115,7 +117,8 @@ class Lab:
         steps between evaluations, `at` the minute of its round, seed and repeat, at which it began;
         rounds follow each other. Any other key is a dotted path into run.json, with __ for dots.
         """
-        ladder, ablation = ladder_of(stage, parent, typed), Ablation(stage, without, plus)
+        ladder = ladder_of(stage, parent, (*typed.items(),))
+        ablation = Ablation(stage, without, plus)
         settings = ladder.settings(ablation)
         about = ladder.chain(ladder.plain_stage(ablation) or stage)[-1]
         number, finished, fast = about.number, status == "finished", about.number >= 6
@@ -128,26 +131,27 @@ class Lab:
         planned, tokens = settings["train.steps"], {1: 64, 10: 2048}.get(number, 256)
         own, random = np.random.default_rng(seed * 1000 + number), np.random.default_rng
         if losses is None:
-            steps = np.arange(planned)
+            place = np.arange(planned)
             batches = random(seed).normal(0, 0.12 if tokens == 256 else 0.05, planned)
-            falling = floor + (10.95 - floor) * np.exp(-steps / 8)
-            losses = falling + (batches + own.normal(0, noise, planned)) * np.minimum(1, steps / 4)
+            falling = floor + (10.95 - floor) * np.exp(-place / 8)
+            losses = falling + (batches + own.normal(0, noise, planned)) * np.minimum(1, place / 4)
         taken = len(losses)
         times = step_ms * (1 + 0.02 * np.abs(random(number).normal(size=taken)))
         norms = 1.4 * np.exp(-np.arange(taken) / 15) + 0.4
         series = enumerate(np.array([losses, norms, np.full(taken, 6e-4), times]).T.tolist())
-        curve = [Step(i, *values, tokens) for i, values in series]
+        curve = [(i, *values, tokens) for i, values in series]
         windows = random(7).normal(0, 0.3, WINDOWS) + own.normal(0, noise, WINDOWS)
+        beside = (0.15 + windows - windows.mean()).tolist()
         places = range(every or taken, taken, every or 1)
         levels = {at: float(np.nanmean(losses[max(0, at - 50) : at])) for at in places}
         levels |= {planned: floor} if finished else {}
         held_out = [
-            Window(step, 64 * i, 64, level + 0.15 + float(windows[i] - windows.mean()))
+            (step, 64 * i, 64, level + more)
             for step, level in levels.items()
-            for i in range(WINDOWS)
+            for i, more in enumerate(beside)
         ]
         for name, kind, rows in (("steps", Step, curve), ("held_out", Window, held_out)):
-            lines = [",".join(columns(kind)), *(",".join(map(repr, astuple(row))) for row in rows)]
+            lines = [",".join(columns(kind)), *(",".join(map(repr, row)) for row in rows)]
             (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
         begun = datetime(2026, 11, 22, tzinfo=timezone.utc)
@@ -183,7 +187,8 @@ class Lab:
             not_applied={"TF32": "it needs an NVIDIA GPU from Ampere on"} if fast else {},
             checks=[FlowCheck("no token sees the future", True, "exactly zero")][: number == 1],
             timings=record.Timings(compile_s=41.0 if fast else 0.0),
-            results=record.summarise(curve, (), results) if finished else record.Results(),
+            results=record.summarise([Step(*row) for row in curve], (), results)
+            if finished else record.Results(),
             samples=[DrawnText("The king", 1, f"synthetic text of {stage}")][: number > 1],
         ))  # fmt: skip
         for path, value in given.items():

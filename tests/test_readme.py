@@ -22,15 +22,11 @@ from tests.environment import environment
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "your_own_model.md").read_text(encoding="utf-8")
 FILE = re.compile(r"`(my_model\.py|mine/\w+/\w+\.yaml)`.*?```\w+\n(.*?)```", re.DOTALL)
-LINES = [
+# Several machines are in tests/runner/test_torchrun.py, the hub in data/test_hub.py there.
+COMMANDS = [
     line.partition(" #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
-]
-# Several machines are in tests/runner/test_torchrun.py, the hub in data/test_hub.py there.
-COMMANDS = [
-    line
-    for line in LINES
     if line.startswith(("python -m ", "torchrun "))
     and not re.search("--nnodes|fineweb|huggingface", line)
 ]

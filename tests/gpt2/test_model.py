@@ -67,8 +67,7 @@ def test_the_loss_in_chunks_is_the_loss_with_all_its_gradients(chunk: int, train
     chunked = GPT(replace(STEP07, pad_vocab=True, loss_chunk_tokens=chunk), seed=1).train(training)
     losses = [model(*batch())[1] for model in (whole, chunked)]
     torch.testing.assert_close(*losses)
-    for loss in losses:
-        (loss / 3).backward()
+    (sum(losses) / 3).backward()
     for expected, found in zip(whole.parameters(), chunked.parameters(), strict=True):
         torch.testing.assert_close(expected.grad, found.grad, atol=1e-6, rtol=1e-4)
 
@@ -113,11 +112,9 @@ def test_each_initialisation_has_the_spread_its_paper_states(init: Init) -> None
     weight = model.h[0].mlp.c_fc.weight
     fan_out, fan_in = weight.shape
     expected = {
-        Init.torch: 1 / math.sqrt(3 * fan_in),
-        Init.gpt2: 0.02,
-        Init.xavier: math.sqrt(2 / (fan_in + fan_out)),
-        Init.kaiming: math.sqrt(2 / fan_in),
-    }[init]
+        Init.torch: 1 / math.sqrt(3 * fan_in), Init.gpt2: 0.02,
+        Init.xavier: math.sqrt(2 / (fan_in + fan_out)), Init.kaiming: math.sqrt(2 / fan_in),
+    }[init]  # fmt: skip
     assert weight.std().item() == pytest.approx(2.0 * expected, rel=0.02)
     projection = model.h[0].mlp.c_proj.weight.std().item()
     if init is Init.gpt2:

@@ -70,11 +70,12 @@ def test_an_overlay_holds_its_delta_and_nothing_else(scale: str) -> None:
 
 
 def test_all_ten_deltas_together_are_the_last_stage() -> None:
-    last, keys = composed("+stage=step10", scale="cpu"), ("norm", "residual", "attention")
-    assert (last["train.steps"], last["train.total_batch_tokens"]) == (50, 2048)
-    assert [last[f"model.{key}"] for key in keys] == ["layer", True, "flash"]
-    keys = ("compile", "clip_grad_norm", "fused")
-    assert [last[f"train.{key}"] for key in keys] == [True, 1.0, True]
+    wanted = {
+        "train.steps": 50, "train.total_batch_tokens": 2048, "model.norm": "layer",
+        "model.residual": True, "model.attention": "flash", "train.compile": True,
+        "train.clip_grad_norm": 1.0, "train.fused": True,
+    }  # fmt: skip
+    assert wanted.items() <= composed("+stage=step10", scale="cpu").items()
 
 
 def test_a_users_stage_is_placed_after_its_parent(tmp_path: Path) -> None:

@@ -16,21 +16,16 @@ from stages.ladder import CONF
     ("gib", "scale"),
     [
         (79.1, "cuda"), (39.4, "cuda"), (23.6, "cuda_24gb"), (22.5, "cuda_24gb"),
-        (15.7, "cuda_12gb"), (11.6, "cuda_12gb"), (7.6, "cuda_8gb"), (None, "cpu"),
+        (15.7, "cuda_12gb"), (11.6, "cuda_12gb"), (7.6, "cuda_8gb"), (0, "cpu"), (0, "mps"),
     ],
 )  # fmt: skip
-def test_a_gpu_gets_the_scale_of_its_memory(
-    gib: float | None, scale: str, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_gets_the_scale_of_its_gpus_memory_or_of_apple_silicon(
+    gib: float, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "darwin" if scale == "mps" else "linux")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
     monkeypatch.setattr(device, "_ask_driver", lambda: (gib * 2**30, 1) if gib else (0, 0))
     assert device_scale() == scale
-
-
-def test_apple_silicon_gets_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert device_scale() == "mps"
 
 
 def test_each_smaller_scale_halves_the_micro_batch_of_the_same_step() -> None:
@@ -38,11 +33,9 @@ def test_each_smaller_scale_halves_the_micro_batch_of_the_same_step() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = {s: compose("config", [f"scale={s}", "+stage=step10"]) for s in CUDA_SCALES}
     for scale, found in composed.items():
-        assert found.scale.name == scale
-        tokens = found.train.micro_batch_size * found.train.context
-        assert found.train.total_batch_tokens == 524_288
-        assert 524_288 % tokens == 0
+        batch, tokens = found.train.micro_batch_size, found.train.total_batch_tokens
+        assert (found.scale.name, tokens) == (scale, 524_288)
+        assert tokens % (batch * found.train.context) == 0
         if smaller := smaller_scale(scale):
-            assert composed[smaller].train.micro_batch_size * 2 == found.train.micro_batch_size
-    assert smaller_scale("cuda_8gb") is None
-    assert smaller_scale("cpu") is None
+            assert composed[smaller].train.micro_batch_size * 2 == batch
+    assert (smaller_scale("cuda_8gb"), smaller_scale("cpu")) == (None, None)

@@ -1,57 +1,47 @@
 """What curves show: from where a difference holds, and long ones thinned without losing a spike."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from reports.curves import MOST_POINTS, Band, holds_from, thin
-from reports.rules import read_rules
+from tests.reports.conftest import RULES
 
-RULES = read_rules()
 AT = np.arange(50.0)
+
+
+TURNED = np.where(AT < 20, -0.5, 0.3)
 
 
 def pairs(difference: np.ndarray, seeds: int = 5, noise: float = 0.01) -> list[tuple]:
     """The steps of two runs for each seed: the second one's losses differ by so much."""
-    draws = np.random.default_rng(0).normal(0, noise, (seeds, 2, len(difference)))
+    losses = np.random.default_rng(0).normal(9, noise, (seeds, 2, len(difference)))
+    losses[:, 1] += difference
     steps = np.arange(len(difference))
-    return [
-        tuple(
-            pd.DataFrame({"step": steps, "loss": 9 + side * difference + draw[side]})
-            for side in (0, 1)
-        )
-        for draw in draws
-    ]
+    return [tuple(pd.DataFrame({"step": steps, "loss": loss}) for loss in both) for both in losses]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_difference_holds_from_the_step_at_which_it_turned(sign: int) -> None:
-    turned = sign * np.where(AT < 20, -0.5, 0.3)
     # The mean of the five steps around step 20 is 0.02 below zero, and around 21 it is 0.14 above.
-    assert holds_from(pairs(turned), sign < 0, RULES) == 21
+    assert holds_from(pairs(sign * TURNED), sign < 0, RULES) == 21
 
 
 @pytest.mark.parametrize(
-    "difference",
+    "curves",
     [
-        np.where(AT < 20, 0.5, -0.3),  # its last sign is not the outcome's
-        np.full(50, 0.3),  # it never had another one
-        np.where(AT < 20, -0.02, 0.3),  # it had, and within the margin
-        np.where(AT < 20, -0.5, 0.3)[15:27],  # too few steps to say
+        pairs(-TURNED),  # its last sign is not the outcome's
+        pairs(np.full(50, 0.3)),  # it never had another one
+        pairs(np.where(AT < 20, -0.02, 0.3)),  # it had, and within the margin
+        pairs(TURNED[15:27]),  # too few steps to say
+        pairs(TURNED, noise=2.0),
+        pairs(TURNED, seeds=1),
+        [],
     ],
-    ids=["other end", "constant", "small", "short"],
+    ids=["other end", "constant", "small", "short", "seeds disagree", "one seed", "none"],
 )
-def test_no_step_is_named_where_a_difference_did_not_turn(difference: np.ndarray) -> None:
-    assert holds_from(pairs(difference), False, RULES) is None
-
-
-def test_no_step_is_named_where_seeds_do_not_agree_or_there_is_one() -> None:
-    turned = np.where(AT < 20, -0.5, 0.3)
-    assert holds_from(pairs(turned, noise=2.0), False, RULES) is None
-    assert holds_from(pairs(turned, seeds=1), False, RULES) is None
-    assert holds_from([], False, RULES) is None
+def test_no_step_is_named_where_a_difference_did_not_turn(curves: list[tuple]) -> None:
+    assert holds_from(curves, False, RULES) is None
 
 
 @pytest.mark.parametrize("log", [False, True])

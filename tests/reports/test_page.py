@@ -1,7 +1,5 @@
 """The report's files: the page, its Markdown twin, tables and pictures, and the terminal."""
 
-from __future__ import annotations
-
 import html.parser
 import io
 import json
@@ -19,14 +17,14 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import reports
-from conf.errors import UsageError
 from reports import __main__ as command
-from reports import wording
+from reports import formats, wording
+from reports import page as page_files
 from reports.curves import MOST_POINTS
 from reports.report import Report
 from reports.summary import show
 from tests.conftest import ROOT
-from tests.reports.conftest import EVIL, ORDER, write_run, write_stages
+from tests.reports.conftest import EVIL, ORDER, SAY, Lab
 
 # In what the page and its twin differ: spaces, some punctuation, and what can be opened.
 BARE = re.compile(r"[\s();:]|Its \d+ rows")
@@ -55,54 +53,62 @@ def twin_of(page: Path) -> str:
 
 
 def test_the_page_and_its_twin_say_the_same_and_hostile_text_is_text_in_both(page: Path) -> None:
-    text = page.read_text("utf-8")
-    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(twin_of(page))
+    text, source = page.read_text("utf-8"), twin_of(page)
+    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(source)
     shown, twin = Text(text), Text(rendered)
     assert twin.all.endswith(shown.all)
     # Title, note, both halves of what was not applied, message, samples and their prompt.
     assert shown.all.count(BARE.sub("", EVIL)) >= 12
     assert "<img src=http" not in text + rendered
     assert not twin.tags & {"script", "em", "code", "a", "s"}
-    assert {*re.findall(r".\$", twin_of(page))} == {"\\$"}
+    assert {*re.findall(r".\$", source)} == {"\\$"}
     for notice in ("torn/", "2 runs with data"):
         assert notice in text.partition("<main>")[0]
-        assert notice in twin_of(page).partition("\n## ")[0]
+        assert notice in source.partition("\n## ")[0]
+    text = text.replace('<link rel="icon" href="data:,">', "")
+    for reference in ("<link", "<script", 'src="http', "@import", "url(http", 'href="http'):
+        assert reference not in text
+
+
+def test_the_page_says_what_is_apart_what_was_not_applied_and_the_datasheets_share(
+    page: Path,
+) -> None:
+    text, data = twin_of(page), f"data {formats.markdown(EVIL)} instead of synthetic"
+    ladder, _, apart = text.partition("\n## The ladder")[2].partition("\n## Shown apart")
+    assert [part.count(data) for part in (ladder, apart)] == [0, 1]
+    assert apart.count("\n| step03") == 1
+    assert "Not applied: TF32" in text
+    assert "Applied: TF32" not in text
+    assert "The GPU's datasheet says 989 TFLOP/s in bfloat16." in text
+    assert re.search(r"of the datasheet's bf16.*: step02 \d+% +\(31%\)", text.replace("\\", ""))
+    assert [*reports.load(page.parents[1]).runs.datasheet_mfu.dropna().unique()] == [0.31]
 
 
 def test_a_report_has_every_file_and_a_picture_for_everything(page: Path) -> None:
-    assert {path.name for path in page.parent.iterdir()} - {".lock"} == {
+    files = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}
+    assert {file for file in files if "figures/" not in file} - {".lock"} == {
         "index.html", "report.md", "stages.csv", "steps.csv", "held_out.csv", "report.json",
-        "figures",
     }  # fmt: skip
-    wanted = {
-        "effect-loss", "effect-speed", "worth", "interactions", "learning-rates",
-        "stage-step07", "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag",
-        "speed-tokens", "speed-mfu", "gradient-norms", "guide-loss", "guide-norm",
-    }  # fmt: skip
-    figures = {path.name for path in (page.parent / "figures").iterdir()}
-    assert {f"{name}.svg" for name in wanted} <= figures
+    for name in (
+        "effect-loss", "effect-speed", "worth", "interactions", "learning-rates", "stage-step07",
+        "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag", "speed-tokens",
+        "speed-mfu", "gradient-norms", "guide-loss", "guide-norm",
+    ):  # fmt: skip
+        assert f"figures/{name}.svg" in files
     table = pd.read_csv(page.parent / "stages.csv").query("group == 0").set_index("what")
-    assert f"{table.held_out['step07']:.3f}" == "6.190"
-    assert "6.190" in page.read_text("utf-8")
     rows = json.loads((page.parent / "report.json").read_text("utf-8"))["comparisons"]
-    assert {row["what"]: row["held_out"] for row in rows}["step07"] == table.held_out["step07"]
-    assert table.status[["own", "wild", "long", "lost"]].tolist() == [
-        "finished", "diverged", "running", "failed",
-    ]  # fmt: skip
+    losses = [table.held_out["step07"], {row["what"]: row["held_out"] for row in rows}["step07"]]
+    assert losses == pytest.approx([6.19] * 2, abs=5e-4)
+    assert losses[0] == losses[1]
+    assert "6.190" in page.read_text("utf-8")
+    ends = ["finished", "diverged", "running", "failed"]
+    assert table.status[["own", "wild", "long", "lost"]].tolist() == ends
 
 
-def test_the_page_needs_nothing_and_claims_nothing_that_was_not_applied(page: Path) -> None:
-    text = page.read_text("utf-8").replace('<link rel="icon" href="data:,">', "")
-    for reference in ("<link", "<script", 'src="http', "@import", "url(http", 'href="http'):
-        assert reference not in text
-    assert "Not applied: TF32" in text
-    assert "Applied: TF32" not in text
-
-
-def test_words_are_not_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = write_stages(tmp_path / "w", step02=7.0, step03=7.5, step04=6.5, step06=6.4)
-    write_run(experiment, "step02", plus=["step04"], floor=6.9, at=9)
-    before = reports.write_report([experiment], output=tmp_path / "before").parent
+def test_words_are_not_data(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.stages(step02=7.0, step03=7.5, step04=6.5, step06=6.4)
+    lab.seeds("step02", 6.9, plus=["step04"], at=9)
+    before = page_files.build(lab.report)
     templates = shutil.copytree(wording.TEMPLATES, tmp_path / "templates")
     words = (templates / "words.jinja").read_text("utf-8")
     parts = re.split(r"(\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\})", words, flags=re.DOTALL)
@@ -110,36 +116,28 @@ def test_words_are_not_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (templates / "words.jinja").write_text("".join(parts), "utf-8")
     monkeypatch.setattr(wording, "TEMPLATES", templates)
     monkeypatch.setattr(wording, "environment", wording.environment.__wrapped__)
-    after = reports.write_report([experiment], output=tmp_path / "after").parent
-    heads = [twin_of(folder / "index.html").partition("\n## ")[0] for folder in (before, after)]
+    after = page_files.build(lab.report)
+    heads = [files["report.md"].decode().partition("\n## ")[0] for files in (before, after)]
     assert ["raised the held-out loss" in head for head in heads] == [True, False]
-    for name in ("report.json", "stages.csv"):
-        assert (after / name).read_text("utf-8") == (before / name).read_text("utf-8")
+    assert [before[name] == after[name] for name in ("report.json", "stages.csv")] == [True, True]
+    text = before["index.html"].decode()
+    assert text.count("synthetic text of step") == 4
+    assert "Prompt “The king”, seed 1" in text
+    for absent in ("samples, all of", "Evaluations over the run", "points are drawn", "datasheet"):
+        assert absent not in text
 
 
 @pytest.mark.parametrize("only", ["step01", "step02", "step07", "my_own_stage"])
-def test_one_stage_of_a_single_step_alone_makes_a_report(tmp_path: Path, only: str) -> None:
-    write_run(tmp_path / "one", only, typed={"train.steps": 1}, parent="step02")
-    assert only in reports.write_report([tmp_path / "one"]).read_text("utf-8")
-
-
-def test_other_data_is_shown_apart(tmp_path: Path) -> None:
-    write_stages(tmp_path / "mixed", [1], step02=None, step03=None)
-    write_run(tmp_path / "mixed", "step04", data__sha256="77" * 32, data__name="another text")
-    text = twin_of(reports.write_report([tmp_path / "mixed"]))
-    ladder, _, apart = text.partition("## The ladder")[2].partition("## Shown apart")
-    assert "data another text instead of synthetic" in apart
-    assert ["| step04" in part for part in (ladder, apart)] == [False, True]
-
-
-def test_the_datasheets_share_is_beside_that_of_the_measured_peak(tmp_path: Path) -> None:
-    given = {"results__datasheet_flops": 989.4e12, "results__datasheet_mfu": 0.31}
-    for stage in ("step02", "step07"):
-        write_run(tmp_path / "gpu", stage, **given)
-    text = twin_of(reports.write_report([tmp_path / "gpu"]))
-    assert "The GPU's datasheet says 989 TFLOP/s in bfloat16." in text
-    assert re.search(r"of the datasheet's bf16.*: step02 \d+% +\(31%\)", text.replace("\\", ""))
-    assert reports.load(tmp_path / "gpu").runs.datasheet_mfu.tolist() == [0.31, 0.31]
+def test_one_stage_of_a_single_step_alone_makes_a_report(lab: Lab, only: str) -> None:
+    lab.run(only, typed={"train.steps": 1}, parent="step02")
+    page = reports.write_report([lab.path])
+    text, twin = page.read_text("utf-8"), twin_of(page)
+    assert only in text
+    command = "python -m runner +stage=step02 seed=1"
+    alone = only != "step02"
+    assert (f"train one with <code>{command}</code>" in text) == alone
+    assert (f"train one with `{command}`" in twin) == alone
+    assert ("No baseline has finished" in twin) == alone
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
@@ -154,10 +152,9 @@ def test_the_short_table_fits_the_terminal(ladder: Path, width: int) -> None:
     assert f"Report: {ladder / 'index.html'}" in text
 
 
-def test_the_command_follows_its_settings_and_never_imports_torch(
-    ladder: Path, tmp_path: Path
-) -> None:
-    words = ["reports", str(ladder), "margin=0.5", "minimum_seeds=3", "--output", str(tmp_path)]
+def test_the_command_follows_its_settings_and_never_imports_torch(lab: Lab, tmp_path: Path) -> None:
+    lab.run()
+    words = ["reports", str(lab.path), "margin=0.5", "minimum_seeds=3", "--output", str(tmp_path)]
     run = f"import runpy, sys; sys.argv = {words}; runpy.run_module('reports', run_name='__main__')"
     code = f"{run}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -171,30 +168,24 @@ def test_the_command_follows_its_settings_and_never_imports_torch(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["margin=0"], "margin"), (["confidence=2"], "confidence"), (["margins=1"], "margins"),
-        (["margin=wide"], "margin"), (["nobody"], "nobody does not exist"),
-        (["conf"], "conf holds no runs"),
+        (["LAB", "margin=0"], "margin"), (["LAB", "confidence=2"], "confidence"),
+        (["LAB", "margins=1"], "margins"), (["LAB", "margin=wide"], "margin"),
+        (["nobody"], "nobody does not exist"), (["conf"], "conf holds no runs"),
+        (["LAB", "--output", "README.md"], "cannot be written to README.md"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(
-    ladder: Path, words: list[str], named: str, monkeypatch: pytest.MonkeyPatch,
+    lab: Lab, words: list[str], named: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    lab.run()
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        sys, "argv", ["reports", *([str(ladder)] if "=" in words[0] else []), *words]
-    )
+    words = [str(lab.path) if word == "LAB" else word for word in words]
+    monkeypatch.setattr(sys, "argv", ["reports", *words])
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 2
     assert named in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    write_run(tmp_path / "one")
-    (tmp_path / "report").write_text("in the way")
-    with pytest.raises(UsageError, match="cannot be written"):
-        reports.write_report([tmp_path / "one"], output=tmp_path / "report")
 
 
 STEPS, SPIKE_AT = 19_073, 12_345
@@ -202,7 +193,7 @@ EVALUATED = [*range(250, STEPS, 250), STEPS]
 RECIPE = {"name": "gpt2_124m", "title": "GPT-2", "stage": "step10", "settings": {}}
 
 
-def write_long_run(experiment: Path, steps: int = STEPS, **given: Any) -> Path:
+def write_long_run(lab: Lab, steps: int = STEPS, **given: Any) -> None:
     """A synthetic run by the recipe, from 10.98 down to about 3.2, that took `steps` steps.
 
     It is evaluated every 250 steps, and has a spike of a single step.
@@ -211,19 +202,18 @@ def write_long_run(experiment: Path, steps: int = STEPS, **given: Any) -> Path:
     losses[1:] += np.random.default_rng(1).normal(0, 0.02, steps - 1)
     losses[SPIKE_AT : SPIKE_AT + 1] = 7.5
     after = [step for step in EVALUATED if step <= steps]
-    sample = {"prompt": "Hello", "seed": 1}
+    sample, score = {"prompt": "Hello", "seed": 1}, {"items": 10_042, "acc": 0.25}
     samples = [{**sample, "text": f"text after {step} steps", "step": step} for step in after]
-    score = {"items": 10_042, "acc": 0.25}
     scores = [{**score, "step": step, "acc_norm": 0.25 + step / 400_000} for step in after]
-    write_run(
-        experiment, "step10", typed={"train.steps": STEPS}, losses=losses, every=250,
+    lab.run(
+        "step10", typed={"train.steps": STEPS}, losses=losses, every=250,
         config__recipe=RECIPE, samples=samples, hellaswag=scores, **given,
     )  # fmt: skip
-    return reports.write_report([experiment])
 
 
-def test_the_page_of_a_long_run_is_light_and_shows_evaluations_and_samples(tmp_path: Path) -> None:
-    page = write_long_run(tmp_path / "gpt2_124m")
+def test_the_page_of_a_long_run_is_light_and_shows_evaluations_and_samples(lab: Lab) -> None:
+    write_long_run(lab)
+    page = reports.write_report([lab.path])
     text = page.read_text("utf-8")
     assert len(text) < 500_000
     assert "gpt2_124m" in text.split("<dt>Recipe</dt>")[1][:40]
@@ -243,42 +233,26 @@ def test_the_page_of_a_long_run_is_light_and_shows_evaluations_and_samples(tmp_p
     assert len(held_out) == 1 + 64 * len(EVALUATED)
 
 
-def test_a_long_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
-    text = twin_of(write_long_run(tmp_path / "gpt2_124m", steps=7_010, status="running"))
-    assert "has taken 7,010 of 19,073 steps, 14,356,480 tokens; its last held-out loss is" in text
-    assert "text after 7000 steps" in text
-    assert "had not ended when this was written" in text
+def test_a_long_run_that_goes_on_says_how_far_it_is(lab: Lab) -> None:
+    write_long_run(lab, steps=7_010, status="running")
+    said = SAY("answer", lab.report)
+    assert "has taken 7,010 of 19,073 steps, 14,356,480 tokens; its last held-out loss is" in said
+    assert "had not ended when this was written" in said
 
 
-def test_a_command_can_be_copied_from_the_page_and_its_twin(tmp_path: Path) -> None:
-    write_run(tmp_path / "one", "step07")
-    page = reports.write_report([tmp_path / "one"])
-    command = "python -m runner +stage=step02 seed=1"
-    assert f"train one with <code>{command}</code>" in page.read_text("utf-8")
-    assert f"train one with `{command}`" in twin_of(page)
-
-
-def test_a_short_ladder_has_its_samples_without_steps(ladder: Path, tmp_path: Path) -> None:
-    text = reports.write_report([ladder], output=tmp_path).read_text("utf-8")
-    assert text.count("synthetic text of step") == 9
-    assert "Prompt “The king”, seed 1" in text
-    for absent in ("samples, all of", "Evaluations over the run", "points are drawn", "datasheet"):
-        assert absent not in text
-
-
-def test_hellaswag_over_seeds_is_their_mean(tmp_path: Path) -> None:
+def test_hellaswag_over_seeds_is_their_mean(lab: Lab) -> None:
     for seed, share in ((1, 0.25), (2, 0.35)):
         score = {"step": 50, "items": 400, "acc": 0.2, "acc_norm": share}
         results = {"results__hellaswag_acc_norm": share, "results__hellaswag_acc": 0.2}
-        write_run(tmp_path / "seeds", seed=seed, every=10, hellaswag=[score], **results)
-    text = twin_of(reports.write_report([tmp_path / "seeds"]))
+        lab.run(seed=seed, every=10, hellaswag=[score], **results)
     newest = "step02 35.0% ± 2.4% of 400 items (by the sum of losses 20.0%)"
-    assert f"{newest}, 30.0% on average over 2 seeds." in text
-    assert reports.stages(tmp_path / "seeds").hellaswag_acc_norm.tolist() == [pytest.approx(0.3)]
+    said = SAY("evaluations", lab.report)
+    assert f"{newest}, 30.0% on average over 2 seeds." in said
+    assert reports.stages(lab.path).hellaswag_acc_norm.tolist() == [pytest.approx(0.3)]
 
 
 @pytest.mark.slow
-def test_a_thousand_runs_are_reported(tmp_path: Path) -> None:
-    experiment = write_stages(tmp_path / "many", range(1, 101), **dict.fromkeys(ORDER))
-    page = reports.write_report([experiment])
+def test_a_thousand_runs_are_reported(lab: Lab) -> None:
+    lab.stages(range(1, 101), **dict.fromkeys(ORDER))
+    page = reports.write_report([lab.path])
     assert len(pd.read_csv(page.parent / "steps.csv")) == 100 * (9 * 50 + 5)

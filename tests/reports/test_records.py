@@ -1,8 +1,7 @@
 """Records read back as frames, whatever has become of their files."""
 
-from __future__ import annotations
-
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,25 +15,23 @@ from conf.errors import UsageError
 from reports.read import RUN_COLUMNS, STEP_COLUMNS, WINDOW_COLUMNS
 from reports.report import Report
 from tests.conftest import ROOT
-from tests.reports.conftest import ORDER, WINDOWS, question, write_run
+from tests.reports.conftest import ORDER, WINDOWS, Lab, names, question
 
 
 def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
     records = reports.load(ladder)
-    assert list(records.runs.columns) == list(RUN_COLUMNS)
-    assert list(records.steps.columns) == list(STEP_COLUMNS)
-    assert list(records.windows.columns) == list(WINDOW_COLUMNS)
-    assert len(records.runs) == 10
-    assert len(records.steps) == 5 + 9 * 50
-    assert len(records.windows) == 10 * WINDOWS
+    frames = (records.runs, records.steps, records.windows)
+    columns = [RUN_COLUMNS, STEP_COLUMNS, WINDOW_COLUMNS]
+    assert [list(frame.columns) for frame in frames] == [*map(list, columns)]
+    assert [len(frame) for frame in frames] == [10, 5 + 9 * 50, 10 * WINDOWS]
 
 
 def test_differences_and_speed_ups_are_those_of_the_records(ladder: Path) -> None:
     table = reports.stages(ladder).set_index("stage")
     assert list(table.index) == ORDER
-    floors = {"step02": 7.4, "step03": 6.5, "step10": 5.6}
-    for stage, floor in floors.items():
-        assert table.held_out[stage] == pytest.approx(floor + 0.15)
+    assert table.held_out[["step02", "step03", "step10"]].tolist() == pytest.approx(
+        [7.4 + 0.15, 6.5 + 0.15, 5.6 + 0.15]
+    )
     assert table.baseline_loss_value["step03"] == pytest.approx(6.5 - 7.4)
     assert table.reference_loss_value["step10"] == pytest.approx(5.6 - 5.84)
     ratio = table.tokens_per_second["step07"] / table.tokens_per_second["step02"]
@@ -43,128 +40,107 @@ def test_differences_and_speed_ups_are_those_of_the_records(ladder: Path) -> Non
     steps = reports.load(ladder).steps
     assert table.worst["step04"] == pytest.approx(steps[steps.stage == "step04"].loss.max())
     assert np.isnan(table.baseline_loss_value["step01"]), "a flow check is compared with nothing"
+    report = Report([ladder])  # of the plan called ladder, which needs no section of its own
+    assert (report.worth, report.rates, report.plans, report.apart) == (None, [], [], [])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [b"", b"{", b'{"status": "fin', b"[]", b"null", b"\xff\xfe\x00", b'{"stage": 3}',
-     "2026-11-24T00:00:00", "yesterday"],
-)  # fmt: skip
-def test_a_damaged_record_is_named_and_the_rest_goes_on(
-    tmp_path: Path, damage: bytes | str
-) -> None:
-    write_run(tmp_path / "damaged", "step02")
-    if isinstance(damage, str):  # a moment without a time zone, or none
-        write_run(tmp_path / "damaged", "step03", ended=damage)
-    else:
-        (write_run(tmp_path / "damaged", "step03") / "run.json").write_bytes(damage)
-    report = Report([tmp_path / "damaged"])
-    (problem,) = report.records.problems
-    assert "step03" in problem
-    assert isinstance(damage, bytes) or damage in problem
-    assert [stage.stage for stage in report.main.stages] == ["step02"]
+def test_a_damaged_record_or_question_is_named_and_the_rest_goes_on(lab: Lab) -> None:
+    """Also a moment without a time zone, or none, and a run that nothing was asked of."""
+    asked, moments = question("step03"), ["2026-11-24T00:00:00", "yesterday"]
+    torn = [b"", b"{", b'{"status": "fin', b"[]", b"null", b"\xff\xfe\x00", b'{"stage": 3}']
+    damages = [{"typed": "{"}, {"typed": "[1]"}, {"typed": "null"}, {"settings": "0"}]
+    lab.run("step02")
+    for at, damage in enumerate(torn):
+        (lab.run("step04", label=f"torn{at}") / "run.json").write_bytes(damage)
+    for moment in moments:
+        lab.run("step05", label=moment[:4], ended=moment)
+    for at, change in enumerate(damages):
+        lab.run("step03", at, label=f"asked{at}", asked=[asked, replace(asked, **change)])
+    (lab.run("step06") / "asked.csv").unlink()
+    report = lab.report
+    named = [f"step04/torn{at}" for at in range(7)] + [f"step03/asked{at}" for at in range(4)]
+    for each in (*named, *moments, "python -m runner +stage=step06"):
+        assert sum(each in problem for problem in report.records.problems) == 1, each
+    assert len(report.records.problems) == 7 + 4 + 2 + 1
+    assert [(each.stage, len(each.arm.runs)) for each in report.comparisons] == [
+        ("step02", 1), ("step03", 4),
+    ]  # fmt: skip
+    assert [*report.records.runs.stage.unique()] == ["step02", "step03", "step06"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"step,loss\n1,", b"\x00\x01\x02", None])
-def test_torn_or_missing_steps_lose_no_more_than_themselves(
-    tmp_path: Path, damage: bytes | None
-) -> None:
-    write_run(tmp_path / "torn", "step02")
-    steps = write_run(tmp_path / "torn", "step03", status="running") / "steps.csv"
-    whole = steps.read_bytes()
-    steps.unlink() if damage is None else steps.write_bytes(damage)
-    stages = Report([tmp_path / "torn"]).main.stages
-    assert [stage.stage for stage in stages] == ["step02", "step03"]
-    steps.write_bytes(whole[:-9])
-    assert len(reports.load(tmp_path / "torn").steps.query("stage == 'step03'")) == 49
-
-
-def test_numbers_are_read_back_to_the_last_digit(tmp_path: Path) -> None:
-    losses = np.random.default_rng(3).uniform(2, 11, 400)
-    write_run(tmp_path / "exact", losses=losses)
-    assert reports.load(tmp_path / "exact").steps.loss.tolist() == losses.tolist()
+def test_torn_or_missing_steps_lose_no_more_than_themselves(lab: Lab) -> None:
+    damages = {"step03": b"", "step04": b"step,loss\n1,", "step05": b"\x00\x01\x02", "step06": None}
+    lab.run("step02")
+    for stage, damage in damages.items():
+        steps = lab.run(stage, status="running") / "steps.csv"
+        steps.unlink() if damage is None else steps.write_bytes(damage)
+    folder = lab.run("step08", status="running", every=10)
+    for torn, cut in ((lab.run("step07", status="running"), -9), (folder, -2)):
+        (torn / "steps.csv").write_bytes((torn / "steps.csv").read_bytes()[:cut])
+    lines = (folder / "held_out.csv").read_text().splitlines()
+    lines[5] = lines[5].replace(",64,", ",x,", 1)  # a window that is no number
+    (folder / "held_out.csv").write_text("\n".join(lines) + "\n")
+    report = lab.report
+    assert names(report.main.stages) == ORDER[1:8]
+    counts = report.records.steps.stage.value_counts()
+    assert counts.to_dict() == {"step02": 50, "step07": 49, "step08": 49}
+    assert len(report.records.windows.query("stage == 'step08'")) == 4 * WINDOWS - 1
 
 
 @pytest.mark.parametrize("losses", [[float("nan")], [11.0, float("nan")]])
-def test_losses_that_were_hardly_finite_stop_no_report(tmp_path: Path, losses: list[float]) -> None:
+def test_losses_that_were_hardly_finite_stop_no_report(lab: Lab, losses: list[float]) -> None:
     for seed in (1, 2):
-        write_run(tmp_path / "nan", seed=seed, status="diverged", losses=losses)
-    page = reports.write_report([tmp_path / "nan"])
-    assert "diverged" in page.read_text("utf-8")
+        lab.run(seed=seed, status="diverged", losses=losses)
+    assert "diverged" in reports.write_report([lab.path]).read_text("utf-8")
 
 
-def test_a_damaged_step_time_stops_no_report(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "odd", status="interrupted")
-    write_run(tmp_path / "odd", seed=2)
-    lines = (folder / "steps.csv").read_text().splitlines()
-    fields = lines[-1].split(",")
-    fields[list(STEP_COLUMNS).index("step_ms") - 4] = "1e300"
-    (folder / "steps.csv").write_text("\n".join([*lines[:-1], ",".join(fields)]) + "\n")
-    assert len(reports.stages(tmp_path / "odd")) == 1
-    assert reports.load(tmp_path / "odd").steps.step_ms.max() == 1e300
-
-
-def test_a_window_that_is_no_number_loses_itself_alone(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "torn", status="running", every=10)
-    lines = (folder / "held_out.csv").read_text().splitlines()
-    lines[5] = lines[5].replace(",64,", ",x,", 1)
-    (folder / "held_out.csv").write_text("\n".join(lines) + "\n")
-    assert len(reports.load(tmp_path / "torn").windows) == 4 * WINDOWS - 1
-
-
-@pytest.mark.parametrize(
-    "damage", [{"typed": "{"}, {"typed": "[1]"}, {"typed": "null"}, {"settings": "0"}]
-)
-def test_a_damaged_question_is_named_and_the_rest_goes_on(
-    tmp_path: Path, damage: dict[str, str]
+def test_numbers_are_read_back_to_the_last_digit_and_a_damaged_time_stops_no_report(
+    lab: Lab,
 ) -> None:
-    asked = question("step03")
-    write_run(tmp_path / "damaged", "step02")
-    write_run(tmp_path / "damaged", "step03", asked=[asked, replace(asked, **damage)])
-    report = Report([tmp_path / "damaged"])
-    assert [stage.name for stage in report.main.stages] == ["step02", "step03"]
-    (problem,) = report.records.problems
-    assert "step03" in problem
+    losses = np.random.default_rng(3).uniform(2, 11, 400)
+    lab.run(seed=2, losses=losses)
+    file = lab.run(status="interrupted") / "steps.csv"
+    *lines, last = file.read_text().splitlines()
+    fields = last.split(",")
+    fields[list(STEP_COLUMNS).index("step_ms") - 4] = "1e300"
+    file.write_text("\n".join([*lines, ",".join(fields)]) + "\n")
+    assert len(reports.stages(lab.path)) == 1
+    steps = reports.load(lab.path).steps
+    assert steps.step_ms.max() == 1e300
+    assert steps.loss[steps.seed == 2].tolist() == losses.tolist()
 
 
 @pytest.mark.parametrize("file", ["run.json", "steps.csv", "held_out.csv"])
-def test_a_single_flipped_bit_in_a_finished_run_is_noticed(tmp_path: Path, file: str) -> None:
-    write_run(tmp_path / "flipped", "step02")
-    path = write_run(tmp_path / "flipped", "step03") / file
-    content = path.read_bytes()
-    for position in range(40, len(content), 97):
-        flipped = bytes([content[position] ^ 1])
-        path.write_bytes(content[:position] + flipped + content[position + 1 :])
-        records = reports.load(tmp_path / "flipped")
-        assert any("step03" in problem for problem in records.problems), position
-        table = records.windows if file == "held_out.csv" else records.steps
-        assert table.query("stage == 'step03'").empty
+def test_a_single_flipped_bit_in_a_finished_run_is_noticed(lab: Lab, file: str) -> None:
+    lab.run("step02")
+    whole = lab.run("step03")
+    content = (whole / file).read_bytes()
+    places = range(40, len(content), 97)
+    for place in places:
+        flipped = shutil.copytree(whole, whole.with_name(f"at{place}")) / file
+        flipped.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    shutil.rmtree(whole)
+    records = reports.load(lab.path)
+    for place in places:
+        assert any(f"step03/at{place} " in each for each in records.problems), place
+    table = records.windows if file == "held_out.csv" else records.steps
+    assert [*table.stage.unique()] == ["step02"]
 
 
-def test_a_run_that_nothing_was_asked_of_is_named_with_its_command(tmp_path: Path) -> None:
-    write_run(tmp_path / "old", "step02")
-    (write_run(tmp_path / "old", "step03") / "asked.csv").unlink()
-    report = Report([tmp_path / "old"])
-    (problem,) = report.records.problems
-    assert "step03" in problem
-    assert "python -m runner +stage=step03" in problem
-    assert [each.stage for each in report.comparisons] == ["step02"]
-    assert list(report.records.runs.stage) == ["step02", "step03"]
-
-
-def test_a_run_whose_process_is_gone_is_not_still_running(tmp_path: Path) -> None:
+def test_a_run_whose_process_is_gone_is_not_still_running(lab: Lab) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    process = {"host": platform.node(), "pid": gone.pid}
-    write_run(tmp_path / "left", "step02", status="running", process=process)
-    write_run(tmp_path / "left", "step03", status="running")
-    runs = reports.load(tmp_path / "left").runs
+    lab.run("step02", status="running", process={"host": platform.node(), "pid": gone.pid})
+    lab.run("step03", status="running")
+    runs = reports.load(lab.path).runs
     assert list(runs.stage + " " + runs.status) == ["step02 interrupted", "step03 running"]
 
 
-def test_a_folder_of_experiments_says_which_to_name(ladder: Path) -> None:
+def test_what_is_no_experiment_is_one_sentence(ladder: Path) -> None:
     with pytest.raises(UsageError, match=r"holds experiments.*ladder"):
         reports.load(ladder.parent)
+    with pytest.raises(UsageError, match="No experiment was named"):
+        reports.load()
 
 
 def test_importing_reports_brings_in_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conf.errors import UsageError
@@ -15,46 +16,34 @@ from stages.plans import read_plan
 
 PLANS = {name: read_plan(file) for name, file in group_files("plan").items()}
 NUMBERS = {
-    "ladder": 5 * 10,
-    "leave_one_out": 5 * 8,
-    "only_one": 5 * 9,
-    "factorial": 5 * 32,
-    "inside": 5 * 10,
-    "inside_step06": 5 * 4,
-    "inside_step09": 5 * 5,
-    "learning_rate": 5 * 4 * 6,
-    "claims": 5 * 3,
-    "speed": 10 * 3,
-    "horizon": 3 * 2,
-}
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_a_plan_asks_for_its_runs_in_rounds(name: str) -> None:
-    runs = [parse(run) for run in expand(PLANS[name].params)]
-    assert len(runs) == NUMBERS[name]
-    rounds = [(run.get("seed"), run.get("repeat")) for run in runs]
-    seen = [each for each, _ in groupby(rounds)]
-    assert len(seen) == len(set(seen)), "a round begins when the one before it is over"
+    "ladder": 5 * 10, "leave_one_out": 5 * 8, "only_one": 5 * 9, "factorial": 5 * 32,
+    "inside": 5 * 10, "inside_step06": 5 * 4, "inside_step09": 5 * 5, "claims": 5 * 3,
+    "learning_rate": 5 * 4 * 6, "speed": 10 * 3, "horizon": 3 * 2,
+}  # fmt: skip
 
 
 def test_every_plan_is_counted_here() -> None:
     assert NUMBERS.keys() | {"control"} == PLANS.keys()
 
 
-def test_the_factorial_has_every_set_of_its_steps() -> None:
-    sets = {frozenset(map(str, parse(run)["plus"])) for run in expand(PLANS["factorial"].params)}
-    assert len(sets) == 2 ** len(frozenset.union(*sets)) == 32
-
-
-@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"learning_rate"}))
-def test_every_run_of_a_plan_can_be_made(name: str) -> None:
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_plan_asks_in_rounds_for_its_runs_which_can_be_made(name: str) -> None:
+    runs = [parse(run) for run in expand(PLANS[name].params)]
+    assert len(runs) == NUMBERS[name]
+    rounds = [(run.get("seed"), run.get("repeat")) for run in runs]
+    seen = [each for each, _ in groupby(rounds)]
+    assert len(seen) == len(set(seen)), "a round begins when the one before it is over"
     base = {"train.steps": 50, "scale.accumulate_to_tokens": 64, "scale.flow_context": 16,
             "scale.flow_micro_batch_size": 2, "model.norm": "none"}  # fmt: skip
     ladder = Ladder(read_ladder(), base)
-    for run in map(parse, expand(PLANS[name].params)):
-        without, plus = (tuple(map(str, run.get(word, ()))) for word in ("without", "plus"))
-        ladder.settings(Ablation(run["stage"], without, plus))
+    for run in runs:
+        lists = {word: run.get(word, []) for word in ("without", "plus")}
+        ladder.settings(Ablation.read(run["stage"], lists))
+
+
+def test_the_factorial_has_every_set_of_its_steps() -> None:
+    sets = {frozenset(map(str, parse(run)["plus"])) for run in expand(PLANS["factorial"].params)}
+    assert len(sets) == 2 ** len(frozenset.union(*sets)) == 32
 
 
 @pytest.mark.parametrize(("step", "parts"), [("step06", 3), ("step09", 4)])
@@ -79,39 +68,38 @@ def test_typed_values_replace_those_of_a_plan() -> None:
     assert parse(runs[0])["seed"] == parse(runs[7])["seed"] == 7
 
 
-def test_a_plan_sets_its_values_in_its_parameters_alone(tmp_path: Path) -> None:
+RUNS = "hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n"
+PARTS = r"own\.yaml: plan has a title, a question and maybe a r"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{RUNS}train: {{steps: 20}}\n", r"own\.yaml sets train; a plan sets every value under"),
+        ("plan: {title: Own, question: What}\n", r"has no hydra\.sweeper\.params"),
+        (f"plan: {{title: Own, questin: What}}\n{RUNS}", PARTS),
+        (f"plan: word\n{RUNS}", PARTS),
+        (f"plan: {{reference: [step10]}}\n{RUNS}", PARTS),
+    ],
+)
+def test_a_plan_sets_its_values_in_its_parameters_and_has_no_unknown_part(
+    tmp_path: Path, text: str, said: str
+) -> None:
     file = tmp_path / "own.yaml"
-    file.write_text("hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n")
+    file.write_text(RUNS)
     assert (read_plan(file).name, read_plan(file).params) == ("own", {"+stage": "step05"})
-    file.write_text(file.read_text() + "train: {steps: 20}\n")
-    with pytest.raises(UsageError, match=r"own\.yaml sets train; a plan sets every value under"):
-        read_plan(file)
-    file.write_text("plan: {title: Own, question: What}\n")
-    with pytest.raises(UsageError, match=r"has no hydra\.sweeper\.params"):
-        read_plan(file)
-
-
-@pytest.mark.parametrize("about", ["{title: Own, questin: What}", "word", "{reference: [step10]}"])
-def test_a_plan_has_a_title_a_question_and_maybe_a_reference(tmp_path: Path, about: str) -> None:
-    file = tmp_path / "own.yaml"
-    runs = "hydra: {mode: MULTIRUN, sweeper: {params: {'+stage': step05}}}\n"
-    file.write_text(f"plan: {about}\n{runs}")
-    with pytest.raises(UsageError, match=r"own\.yaml: plan has a title, a question and maybe a r"):
-        read_plan(file)
-    file.write_text(f"plan: {{reference: {{stage: step10, train.steps: null}}}}\n{runs}")
+    file.write_text(f"plan: {{reference: {{stage: step10, train.steps: null}}}}\n{RUNS}")
     assert read_plan(file).about.reference == {"stage": "step10", "train.steps": None}
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_plan(file)
 
 
 def test_every_second_round_runs_backwards() -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     overrides = OverridesParser.create().parse_overrides(["repeat=1,2,3", "+stage=a,b,c"])
     (runs,) = BalancedSweeper.split_arguments(overrides, None)
     assert [run[1][-1] for run in runs] == [*"abc", *"cba", *"abc"]
     batches = BalancedSweeper.split_arguments(overrides, 4)
     assert [len(batch) for batch in batches] == [4, 4, 1]
-
-
-def test_the_balanced_sweeper_is_configured_where_hydra_looks() -> None:
     content = OmegaConf.load(CONF / "hydra" / "sweeper" / "balanced.yaml")
     assert content._target_.rpartition(".")[2] == BalancedSweeper.__name__

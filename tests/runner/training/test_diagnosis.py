@@ -128,15 +128,6 @@ def test_targets_are_compared_with_the_input(model: GPT) -> None:
     assert alone.shifted == 1.0
 
 
-@pytest.mark.parametrize("stage", ["step05", pytest.param("step10", marks=pytest.mark.slow)])
-def test_losses_are_equal_bit_by_bit_without_the_looks(stage: str, runs: Runs) -> None:
-    looked, plain = (
-        runs(f"+stage={stage}", "scale=smoke", f"diagnose={value}")[1] for value in (True, False)
-    )
-    assert looked.loss.tolist() == plain.loss.tolist()
-    assert looked.grad_norm.tolist() == plain.grad_norm.tolist()
-
-
 @pytest.mark.slow
 def test_looks_see_a_model_that_is_compiled_as_a_whole(runs: Runs) -> None:
     """Their hooks are added after it was compiled, and again before a later step."""

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from runner.observations import Accuracy
 from runner.training.hellaswag import Ending, encode, score
 from runner.training.parallel import Parallel
 from tests.conftest import Settings
-from tests.runner.conftest import Runs
 
 FP32 = torch.autocast("cpu", enabled=False)
 ALONE = Parallel(torch.device("cpu"))
@@ -146,21 +144,3 @@ def test_another_file_is_refused_in_a_sentence(tmp_path: Path, content: bytes, s
     (tmp_path / "items").write_bytes(content)
     with pytest.raises(UsageError, match=f"^evaluation.hellaswag=.*items: .*{said}.*\\.$"):
         read_items(str(tmp_path / "items"), None)
-
-
-def test_scores_and_samples_change_no_step_and_no_held_out_loss(runs: Runs, tmp_path: Path) -> None:
-    items = write(tmp_path / "items", GOOD, {**GOOD, "label": 1}, {**GOOD, "label": 0})
-    asked = (f"evaluation.hellaswag={items}", "evaluation.samples=true", "sample.tokens=3")
-    common = ("+stage=step10", "train.steps=7", "evaluation.every=2")
-    seen, steps = runs(*common, *asked, "evaluation.hellaswag_items=2")
-    plain, without = runs(*common, "sample.tokens=3")
-    values = ["loss", "grad_norm", "lr", "tokens"]
-    pd.testing.assert_frame_equal(steps[values], without[values], check_exact=True)
-    tables = [(runs.folder / n / "held_out.csv").read_text() for n in "12"]
-    assert tables[0] == tables[1]
-    assert [sample.step for sample in seen.samples] == [2, 4, 6, 7]
-    assert plain.samples == seen.samples[-1:]
-    assert [found.step for found in seen.hellaswag] == [2, 4, 6, 7]
-    assert {found.items for found in seen.hellaswag} == {2}
-    assert seen.results.hellaswag_acc_norm == seen.hellaswag[-1].acc_norm
-    assert plain.hellaswag == []

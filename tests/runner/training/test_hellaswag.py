@@ -94,23 +94,20 @@ def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(
     words = text_file.read_text(encoding="utf-8").split()
     parts = [" ".join(words[at : at + 2 + at % 9]) for at in range(0, 1500, 10)]
     items = [Item(parts[i], parts[i + 1 : i + 5], i % 4) for i in range(0, 145, 5)]
-    config = settings("+stage=step05").model
-    model = GPT(config, 1)
-    questions = encode(items, config.context_length)
+    model = GPT(settings("+stage=step05").model, 1)
+    questions = encode(items, 1024)
     found = score(model, questions, 256, FP32, 0, ALONE, quietly)
     model.double().eval()
     right = [0, 0]
     for question in questions:
-        sums, means = [], []
+        losses = []
         for row in question.endings:
             with torch.no_grad():
-                log_p = model(torch.tensor([row.ids]))[0][0].log_softmax(-1)
-            ending = list(enumerate(row.ids[1:]))[-row.tokens :]
-            losses = [-log_p[at, token].item() for at, token in ending]
-            sums.append(sum(losses))
-            means.append(sum(losses) / len(losses))
-        right[0] += sums.index(min(sums)) == question.label
-        right[1] += means.index(min(means)) == question.label
+                log_p = model(torch.tensor([row.ids[:-1]]))[0][0].log_softmax(-1)
+            of_text = -log_p[range(len(row.ids) - 1), row.ids[1:]]
+            losses.append(of_text[-row.tokens :])
+        right[0] += min(range(4), key=lambda i: losses[i].sum()) == question.label
+        right[1] += min(range(4), key=lambda i: losses[i].mean()) == question.label
     assert (found.acc, found.acc_norm) == (right[0] / len(items), right[1] / len(items))
 
 

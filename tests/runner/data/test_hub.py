@@ -82,7 +82,7 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     files = {f"data/{part.name}": part.read_bytes() for part in parts}
     handler = type("Served", (Hub,), {"files": {"README.md": b"# Tiny\n", **files}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "hf"),

@@ -1,6 +1,7 @@
 """HellaSwag: the score of examples worked out by hand, and files that hold none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from conf.errors import UsageError
-from gpt2.config import GPT2_TOKENS
+from gpt2.config import GPT2_TOKENS, Norm
 from gpt2.model import GPT
 from gpt2.tokenizer import tokenizer
 from runner.data.hellaswag import Item, read_items
 from runner.observations import Accuracy
 from runner.training.hellaswag import Ending, encode, score
 from runner.training.parallel import Parallel
-from tests.conftest import Settings
+from tests.runner.training.test_flow_checks import CONFIG
 
 FP32 = torch.autocast("cpu", enabled=False)
 ALONE = Parallel(torch.device("cpu"))
@@ -88,14 +89,12 @@ def test_a_text_too_long_for_the_model_loses_its_beginning() -> None:
     assert question.endings[1] == Ending([a, b, c], 2)
 
 
-def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(
-    settings: Settings, text_file: Path
-) -> None:
+def test_a_gpt_scores_as_one_that_reads_every_ending_alone_in_float64(text_file: Path) -> None:
     words = text_file.read_text(encoding="utf-8").split()
     parts = [" ".join(words[at : at + 2 + at % 9]) for at in range(0, 1500, 10)]
     items = [Item(parts[i], parts[i + 1 : i + 5], i % 4) for i in range(0, 145, 5)]
-    model = GPT(settings("+stage=step05").model, 1)
-    questions = encode(items, 1024)
+    model = GPT(replace(CONFIG, vocab_size=GPT2_TOKENS, context_length=64, norm=Norm.layer), 1)
+    questions = encode(items, 64)
     found = score(model, questions, 256, FP32, 0, ALONE, quietly)
     model.double().eval()
     right = [0, 0]

@@ -22,7 +22,6 @@ from tests.runner.test_products import products
 from tests.runner.training.test_hellaswag import GOOD, write
 
 MEASURED = ["loss", "grad_norm", "lr", "tokens"]
-EXACT = ("model.pad_vocab=false", "train.autocast=none", "train.matmul_precision=highest")
 EAGER = ("train.compile=false", "train.autocast=none")
 
 
@@ -109,9 +108,10 @@ def test_a_run_is_finished_exactly_where_its_last_weights_are_finite(
 
 @pytest.mark.slow
 def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> None:
+    exact = ("model.pad_vocab=false", "train.autocast=none", "train.matmul_precision=highest")
     step05, curve05 = runs("+stage=step05", "train.steps=12")
     for stage in ("step06", "step07"):
-        fields, curve = runs(f"+stage={stage}", "train.steps=12", *EXACT)
+        fields, curve = runs(f"+stage={stage}", "train.steps=12", *exact)
         assert "torch.compile" in fields.applied
         pd.testing.assert_series_equal(curve05.loss, curve.loss, atol=2e-4, rtol=0)
         assert fields.results.held_out == pytest.approx(step05.results.held_out, abs=2e-4)
@@ -172,13 +172,12 @@ def test_no_run_uses_more_than_the_peak_that_is_known(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where the machine was busy whenever it was measured."""
+    loop = "runner.training.loop"
     rates = products(highest=1e-6, high=1e-6, medium=1e-6, bf16=1e-6)
     for known, square, used in ((1e15, 1e3, "little"), (1e3, 1e15, "little"), (1e3, 1e3, "all")):
         found = replace(rates, peak_flops=known)
-        monkeypatch.setattr("runner.training.loop.find_products", lambda *_, found=found: found)
-        monkeypatch.setattr(
-            "runner.training.loop.square_flops", lambda *_, rate=square: (rate, rate)
-        )
+        monkeypatch.setattr(f"{loop}.find_products", lambda *_, found=found: found)
+        monkeypatch.setattr(f"{loop}.square_flops", lambda *_, rate=square: (rate, rate))
         results = runs("+stage=step02", "train.steps=2")[0].results
         assert results.flops_before == results.flops_after == square
         assert results.mfu < 1e-3 if used == "little" else results.mfu == 1

@@ -96,13 +96,14 @@ def test_a_run_is_finished_exactly_where_its_last_weights_are_finite(
 ) -> None:
     asked = ("+stage=step02", f"train.steps={steps}", f"train.learning_rate={rate}")
     run, table = runs(*asked, *evaluated, f"checkpoint={kept}")
-    held_out = pd.read_csv(runs.last / "held_out.csv").loss
-    measured = [*table.loss, *table.grad_norm, *held_out]
+    held_out = pd.read_csv(runs.last / "held_out.csv")
+    measured = [*table.loss, *table.grad_norm, *held_out.loss]
     assert run.status is (Status.finished if all(map(math.isfinite, measured)) else Status.diverged)
     assert math.isfinite(run.results.held_out) == (run.status is Status.finished)
     if run.status is Status.diverged:
         assert run.diverged_at == table.step.iloc[-1]
-        assert all(map(math.isfinite, table.loss[:-1]))
+        before = [*table.loss[:-1], *held_out.loss[held_out.step < len(table)]]
+        assert all(map(math.isfinite, before))
         assert (run.message or "").endswith(f"is not finite at step {run.diverged_at}.")
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from runner.data.corpus import load
+from conf.schema import Config
+from runner.data.corpus import Corpus, load
 from runner.data.source import find_source
 from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
@@ -18,6 +19,9 @@ from runner.training.loop import train
 from runner.training.parallel import Parallel
 from tests.conftest import Settings
 from tests.records import synthetic_run
+
+# What takes longer than a few steps do.
+QUICK = ("evaluation.tokens=128", "evaluation.peak_seconds=0.01", "sample.tokens=3")
 
 
 class Runs:
@@ -33,17 +37,25 @@ class Runs:
 
         With `again` the run before goes on from its checkpoint.
         """
-        config = self.settings(*overrides)
+        config = self.settings(*QUICK, *overrides)
         self.count += not again
-        folder = RunFolder(self.folder / str(self.count))
+        folder = RunFolder(self.last)
         plain = as_plain(config)
         composed = given or conditions(plain)
         folder.start(synthetic_run(config=plain, conditions=composed), afresh=not again)
-        cache, held_out = Path(config.cache_dir), config.data.held_out_fraction
-        corpus = load(find_source(config.data, cache), cache, held_out, print, lambda *_: None)
         alone = Parallel(find_device(config.device, config.scale.name))
-        train(config, corpus, folder, Console(file=io.StringIO()), alone)
+        train(config, self.corpus(config), folder, Console(file=io.StringIO()), alone)
         return folder.run, pd.read_csv(folder.path / "steps.csv", float_precision="round_trip")
+
+    @property
+    def last(self) -> Path:
+        """The folder of the last run."""
+        return self.folder / str(self.count)
+
+    @staticmethod
+    def corpus(config: Config) -> Corpus:
+        cache, held_out = Path(config.cache_dir), config.data.held_out_fraction
+        return load(find_source(config.data, cache), cache, held_out, print, lambda *_: None)
 
 
 @pytest.fixture

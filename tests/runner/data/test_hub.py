@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from tests.conftest import ROOT, CommandLine
+from conf.errors import UsageError
+from tests.conftest import ROOT, CommandLine, Settings
 from tests.runner.data.test_corpus import DOCUMENTS, expected, write
 
 NAME = "someone/tiny"
@@ -82,7 +83,7 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     files = {f"data/{part.name}": part.read_bytes() for part in parts}
     handler = type("Served", (Hub,), {"files": {"README.md": b"# Tiny\n", **files}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "hf"),
@@ -149,32 +150,28 @@ def test_a_run_on_a_dataset_records_its_name_and_revision(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        ([], "data.dataset has no value here"),
-        (["data.dataset=someone/nothing"], "or has no such dataset (RepositoryNotFoundError"),
-        ([f"data.dataset={NAME}", "data.subset=big"], "check data.subset and data.split"),
-        ([f"data.dataset={NAME}", "data.split=test"], "check data.subset and data.split"),
-        (
-            [f"data.dataset={NAME}", "data.column=body"],
-            "no column 'body'; the columns are id, text. Give",
-        ),
-        ([f"data.dataset={NAME}", "data.column=id"], "column 'id' holds int and no text"),
-    ],
-)
 def test_what_is_wrong_with_a_dataset_is_said_in_a_sentence(
-    hub: dict[str, str], command_line: CommandLine, tmp_path: Path,
-    overrides: list[str], sentence: str,
-) -> None:  # fmt: skip
-    cache = f"cache_dir={tmp_path}/cache"
-    done = command_line(
-        "+stage=step07", "data=huggingface", "data.path=null", cache, *overrides, **hub
+    hub: dict[str, str], preparing: Callable[..., list[str]], settings: Settings
+) -> None:
+    with pytest.raises(UsageError, match=r"data\.dataset has no value here"):
+        settings("+stage=step07", "data=huggingface")
+    cases: dict[str, dict[str, str]] = {
+        "or has no such dataset (RepositoryNotFoundError": {"dataset": "someone/nothing"},
+        "check data.subset and data.split": {"dataset": NAME, "subset": "big"},
+        "; check data.subset and data.split": {"dataset": NAME, "split": "test"},
+        "no column 'body'; the columns are id, text. Give": {"dataset": NAME, "column": "body"},
+        "column 'id' holds int and no text": {"dataset": NAME, "column": "id"},
+    }
+    said = preparing(
+        {**os.environ, **hub},
+        "from conf.errors import UsageError",
+        f"for keys in {list(cases.values())}:",
+        "    try: prepare(None, cache, **keys)",
+        "    except UsageError as error: print(error)",
     )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert sentence in done.stderr
-    assert "data.dataset=" in done.stderr
-    assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").rglob("run.json"))
+    for sentence, found in zip(cases, said, strict=True):
+        assert sentence in found
+        assert "data.dataset=" in found
 
 
 def test_without_a_network_one_sentence_names_the_dataset(

@@ -4,12 +4,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from conf.errors import UsageError
 from conf.schema import Order
 from runner.data.stream import HeldOut, TokenStream
 
 TOKENS = np.arange(1001, dtype=np.uint16)
+PARTS = [TOKENS[:401], TOKENS[400:601], TOKENS[600:605], TOKENS[600:]]
+
+
+def starts(stream: TokenStream, epoch: int) -> list[int]:
+    """The first token of each window of an epoch of 100, in micro batches of 4."""
+    return [row[0].item() for i in range(25) for row in stream.micro_batch(25 * epoch + i)[0]]
 
 
 def test_targets_are_the_inputs_shifted_by_one_token() -> None:
@@ -20,34 +27,27 @@ def test_targets_are_the_inputs_shifted_by_one_token() -> None:
 
 def test_an_epoch_sees_every_window_once_and_the_next_in_another_order() -> None:
     stream = TokenStream([TOKENS], 4, 10, seed=1)
-    epochs = [
-        [row[0].item() for i in range(25) for row in stream.micro_batch(25 * e + i)[0]]
-        for e in (0, 1)
-    ]
+    epochs = [starts(stream, epoch) for epoch in (0, 1)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 1000, 10))
     assert epochs[0] != epochs[1]
 
 
+def rows(count: int, *stream: int) -> list[list[int]]:
+    """The windows of so many micro batches: of a size, a context, a seed, a rank and processes."""
+    made = TokenStream([TOKENS], *stream)
+    return [row.tolist() for i in range(count) for row in made.micro_batch(i)[0]]
+
+
 def test_another_batch_size_changes_no_token_and_no_order() -> None:
-    small, large = TokenStream([TOKENS], 2, 10, seed=3), TokenStream([TOKENS], 8, 10, seed=3)
-    rows = [row.tolist() for i in range(8) for row in small.micro_batch(i)[0]]
-    assert rows == [row.tolist() for i in range(2) for row in large.micro_batch(i)[0]]
-    assert rows[:8] != [row.tolist() for row in TokenStream([TOKENS], 8, 10, 4).micro_batch(0)[0]]
+    assert rows(8, 2, 10, 3) == rows(2, 8, 10, 3)
+    assert rows(1, 8, 10, 3) != rows(1, 8, 10, 4)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_see_what_one_would(processes: int) -> None:
-    alone = [
-        row.tolist() for i in range(8) for row in TokenStream([TOKENS], 2, 10, 3).micro_batch(i)[0]
-    ]
     streams = [TokenStream([TOKENS], 2, 10, 3, rank, processes) for rank in range(processes)]
-    together = [
-        row.tolist()
-        for i in range(8 // processes)
-        for stream in streams
-        for row in stream.micro_batch(i)[0]
-    ]
-    assert together == alone
+    batches = [stream.micro_batch(i)[0] for i in range(8 // processes) for stream in streams]
+    assert torch.cat(batches).tolist() == rows(8, 2, 10, 3)
 
 
 @pytest.mark.parametrize(("processes", "each"), [(2, 3), (4, 2)])
@@ -68,10 +68,10 @@ def test_held_out_windows_are_spread_over_the_whole_text() -> None:
 
 
 def test_the_hash_of_held_out_windows_is_of_their_places_and_length() -> None:
-    hashes = {HeldOut(TOKENS, context, wanted).sha256 for context, wanted in ((10, 60), (10, 60))}
-    assert len(hashes) == 1
-    others = {HeldOut(TOKENS, *sizes).sha256 for sizes in ((10, 50), (20, 60), (5, 30))}
-    assert len(hashes | others) == 4
+    sizes = (10, 60), (10, 60), (10, 50), (20, 60), (5, 30)
+    first, *others = (HeldOut(TOKENS, *size).sha256 for size in sizes)
+    assert first == others[0]
+    assert len(set(others)) == 4
 
 
 def test_a_text_too_short_for_a_batch_or_a_held_out_window_is_refused() -> None:
@@ -79,14 +79,6 @@ def test_a_text_too_short_for_a_batch_or_a_held_out_window_is_refused() -> None:
         TokenStream([TOKENS], 16, 100, seed=1)
     with pytest.raises(UsageError, match="held-out part has 5 tokens"):
         HeldOut(TOKENS[:5], 10, 60)
-
-
-PARTS = [TOKENS[:401], TOKENS[400:601], TOKENS[600:605], TOKENS[600:]]
-
-
-def starts(stream: TokenStream, epoch: int) -> list[int]:
-    """The first token of each window of an epoch of 100, in micro batches of 4."""
-    return [row[0].item() for i in range(25) for row in stream.micro_batch(25 * epoch + i)[0]]
 
 
 def test_the_order_of_a_text_in_one_part_stays_what_it_was() -> None:

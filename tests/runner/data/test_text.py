@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import ssl
 import threading
 import time
@@ -31,13 +32,10 @@ class Handler(BaseHTTPRequestHandler):
     """Serves TEXT at /text, an error page at /error, and failures at other paths."""
 
     def do_GET(self) -> None:
-        if self.path in ("/moved", "/insecure"):
-            self.send_response(302)
-            target = "/error" if self.path == "/moved" else f"http://{self.headers['Host']}/text"
-            self.send_header("Location", target)
-            self.end_headers()
-            return
-        self.send_response(404 if self.path == "/missing" else 200)
+        moved = {"/moved": "/error", "/insecure": f"http://{self.headers['Host']}/text"}
+        self.send_response(302 if self.path in moved else 404 if self.path == "/missing" else 200)
+        if self.path in moved:
+            self.send_header("Location", moved[self.path])
         if self.path == "/cut":
             self.send_header("Content-Length", str(len(TEXT)))
         self.end_headers()
@@ -48,10 +46,9 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.02)
         elif self.path == "/stall":
             time.sleep(15)
-        elif self.path == "/cut":
-            self.wfile.write(TEXT[:10])
-        else:
-            self.wfile.write(TEXT if self.path == "/text" else b"<html>Sorry</html>")
+        elif self.path not in moved:
+            answers = {"/cut": TEXT[:10], "/text": TEXT}
+            self.wfile.write(answers.get(self.path, b"<html>Sorry</html>"))
 
     def log_message(self, *args: object) -> None:
         pass
@@ -71,7 +68,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     httpd.daemon_threads = True
     httpd.block_on_close = False
     httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     yield f"https://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     httpd.server_close()
@@ -139,24 +136,22 @@ def test_a_users_copy_of_a_known_text_is_checked(tmp_path: Path) -> None:
         find(tmp_path, path=copy)
 
 
-def test_a_path_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
+def test_a_path_is_a_file_a_folder_or_a_glob_and_one_without_text_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "with spaces and ümlauts"
-    (folder / "deep").mkdir(parents=True)
     for name in ("b.txt", "a.txt", "deep/c.md", ".hidden"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
-
-    def names(path: Path) -> list[str]:
-        return [str(f.relative_to(folder)) for f in user_files(str(path))]
-
-    assert names(folder / "a.txt") == ["a.txt"]
-    assert names(folder) == ["a.txt", "b.txt", "deep/c.md"]
-    assert names(folder / "*.txt") == ["a.txt", "b.txt"]
-    assert names(folder / "**" / "*.md") == ["deep/c.md"]
-
-
-@pytest.mark.parametrize("missing", ["nobody.txt", "*.nothing", "empty"])
-def test_a_path_that_names_no_text_is_refused_by_name(tmp_path: Path, missing: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError) as refused:
-        user_files(str(tmp_path / missing))
-    assert missing in str(refused.value)
+    for path, expected in {
+        "a.txt": ["a.txt"],
+        "": ["a.txt", "b.txt", "deep/c.md"],
+        "*.txt": ["a.txt", "b.txt"],
+        "**/*.md": ["deep/c.md"],
+    }.items():
+        found = user_files(str(folder / path))
+        assert [str(file.relative_to(folder)) for file in found] == expected
+    (folder / "empty").mkdir()
+    for missing in ("nobody.txt", "*.nothing", "empty"):
+        with pytest.raises(UsageError, match=re.escape(missing)):
+            user_files(str(folder / missing))

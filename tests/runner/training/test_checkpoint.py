@@ -1,6 +1,7 @@
 """Checkpoints and kept weights; interrupted runs are in tests/faults."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from rich.console import Console
 
 from conf.errors import UsageError
+from gpt2.config import Norm
 from gpt2.model import GPT
 from runner.data.stream import HeldOut
 from runner.files import DamagedFile
@@ -18,11 +20,12 @@ from runner.training.checkpoint import Checkpoints
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.optimizer import build_optimizer
 from runner.training.parallel import Parallel
-from runner.training.weights import load_tensors, load_weights, save_tensors
-from tests.conftest import Settings, load_quietly
+from runner.training.weights import load_tensors, load_weights, save_tensors, save_weights
+from tests.conftest import Settings
 from tests.records import synthetic_run
 from tests.runner.conftest import Runs
 from tests.runner.test_products import products
+from tests.runner.training.test_flow_checks import CONFIG
 
 
 def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Checkpoints, str]:
@@ -38,25 +41,23 @@ def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Chec
     return Checkpoints(config, opened, model, optimizer, alone, console), output.getvalue()
 
 
-def test_another_runs_checkpoint_is_renamed_and_not_used(
+def test_a_checkpoint_of_another_run_or_precision_is_renamed_and_not_used(
     settings: Settings, tmp_path: Path
 ) -> None:
-    first, _ = checkpoints(settings, tmp_path)
-    first.write()
-    first.folder.run.fingerprint = "another"
-    assert not first.resume()
-    assert [path.name for path in tmp_path.glob("checkpoint*")] == [
-        "checkpoint.safetensors.damaged"
-    ]
-
-
-def test_a_checkpoint_of_another_precision_is_not_used(settings: Settings, tmp_path: Path) -> None:
-    for now, used in ((products(bf16=250), True), (products(bf16=100), False)):
-        first, _ = checkpoints(settings, tmp_path)
-        first.folder.run.products = products(bf16=200)
-        first.write()
-        first.folder.run.products = now
-        assert first.resume() is used
+    of = {"fingerprint": "one", "products": products(bf16=200)}
+    for now, used in (
+        ({"products": products(bf16=250)}, True),
+        ({"products": products(bf16=100)}, False),
+        ({"fingerprint": "another"}, False),
+    ):
+        kept, _ = checkpoints(settings, tmp_path)
+        vars(kept.folder.run).update(of)
+        kept.write()
+        vars(kept.folder.run).update(now)
+        assert kept.resume() is used
+        name = f"checkpoint.safetensors{'' if used else '.damaged'}"
+        assert [path.name for path in tmp_path.glob("checkpoint*")] == [name]
+        (tmp_path / name).unlink()
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
@@ -104,9 +105,7 @@ def test_missing_disk_space_is_reported_before_training(
         checkpoints(settings, tmp_path, "checkpoint=best")
 
 
-def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
-    runs: Runs, settings: Settings, tmp_path: Path
-) -> None:
+def test_the_best_weights_are_those_of_the_lowest_held_out_loss(runs: Runs) -> None:
     overrides = (
         "+stage=step05", "train.steps=9", "checkpoint=best", "train.checkpoint_every.steps=2",
         "train.learning_rate=1", "train.schedule=cosine", "train.warmup_steps=9",
@@ -115,23 +114,27 @@ def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     weights = fields.weights
     assert weights is not None
     assert weights.held_out is not None
-    assert weights.held_out < fields.results.held_out, (
-        "this rate ends worse than its best checkpoint"
-    )
+    assert weights.held_out < fields.results.held_out, "this rate's end is worse than its best"
     assert weights.steps in (2, 4, 6, 8)
-    kept = load_weights(tmp_path / "runs" / "1" / "weights.safetensors")
-    config = settings(*overrides)
-    corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
-    held_out = HeldOut(corpus.held_out, 32, config.evaluation.tokens)
-    windows = evaluate(kept, held_out, 2, torch.autocast("cpu", enabled=False), weights.steps)
-    again, _ = mean_and_error(windows)
+    kept = load_weights(runs.last / "weights.safetensors")
+    corpus = runs.corpus(runs.settings(*overrides))
+    off = torch.autocast("cpu", enabled=False)
+    again, _ = mean_and_error(evaluate(kept, HeldOut(corpus.held_out, 32, 128), 2, off, 0))
     assert again == pytest.approx(weights.held_out, abs=1e-6)
-    assert read_run(tmp_path / "runs" / "1").weights == weights
+    assert read_run(runs.last).weights == weights
 
 
-def test_kept_weights_with_a_flipped_bit_are_refused_by_name(runs: Runs, tmp_path: Path) -> None:
-    runs("+stage=step05", "train.steps=1", "checkpoint=last")
-    path = tmp_path / "runs" / "1" / "weights.safetensors"
+def test_kept_weights_come_back_bit_for_bit_with_their_configuration_or_are_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    model = GPT(replace(CONFIG, norm=Norm.batch, vocab_size=50257, pad_vocab=True), seed=5)
+    model(torch.arange(32).view(2, 16), torch.arange(32).view(2, 16))
+    path = tmp_path / "weights.safetensors"
+    save_weights(model.config, model.state_dict(), path)
+    loaded = load_weights(path)
+    assert loaded.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

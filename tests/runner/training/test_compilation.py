@@ -46,20 +46,16 @@ def test_the_first_step_compiles_nothing_and_has_the_eager_gradients(
     idx, targets = torch.randint(50257, (2, 2, 32), generator=torch.Generator().manual_seed(1))
     try:
         losses = []
-        for model, stance in ((eager, nullcontext()), (compiled, _no_compilation())):
+        no_compilation = torch.compiler.set_stance("fail_on_recompile")
+        for model, stance in ((eager, nullcontext()), (compiled, no_compilation)):
             with stance:
-                loss = model(idx, targets)[1]
-                loss.backward()
-            losses.append(loss)
+                losses.append(model(idx, targets)[1])
+                losses[-1].backward()
         torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
         for a, b in zip(eager.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-3)
     finally:
         torch.compiler.reset()
-
-
-def _no_compilation() -> object:
-    return torch.compiler.set_stance("fail_on_recompile")
 
 
 class Uncompilable(LanguageModel):

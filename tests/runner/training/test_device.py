@@ -43,12 +43,6 @@ def test_the_attention_kernel_is_the_one_that_torch_takes() -> None:
         assert attention_kernel(CPU, torch.float32, (12, 64, 64)) == "math"
 
 
-def test_an_uploaded_batch_is_unchanged() -> None:
-    batch = (torch.arange(6).view(2, 3), torch.arange(6).view(2, 3) + 1)
-    for before, after in zip(batch, upload(batch, CPU), strict=True):
-        assert torch.equal(before, after)
-
-
 def test_a_failed_allocation_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60)
@@ -90,14 +84,12 @@ def test_all_questions_are_asked_of_the_gpu_that_was_chosen(
     assert chosen == [1]
 
 
-@pytest.mark.parametrize("scale", ["cuda", "cuda_24gb", "cuda_8gb"])
-def test_a_scale_of_a_gpu_is_refused_without_one(
-    scale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scale_of_a_gpu_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
     monkeypatch.setattr("torch.backends.cuda.is_built", lambda: False)
-    with pytest.raises(UsageError, match="install a PyTorch build with cuda support"):
-        find_device("auto", scale)
+    for scale in ("cuda", "cuda_24gb", "cuda_8gb"):
+        with pytest.raises(UsageError, match="install a PyTorch build with cuda support"):
+            find_device("auto", scale)
 
 
 def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,27 +99,23 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr("torch.backends.cuda.is_built", lambda: True)
     monkeypatch.setattr("torch.cuda.init", fail)
-    gpus = ""
-    monkeypatch.setattr("runner.training.device.visible_gpus", lambda: gpus)
-    for asked, way_out in ((("auto", "cuda"), "add scale=cpu"), (("cuda", "cpu"), "use auto, cpu")):
-        gpus = ""
-        with pytest.raises(UsageError, match=f"driver shows no GPU.*{way_out}"):
-            find_device(*asked)
-        gpus = "0"
-        told = r"too old \(found version 11040\); update the NVIDIA driver"
-        with pytest.raises(UsageError, match=f"{told}.*{way_out}"):
-            find_device(*asked)
+    too_old = r"too old \(found version 11040\); update the NVIDIA driver"
+    for gpus, told in (("", "driver shows no GPU"), ("0", too_old)):
+        monkeypatch.setattr(machine, "visible_gpus", lambda found=gpus: found)
+        with pytest.raises(UsageError, match=f"{told}.*add scale=cpu"):
+            find_device("auto", "cuda")
+        with pytest.raises(UsageError, match=f"{told}.*use auto, cpu"):
+            find_device("cuda", "cpu")
 
 
-def test_macs_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_macs_are_told_apart_and_their_memory_is_metals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sysctl = tmp_path / "sysctl"
     sysctl.write_text('#!/bin/sh\n[ "$*" = "-n machdep.cpu.brand_string" ] && echo "Apple M4"\n')
     sysctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(machine.sys, "platform", "darwin")
-    assert device_name(torch.device("mps")) == "Apple M4"
-
-
-def test_the_memory_of_a_mac_is_metals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.mps.driver_allocated_memory", lambda: 123)
+    assert device_name(torch.device("mps")) == "Apple M4"
     assert machine.peak_memory_bytes(torch.device("mps")) == 123

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -17,41 +17,58 @@ from runner.data.stream import HeldOut, TokenStream
 from runner.identity import as_plain, conditions
 from runner.record import Status
 from runner.training.evaluation import evaluate
-from tests.conftest import Settings, load_quietly
 from tests.runner.conftest import Runs
 from tests.runner.test_products import products
+from tests.runner.training.test_hellaswag import GOOD, write
+
+MEASURED = ["loss", "grad_norm", "lr", "tokens"]
+EAGER = ("train.compile=false", "train.autocast=none")
 
 
-def test_the_same_seed_gives_the_same_bits(runs: Runs) -> None:
-    (a, steps_a), (b, steps_b) = (runs("+stage=step05", "train.steps=6") for _ in range(2))
-    assert steps_a.loss.tolist() == steps_b.loss.tolist()
-    assert steps_a.grad_norm.tolist() == steps_b.grad_norm.tolist()
-    assert a.results.held_out == b.results.held_out
-    _, other = runs("+stage=step05", "train.steps=6", "seed=2")
-    assert steps_a.loss.tolist() != other.loss.tolist()
+@pytest.mark.parametrize("stage", ["step05", "step10"])
+def test_what_observes_a_run_changes_no_bit_of_it(runs: Runs, tmp_path: Path, stage: str) -> None:
+    """Evaluations, HellaSwag, samples and looks; and the same seed gives the same bits."""
+    items = write(tmp_path / "items", GOOD, {**GOOD, "label": 1}, {**GOOD, "label": 0})
+    common = f"+stage={stage}", "train.steps=7"
+    asked = "evaluation.samples=true", f"evaluation.hellaswag={items}"
+    seen, steps = runs(*common, "evaluation.every=2", *asked, "evaluation.hellaswag_items=2")
+    often = pd.read_csv(runs.last / "held_out.csv")
+    plain, alone = runs(*common, "evaluation.every=null", "diagnose=false")
+    once = pd.read_csv(runs.last / "held_out.csv")
+    pd.testing.assert_frame_equal(steps[MEASURED], alone[MEASURED], check_exact=True)
+    last = often[often.step == 7].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, once, check_exact=True)
+    assert often.step.unique().tolist() == [2, 4, 6, 7]
+    assert [sample.step for sample in seen.samples] == [2, 4, 6, 7]
+    assert plain.samples == seen.samples[-1:]
+    assert [(found.step, found.items) for found in seen.hellaswag] == [
+        (2, 2),
+        (4, 2),
+        (6, 2),
+        (7, 2),
+    ]
+    assert seen.results.hellaswag_acc_norm == seen.hellaswag[-1].acc_norm
+    assert [look.step for look in seen.looks] == [0, 2, 4, 6]
+    assert plain.hellaswag == plain.looks == []
 
 
-def test_the_held_out_loss_is_measured_during_training_on_windows_that_never_change(
-    runs: Runs, settings: Settings
+def test_the_held_out_loss_is_the_mean_over_windows_that_are_those_of_every_stage(
+    runs: Runs,
 ) -> None:
-    fields, _ = runs("+stage=step05", "train.steps=7", "evaluation.every=3")
-    plain = conditions(as_plain(settings("train.steps=7")))
-    rare, _ = runs("+stage=step01", "train.steps=7", "evaluation.every=null", given=plain)
-    table, last = (pd.read_csv(runs.folder / n / "held_out.csv") for n in "12")
-    assert table.step.unique().tolist() == [3, 6, 7]
-    assert last.step.unique().tolist() == [7]
-    windows = table[table.step == 7]
-    assert windows.first_token.tolist() == last.first_token.tolist()
+    fields, _ = runs("+stage=step05", "train.steps=1")
+    windows = pd.read_csv(runs.last / "held_out.csv")
+    config = runs.settings("+stage=step05")
+    rare, _ = runs("+stage=step01", "train.steps=1", given=conditions(as_plain(config)))
+    others = pd.read_csv(runs.last / "held_out.csv")
+    assert windows.first_token.tolist() == others.first_token.tolist()
     assert fields.data.windows_sha256 == rare.data.windows_sha256
     assert fields.results.held_out == pytest.approx(windows.loss.mean(), abs=1e-12)
     assert fields.results.held_out_error == pytest.approx(windows.loss.sem(), abs=1e-12)
 
-    config = settings("+stage=step05")
-    corpus = load_quietly([Path(config.data.path or "")], Path(config.cache_dir), 0.1)
+    corpus = runs.corpus(config)
     model = GPT(config.model, config.seed).eval()
-    held_out = HeldOut(corpus.held_out, 32, config.evaluation.tokens)
     autocast = torch.autocast("cpu", enabled=False)
-    window = evaluate(model, held_out, 5, autocast, step=0)[-1]
+    window = evaluate(model, HeldOut(corpus.held_out, 32, 128), 3, autocast, step=0)[-1]
     tokens = torch.tensor(corpus.held_out[window.first_token :][:33].astype("int64"))
     log_p = model.double()(tokens[None, :-1])[0].log_softmax(-1)
     independent = -log_p[0, range(32), tokens[1:]].mean().item()
@@ -73,24 +90,21 @@ EVALUATED = (("evaluation.every=null",), ("evaluation.every=1", "evaluation.samp
     evaluated=st.sampled_from(EVALUATED),
     kept=st.sampled_from(["none", "best"]),
 )
+@example(rate=1e18, steps=50, evaluated=EVALUATED[0], kept="none")
 def test_a_run_is_finished_exactly_where_its_last_weights_are_finite(
     runs: Runs, rate: float, steps: int, evaluated: tuple[str, ...], kept: str
 ) -> None:
     asked = ("+stage=step02", f"train.steps={steps}", f"train.learning_rate={rate}")
-    run, table = runs(*asked, *evaluated, f"checkpoint={kept}", "sample.tokens=3")
-    held_out = pd.read_csv(runs.folder / str(runs.count) / "held_out.csv").loss
-    measured = [*table.loss, *table.grad_norm, *held_out]
+    run, table = runs(*asked, *evaluated, f"checkpoint={kept}")
+    held_out = pd.read_csv(runs.last / "held_out.csv")
+    measured = [*table.loss, *table.grad_norm, *held_out.loss]
     assert run.status is (Status.finished if all(map(math.isfinite, measured)) else Status.diverged)
     assert math.isfinite(run.results.held_out) == (run.status is Status.finished)
     if run.status is Status.diverged:
         assert run.diverged_at == table.step.iloc[-1]
+        before = [*table.loss[:-1], *held_out.loss[held_out.step < len(table)]]
+        assert all(map(math.isfinite, before))
         assert (run.message or "").endswith(f"is not finite at step {run.diverged_at}.")
-
-
-def test_evaluations_change_no_step(runs: Runs) -> None:
-    _, often = runs("+stage=step07", "train.steps=5", "evaluation.every=1")
-    _, never = runs("+stage=step07", "train.steps=5", "evaluation.every=null")
-    assert often.loss.tolist() == never.loss.tolist()
 
 
 @pytest.mark.slow
@@ -105,28 +119,21 @@ def test_speed_stages_in_fp32_without_padding_reproduce_step05(runs: Runs) -> No
 
 
 def test_accumulated_micro_batches_are_one_large_batch(runs: Runs) -> None:
-    eager = ("train.compile=false", "train.autocast=none", "train.steps=5")
+    eager = *EAGER, "train.steps=5"
     _, accumulated = runs("+stage=step10", *eager)
-    _, large = runs(
-        "+stage=step09", *eager, "train.micro_batch_size=4", "train.total_batch_tokens=null"
-    )
-    pd.testing.assert_frame_equal(
-        accumulated[["loss", "grad_norm", "lr", "tokens"]],
-        large[["loss", "grad_norm", "lr", "tokens"]],
-        atol=1e-4,
-        rtol=1e-4,
-    )
+    at_once = "train.micro_batch_size=4", "train.total_batch_tokens=null"
+    _, large = runs("+stage=step09", *eager, *at_once)
+    pd.testing.assert_frame_equal(accumulated[MEASURED], large[MEASURED], atol=1e-4, rtol=1e-4)
     assert set(accumulated.tokens) == {128}
 
 
-def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Settings) -> None:
-    """An independent loop in float64 on the same weights and tokens."""
-    fields, steps = runs("+stage=step08", "train.compile=false", "train.steps=2")
-    config = settings("+stage=step08")
-    cache = Path(config.cache_dir)
-    corpus = load_quietly([Path(config.data.path or "")], cache, config.data.held_out_fraction)
-    stream = TokenStream(corpus.train, 2, 32, config.seed)
-    model = GPT(config.model, config.seed).double()
+def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs) -> None:
+    """An independent loop in float64 on the weights and tokens of the same seed."""
+    asked = "+stage=step08", "train.compile=false", "train.steps=2", "seed=2"
+    fields, steps = runs(*asked)
+    config = runs.settings(*asked)
+    stream = TokenStream(runs.corpus(config).train, 2, 32, seed=2)
+    model = GPT(config.model, seed=2).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     for step in range(2):
         idx, targets = stream.micro_batch(step)
@@ -142,9 +149,9 @@ def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs, settings: Set
 
 
 def test_clipping_changes_the_steps_but_not_the_recorded_norm(runs: Runs) -> None:
-    eager = ("train.compile=false", "train.autocast=none", "train.steps=4")
-    _, free = runs("+stage=step07", *eager)
-    _, clipped = runs("+stage=step07", *eager, "train.clip_grad_norm=1e-8")
+    common = "+stage=step07", *EAGER, "train.steps=2"
+    _, free = runs(*common)
+    _, clipped = runs(*common, "train.clip_grad_norm=1e-8")
     assert free.grad_norm[0] == clipped.grad_norm[0] > 1
     assert free.loss[0] == clipped.loss[0]
     assert free.loss[1] != clipped.loss[1]
@@ -166,24 +173,15 @@ def test_no_run_uses_more_than_the_peak_that_is_known(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where the machine was busy whenever it was measured."""
+    loop = "runner.training.loop"
     rates = products(highest=1e-6, high=1e-6, medium=1e-6, bf16=1e-6)
     for known, square, used in ((1e15, 1e3, "little"), (1e3, 1e15, "little"), (1e3, 1e3, "all")):
         found = replace(rates, peak_flops=known)
-        monkeypatch.setattr("runner.training.loop.find_products", lambda *_, found=found: found)
-        monkeypatch.setattr(
-            "runner.training.loop.square_flops", lambda *_, rate=square: (rate, rate)
-        )
+        monkeypatch.setattr(f"{loop}.find_products", lambda *_, found=found: found)
+        monkeypatch.setattr(f"{loop}.square_flops", lambda *_, rate=square: (rate, rate))
         results = runs("+stage=step02", "train.steps=2")[0].results
         assert results.flops_before == results.flops_after == square
         assert results.mfu < 1e-3 if used == "little" else results.mfu == 1
-
-
-def test_divergence_is_a_result_with_its_step(runs: Runs) -> None:
-    fields, steps = runs("+stage=step02", "train.learning_rate=1e18")
-    assert fields.status is Status.diverged
-    assert fields.diverged_at == len(steps) - 1 < 49
-    assert f"step {fields.diverged_at}" in fields.message
-    assert math.isnan(fields.results.held_out)
 
 
 def test_after_a_failed_compilation_the_run_continues_eagerly(
@@ -208,12 +206,9 @@ def test_compilation_does_not_change_the_statistics_of_batch_norm(runs: Runs) ->
     pd.testing.assert_series_equal(compiled.loss, eager.loss, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("attention", [a.name for a in Attention])
-@pytest.mark.parametrize("init", ["xavier", "kaiming"])
-def test_other_choices_train_by_override(runs: Runs, attention: str, init: str) -> None:
-    fields, _ = runs(
-        "+stage=step05", f"model.attention={attention}", f"model.init={init}", "model.norm=rms",
-        "train.steps=2",
-    )  # fmt: skip
+@pytest.mark.parametrize(("attention", "init"), zip(Attention, ["xavier", "kaiming"], strict=True))
+def test_other_choices_train_by_override(runs: Runs, attention: Attention, init: str) -> None:
+    changed = f"model.attention={attention.name}", f"model.init={init}", "model.norm=rms"
+    fields, _ = runs("+stage=step05", *changed, "train.steps=2")
     assert fields.status is Status.finished
     assert {f"{init} initialisation", "rms norm", "residual stream"} <= set(fields.applied)

@@ -5,72 +5,58 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner.products import BF16, TF32, Products, Rate
+from conf.schema import Autocast
+from runner.products import BF16, TF32, Rate
 from runner.training.techniques import Techniques
 from tests.conftest import Settings
 from tests.runner.test_products import products
 
 CPU = torch.device("cpu")
-FAST = products(bf16=400)
-SLOW = products(bf16=50)
+FAST, SLOW, AMPERE = products(bf16=400), products(bf16=50), products(high=800, tf32=True, bf16=1500)
+EXACT_BF16 = replace(FAST, bf16=Rate(100e9, exact=True))
+# The technique, the choice of autocast, the rates, and why it is not applied, where it is not.
+CASES = [
+    (BF16, Autocast.none, FAST, "not asked for"),
+    (BF16, Autocast.auto, FAST, None),
+    (BF16, Autocast.auto, SLOW, "0.50 times fp32 here, 50 against 100 GFLOP/s"),
+    (BF16, Autocast.bf16, SLOW, None),
+    (BF16, Autocast.bf16, EXACT_BF16, "changes nothing"),
+    (TF32, Autocast.none, AMPERE, None),
+    (TF32, Autocast.none, products(high=100), "changes nothing"),
+    (TF32, Autocast.auto, AMPERE, "no matrix product in fp32"),
+]
 
 
-@pytest.mark.parametrize(
-    ("autocast", "rates", "applied"),
-    [
-        ("none", FAST, False),
-        ("auto", FAST, True),
-        ("auto", SLOW, False),
-        ("bf16", SLOW, True),
-    ],
-)
-def test_bf16_is_applied_where_it_is_faster_or_forced(
-    settings: Settings, autocast: str, rates: Products, applied: bool
+def test_lower_precision_is_applied_where_it_acts_and_is_faster_or_forced(
+    settings: Settings,
 ) -> None:
-    found = Techniques(settings("+stage=step06", f"train.autocast={autocast}"), CPU, rates)
-    assert found.bf16 is applied
-    assert (BF16 in found.applied) is applied
-    assert (BF16 in found.not_applied) is (autocast == "auto" and not applied)
-
-
-def test_a_forced_bf16_that_changes_nothing_is_not_applied(settings: Settings) -> None:
-    switched_off = replace(FAST, bf16=Rate(100e9, exact=True))
-    found = Techniques(settings("+stage=step06", "train.autocast=bf16"), CPU, switched_off)
-    assert "changes nothing" in found.not_applied[BF16]
-
-
-def test_the_reason_against_bf16_is_its_rate(settings: Settings) -> None:
-    found = Techniques(settings("+stage=step06"), CPU, SLOW)
-    assert "0.50 times fp32 here, 50 against 100 GFLOP/s" in found.not_applied[BF16]
-
-
-def test_tf32_acts_only_where_products_are_in_fp32_and_lose_precision(settings: Settings) -> None:
-    config = settings("+stage=step06", "train.autocast=none")
-    ampere = products(high=800, tf32=True, bf16=1500)
-    assert TF32 in Techniques(config, CPU, ampere).applied
-    assert Techniques(config, CPU, ampere).fp32_setting == "high"
-    unchanged = Techniques(config, CPU, products(high=100))
-    assert "changes nothing" in unchanged.not_applied[TF32]
-    assert unchanged.fp32_setting == "highest"
-    under_bf16 = Techniques(settings("+stage=step06"), CPU, ampere)
-    assert "no matrix product in fp32" in under_bf16.not_applied[TF32]
+    config = settings("+stage=step06")
+    for technique, autocast, rates, why_not in CASES:
+        chosen = replace(config, train=replace(config.train, autocast=autocast))
+        found = Techniques(chosen, CPU, rates)
+        assert (technique in found.applied) is (why_not is None)
+        assert why_not is None or why_not in found.not_applied.get(technique, "not asked for")
+        assert (technique in found.not_applied) is (why_not not in (None, "not asked for"))
+        assert found.bf16 is (BF16 in found.applied)
+        assert found.fp32_setting == ("high" if TF32 in found.applied else "highest")
 
 
 def test_every_stage_computes_fp32_in_the_faster_exact_way(settings: Settings) -> None:
-    by_another_library = products(medium=120)
     for stage in ("step02", "step05", "step10"):
-        found = Techniques(settings(f"+stage={stage}"), CPU, by_another_library)
+        found = Techniques(settings(f"+stage={stage}"), CPU, products(medium=120))
         assert found.fp32_setting == "medium"
 
 
-@pytest.mark.parametrize(("kernel", "applied"), [("cudnn", True), ("efficient", False)])
 def test_flash_attention_is_applied_where_torch_takes_such_a_kernel(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, kernel: str, applied: bool
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.training.techniques.attention_kernel", lambda *_: kernel)
-    found = Techniques(settings("+stage=step07"), CPU, SLOW)
-    assert found.attention_kernel == kernel
-    assert ("flash attention" in found.applied) is applied
-    assert ("float32 heads of" in found.not_applied.get("flash attention", "")) is not applied
-    without = Techniques(settings("+stage=step06"), CPU, SLOW)
-    assert without.attention_kernel is None
+    config = settings("+stage=step07")
+    for kernel, applied in (("cudnn", True), ("efficient", False)):
+        monkeypatch.setattr(
+            "runner.training.techniques.attention_kernel", lambda *_, found=kernel: found
+        )
+        found = Techniques(config, CPU, SLOW)
+        assert found.attention_kernel == kernel
+        assert ("flash attention" in found.applied) is applied
+        assert ("float32 heads of" in found.not_applied.get("flash attention", "")) is not applied
+    assert Techniques(settings("+stage=step06"), CPU, SLOW).attention_kernel is None

@@ -46,43 +46,11 @@ def build(**sizes):
     return GPT2LMHeadModel(GPT2Config(**sizes, **dropout))
 """
 
-BROKEN = """
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-
-class Net(nn.Module):
-    def __init__(self, mode="", vocabulary=50257):
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, 8)
-        self.head = nn.Linear(8, vocabulary)
-        self.mode = mode
-        self.unused = nn.Linear(2, 2)
-        self.norm = nn.BatchNorm1d(2) if mode == "batch norm" else None
-
-    def forward(self, tokens, targets=None):
-        logits = self.head(self.embedding(tokens))
-        if self.mode == "detached":
-            return logits.detach()
-        if self.mode == "flat":
-            return logits.flatten(0, 1)
-        if self.mode == "narrow":
-            return logits[..., :100]
-        if self.mode == "each" and targets is not None:
-            losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            return logits, losses
-        return logits
-
-
-def number():
-    return 3
-"""
-
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A folder with custom models."""
-    for name, source in (("gru", GRU), ("hf", HUGGING_FACE), ("broken", BROKEN)):
+    for name, source in (("gru", GRU), ("hf", HUGGING_FACE)):
         (tmp_path / f"own_{name}.py").write_text(source)
     return tmp_path
 
@@ -100,42 +68,6 @@ def records(folder: Path) -> dict[str, Run]:
     """The newest record of each stage."""
     found = sorted(read_runs(folder / "outputs" / "ladder").values(), key=lambda run: run.started)
     return {run.stage.name: run for run in found}
-
-
-@pytest.mark.parametrize(
-    ("target", "arguments", "said"),
-    [
-        ("own_nothing:Net", [], "there is no module own_nothing in"),
-        ("own_gru", [], "write a module and what is in it"),
-        ("own_gru:Nets", [], "there is no Nets in"),
-        ("own_broken:number", [], "returns an int, and not an nn.Module"),
-        ("own_gru:Net", ["model.arguments={widht: 3}"], "unexpected keyword argument 'widht'"),
-        ("own_broken:Net", ["model.arguments={vocabulary: 99}"], "index out of range in self"),
-        ("own_broken:Net", ["model.arguments={mode: flat}"], "returns a Tensor of shape (64,"),
-        ("own_broken:Net", ["model.arguments.mode=narrow"], "logits of shape (2, 32, 100)"),
-        ("own_broken:Net", ["model.arguments.mode=each"], "a loss of shape (64,), and not a"),
-        (
-            "own_broken:Net",
-            ["model.arguments.mode=detached"],
-            "a loss that depends on no parameter",
-        ),
-        ("own_gru:Net", ["model.knobs={nrom: kind}"], "there is no model.nrom"),
-        (
-            "own_gru:Net",
-            ["model.knobs={norm: kind}", "model.arguments.kind=a"],
-            "does not give another value",
-        ),
-        ('""', [], "write a module and what is in it"),
-    ],
-)
-def test_a_mistake_is_one_sentence(
-    custom: CommandLine, own: Path, target: str, arguments: list[str], said: str
-) -> None:
-    done = custom("+stage=step02", *arguments, target=target)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert said in done.stderr
-    assert not list(own.glob("outputs/*/*/*/run.json"))
 
 
 @pytest.mark.slow

@@ -115,24 +115,3 @@ def test_every_second_round_of_the_speed_plan_runs_backwards(
     assert order == ["step05", "step07", "step07", "step05"]
     report = (tmp_path / "outputs/ladder/report/report.md").read_text()
     assert "## Speeds" in report
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (["+stage=step05", "without=[step09]"], "step05 does not contain step09"),
-        (["+stage=step05", "plus=[step33]"], "There is no step 'step33'"),
-        (["+stage=step05", "without=[step04]", "model.norm=rms"], "which was also typed"),
-        (["+stage=step08", "without=[step08]", "train={clip_grad_norm: 1}"], "also typed"),
-        (["+plan=own"], "own"),
-        (["plan=factorial"], "use +plan=factorial"),
-    ],
-)
-def test_a_mistake_is_one_sentence(
-    command_line: CommandLine, tmp_path: Path, asked: list[str], said: str
-) -> None:
-    done = command_line(*asked)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not trained(tmp_path)

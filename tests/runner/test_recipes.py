@@ -146,28 +146,6 @@ def test_a_recipe_is_trained_from_python(tmp_path: Path, text_file: Path, cache_
     assert run.record.conditions["train.warmup_steps"] == 1
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (["+recipe=gpt2_125m"], "There is no recipe 'gpt2_125m'. Did you mean gpt2_124m?"),
-        (["recipe=gpt2_124m"], "use +recipe=gpt2_124m"),
-        ([RECIPE, "train.stepz=3"], "Did you mean train.steps?"),
-        ([RECIPE, *SHORT, "evaluation.hellaswag=/nobody.jsonl"], "/nobody.jsonl: No such file"),
-        ([RECIPE, *SHORT, "evaluation.hellaswag=pyproject.toml"], "line 1 is no item"),
-        ([RECIPE, "without=[step09]"], "A recipe is one run as it is"),
-        ([RECIPE, "+stage=step09"], "Multiple values for stage"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_nothing_is_written(
-    command_line: CommandLine, tmp_path: Path, asked: list[str], said: str
-) -> None:
-    done = command_line(*asked)
-    assert done.returncode == 2, done.stdout
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "outputs").rglob("*.*"))
-
-
 def test_a_plan_may_name_a_recipe_and_several_of_its_seeds(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -1,8 +1,6 @@
 """Custom models through the ladder, by the command line."""
 
 import json
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from runner.data.stream import TokenStream
 from runner.identity import hash_with_source
 from runner.record import Run, read_runs
 from runner.rows import read_asked
 from runner.source import package_versions
-from tests.conftest import ROOT, CommandLine, Settings, load_quietly
-from tests.environment import environment
+from tests.conftest import CommandLine, Settings, load_quietly
 
 GRU = """
 from torch import nn
@@ -132,7 +130,7 @@ def test_changed_source_trains_again_and_the_same_does_not(custom: CommandLine, 
 
 @pytest.mark.slow
 def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
-    custom: CommandLine, own: Path, settings: Settings
+    custom: CommandLine, command_line: CommandLine, own: Path, settings: Settings
 ) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -151,8 +149,6 @@ def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
     corpus = load_quietly(
         [Path(str(config.data.path))], Path(config.cache_dir), config.data.held_out_fraction
     )
-    from runner.data.stream import TokenStream
-
     stream = TokenStream(corpus.train, 2, context, config.seed, 0, 1)
     torch.manual_seed(config.seed)
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -174,24 +170,19 @@ def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
     np.testing.assert_allclose(ours.grad_norm, norms, rtol=1e-5)
 
     weights = str(folder / "weights.safetensors")
-    drawn = custom_command(own, "runner.sample", f"weights={weights}", "sample.tokens=3")
+    elsewhere = {"smoke": False, "PYTHONPATH": str(own)}
+    asked = (f"weights={weights}", "sample.tokens=3")
+    drawn = command_line(*asked, module="runner.sample", **elsewhere)
     assert drawn.returncode == 0, drawn.stderr
-    exported = custom_command(own, "runner.export", f"weights={weights}", f"folder={own}/x")
+    asked = (f"weights={weights}", f"folder={own}/x")
+    exported = command_line(*asked, module="runner.export", **elsewhere)
     assert exported.returncode == 2
     assert "GPT2LMHeadModel holds GPT-2 alone" in exported.stderr
 
 
-def custom_command(own: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    variables = environment(PYTHONPATH=str(own))
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280
-    )
-
-
 @pytest.mark.slow
 def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
-    custom: CommandLine, own: Path
+    custom: CommandLine, command_line: CommandLine, own: Path
 ) -> None:
     (own / "mine" / "stage").mkdir(parents=True)
     (own / "mine" / "stage" / "step10b.yaml").write_text(
@@ -223,6 +214,5 @@ def test_a_recurrent_network_goes_through_the_ladder_with_a_stage_of_its_own(
     page = (own / "outputs" / "ladder" / "report" / "report.md").read_text()
     assert "not applicable to this model: trains exactly as step02" in page
     assert "Skip connection" in page
-    assert "Skip connection" in custom_command(own, "runner", f"--config-dir={own}/mine").stdout
-    again = json.loads((own / "outputs" / "ladder" / "report" / "report.json").read_text())
-    assert again
+    assert "Skip connection" in command_line(f"--config-dir={own}/mine", smoke=False).stdout
+    assert json.loads((own / "outputs" / "ladder" / "report" / "report.json").read_text())

@@ -1,6 +1,5 @@
 """The real command line, each time in a process of its own."""
 
-import csv
 import io
 import json
 import re
@@ -25,8 +24,9 @@ QUICK = ("train.steps=4", "train.compile=false")
 
 
 def records(tmp_path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
+    """The record of each stage's last run."""
     files = sorted((tmp_path / "outputs").glob("*/*/*/run.json"))
-    return {json.loads(f.read_text())["stage"]["name"]: json.loads(f.read_text()) for f in files}
+    return {file.parts[-3]: json.loads(file.read_text()) for file in files}
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
@@ -75,10 +75,8 @@ def test_a_run_prints_the_guides_lines_and_leaves_its_record(
     assert "torch.compile" not in record["applied"]
     assert "accumulation over 2 micro batches" in record["applied"]
     folder = next((tmp_path / "outputs/ladder/step10").iterdir())
-    with (folder / "steps.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
-    assert [row["tokens"] for row in rows] == ["128"] * 4
+    steps = pd.read_csv(folder / "steps.csv")
+    assert ([*steps.step], [*steps.tokens]) == ([0, 1, 2, 3], [128] * 4)
     log = (folder / "log.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == [f"step {n}" for n in range(4)]
     assert all(" loss: " in line and line.endswith("ms") for line in log)
@@ -196,9 +194,7 @@ def test_a_sweep_over_the_whole_ladder_leaves_a_report(
     assert {record["status"] for record in swept.values()} == {"finished"}
     report = tmp_path / "outputs/ladder/report"
     assert (report / "index.html").exists()
-    with (report / "stages.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 10
-
+    assert len(pd.read_csv(report / "stages.csv")) == 10
     (report / "index.html").unlink()
     again = command_line("-m", "+stage=glob(step*)", "train.steps=6")
     assert again.returncode == 0

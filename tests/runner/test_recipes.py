@@ -145,9 +145,10 @@ def test_a_plan_may_name_a_recipe_and_several_of_its_seeds(
 ) -> None:
     write_recipe(tmp_path)
     (tmp_path / "plan").mkdir()
-    plan = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "1,2", "+recipe": "own"}}}}
-    text = "# @package _global_\n" + yaml.safe_dump(plan)
-    (tmp_path / "plan" / "seeds.yaml").write_text(text)
+    (tmp_path / "plan" / "seeds.yaml").write_text(
+        "# @package _global_\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2', +recipe: own}}}\n"
+    )
     said = io.StringIO()
     list_runs([*words, "+plan=seeds"], [tmp_path], Console(file=said, width=200))
     assert "2 runs: 0 finished, 2 to train." in said.getvalue()

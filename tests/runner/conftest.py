@@ -1,13 +1,17 @@
 """Runs trained inside the test's own process."""
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from rich.console import Console
 
+from conf.reading import register
 from conf.schema import Config
 from runner.data.corpus import Corpus, load
 from runner.data.source import find_source
@@ -17,11 +21,19 @@ from runner.record import Run
 from runner.training.device import find_device
 from runner.training.loop import train
 from runner.training.parallel import Parallel
-from tests.conftest import Settings
+from tests.conftest import ROOT, Settings
 from tests.records import synthetic_run
 
 # What takes longer than a few steps do.
 QUICK = ("evaluation.tokens=128", "evaluation.peak_seconds=0.01", "sample.tokens=3")
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """A configuration at the smoke scale, of which a test must change a copy."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", ["scale=smoke", *overrides])
 
 
 class Runs:
@@ -61,3 +73,10 @@ class Runs:
 @pytest.fixture
 def runs(settings: Settings, tmp_path: Path) -> Runs:
     return Runs(settings, tmp_path / "runs")
+
+
+@pytest.fixture
+def words(tmp_path: Path, text_file: Path, cache_dir: Path) -> list[str]:
+    """Overrides of a small run in this test's folder."""
+    folders = [f"data.path={text_file}", f"cache_dir={cache_dir}", f"output_dir={tmp_path}/outputs"]
+    return ["scale=smoke", "device=cpu", "data=text", *folders]

@@ -1,48 +1,58 @@
 """What a command asks of a run, what that is compared with, and where it is kept."""
 
+import io
 import json
 import shlex
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import runner
 from conf.reading import register
 from runner.command import composed, read_command
+from runner.dry_run import list_runs
 from runner.files import seal, unseal
 from runner.folder import RunFolder
 from runner.overrides import hydra_open
 from runner.record import Status, UnreadableRecord, read_run
 from runner.rows import Asked, read_asked
 from stages.ladder import read_ladder
-from tests.conftest import CommandLine
 from tests.records import synthetic_run
 
 SCALE = "scale=smoke"
 CUSTOM = ("model=custom", "model.target=own:Net")
+Ask = Callable[..., Asked]
 
 
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A folder with stages of one's own: a branch, one with another model, and one on that."""
-    (tmp_path / "stage").mkdir()
-    for name, content in {
-        "branch": "defaults: [step05, _self_]\nmodel: {norm: rms}",
-        "wide": "defaults: [step05, override /model: mini, _self_]\nstage: {title: Wide}",
-        "wider": "defaults: [wide, _self_]\ntrain: {clip_grad_norm: 1.0}",
-    }.items():
-        (tmp_path / "stage" / f"{name}.yaml").write_text(f"# @package _global_\n{content}\n")
-    return tmp_path
+OWN = {
+    "stage/branch": "defaults: [step05, _self_]\nmodel: {norm: rms}",
+    "stage/wide": "defaults: [step05, override /model: mini, _self_]\nstage: {title: Wide}",
+    "stage/wider": "defaults: [wide, _self_]\ntrain: {clip_grad_norm: 1.0}",
+    "plan/own": "plan: {reference: {without: [step04], train.eps: 1e-7, model: mini}}\n"
+    "hydra: {mode: MULTIRUN, sweeper: {params: {+stage: step09}}}",
+}
 
 
-def ask(*overrides: str, mine: Path | None = None) -> Asked:
-    """What is kept of a command with these overrides."""
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """What is kept of a command with these overrides, where there are files of one's own."""
+    mine = tmp_path_factory.mktemp("mine")
+    for name, content in OWN.items():
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / f"{name}.yaml").write_text(f"# @package _global_\n{content}\n")
     register()
     composed.cache_clear()
-    folders = [mine] if mine else []
-    with hydra_open(folders):
+
+    @cache
+    def asked(*overrides: str) -> Asked:
         words = [SCALE, *overrides]
-        return read_command(composed(*words), words, read_ladder(folders))[1].asked
+        with hydra_open([mine]):
+            return read_command(composed(*words), words, read_ladder([mine]))[1].asked
+
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -68,22 +78,22 @@ def ask(*overrides: str, mine: Path | None = None) -> Asked:
     ],
 )  # fmt: skip
 def test_a_run_names_what_it_is_compared_with_as_that_names_itself(
-    mine: Path, asked: list[str], reference: list[str]
+    ask: Ask, asked: list[str], reference: list[str]
 ) -> None:
-    found = ask(*asked, mine=mine)
+    found = ask(*asked)
     assert shlex.split(found.reference_command) == ["python", "-m", "runner", SCALE, *reference]
-    other = ask(*reference, mine=mine)
+    other = ask(*reference)
     assert found.reference == other.settings != found.settings
     assert found.base == other.base
 
 
 @pytest.mark.parametrize("asked", ["+stage=step01", "+stage=step02", "+recipe=gpt2_124m"])
-def test_flow_check_baseline_and_recipe_are_compared_with_nothing(asked: str) -> None:
+def test_flow_check_baseline_and_recipe_are_compared_with_nothing(ask: Ask, asked: str) -> None:
     found = ask(asked)
     assert (found.reference, found.reference_command) == ("", "")
 
 
-def test_a_stage_is_kept_as_it_was_asked_for() -> None:
+def test_a_stage_is_kept_as_it_was_asked_for(ask: Ask) -> None:
     found = ask("+stage=step09", "without=[step08,step09]", "plus=[]")
     assert (found.stage, found.without, found.plus, found.plan) == (
         "step09", "step08,step09", "", "",
@@ -91,7 +101,7 @@ def test_a_stage_is_kept_as_it_was_asked_for() -> None:
     assert found.settings == ask("+stage=step07").settings
 
 
-def test_the_control_is_compared_with_accumulation_under_the_untyped_steps() -> None:
+def test_the_control_is_compared_with_accumulation_under_the_untyped_steps(ask: Ask) -> None:
     rate = "train.learning_rate=0.001"
     plan = ("+plan=control", "seed=3", "+stage=step09", "train.steps=400", "train.warmup_steps=80")
     found = ask(*plan, rate)
@@ -103,18 +113,13 @@ def test_the_control_is_compared_with_accumulation_under_the_untyped_steps() -> 
     }  # fmt: skip
 
 
-def test_a_plan_may_name_any_reference(mine: Path) -> None:
-    (mine / "plan").mkdir()
-    (mine / "plan" / "own.yaml").write_text(
-        "# @package _global_\nplan: {reference: {without: [step04], train.eps: 1e-7, model: mini}}"
-        "\nhydra: {mode: MULTIRUN, sweeper: {params: {+stage: step09}}}\n"
-    )
-    found = ask("+plan=own", "+stage=step09", "model=gpt2", mine=mine)
+def test_a_plan_may_name_any_reference(ask: Ask) -> None:
+    found = ask("+plan=own", "+stage=step09", "model=gpt2")
     expected = ("+stage=step09", "without=[step04]", "train.eps=1e-7", "model=mini")
     assert found.reference == ask(*expected).settings
 
 
-def test_a_step_without_effect_on_a_custom_model_is_in_no_hash() -> None:
+def test_a_step_without_effect_on_a_custom_model_is_in_no_hash(ask: Ask) -> None:
     step02, step03, step04 = (
         ask(f"+stage={stage}", *CUSTOM, "model.knobs={norm: kind}")
         for stage in ("step02", "step03", "step04")
@@ -124,7 +129,7 @@ def test_a_step_without_effect_on_a_custom_model_is_in_no_hash() -> None:
     assert ask("+stage=step02", *CUSTOM, "model.gain=2") == ask("+stage=step02", *CUSTOM)
 
 
-def test_equal_numbers_are_the_same_setting_and_truth_values_are_no_numbers() -> None:
+def test_equal_numbers_are_the_same_setting_and_truth_values_are_no_numbers(ask: Ask) -> None:
     def settings(given: str) -> str:
         return ask("+stage=step02", *CUSTOM, f"model.arguments={given}").settings
 
@@ -133,7 +138,7 @@ def test_equal_numbers_are_the_same_setting_and_truth_values_are_no_numbers() ->
     assert settings("{width: 1}") != settings("{width: 1.5}")
 
 
-def test_a_typed_key_that_a_stage_changes_makes_another_ladder() -> None:
+def test_a_typed_key_that_a_stage_changes_makes_another_ladder(ask: Ask) -> None:
     plain, default = ask("+stage=step02"), ask("+stage=step02", "model.norm=none")
     assert plain.settings == default.settings
     assert plain.base != default.base
@@ -141,7 +146,7 @@ def test_a_typed_key_that_a_stage_changes_makes_another_ladder() -> None:
     assert plain.base != ask("+stage=step05", "train.eps=1e-7").base
 
 
-def test_typed_settings_are_those_that_decide_losses_and_no_recipes() -> None:
+def test_typed_settings_are_those_that_decide_losses_and_no_recipes(ask: Ask) -> None:
     typed = ask("+recipe=gpt2_124m", "train={steps: 9}", "sample.tokens=3", "checkpoint=none").typed
     assert json.loads(typed) == {"train.steps": 9}
 
@@ -200,12 +205,9 @@ def test_a_record_of_another_format_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_run_asked_for_twice_is_trained_once_and_keeps_both(
-    tmp_path: Path, text_file: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [
-        SCALE, "data=text", f"data.path={text_file}", f"cache_dir={cache_dir}",
-        f"output_dir={tmp_path}", "train.steps=2", "train.compile=false", "quiet=true",
-    ]  # fmt: skip
+    common = [*words, "train.steps=2", "train.compile=false", "quiet=true"]
     first = runner.train("step09", *common, "without=[step09]")
     capsys.readouterr()
     again = runner.train("step08", *common)
@@ -226,17 +228,16 @@ def test_a_run_asked_for_twice_is_trained_once_and_keeps_both(
 
 
 def test_what_trains_the_same_with_a_custom_model_is_trained_once(
-    command_line: CommandLine, tmp_path: Path
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.py").write_text(
         "from torch import nn\n\n\ndef Net():\n"
         "    return nn.Sequential(nn.Embedding(50257, 8), nn.Linear(8, 50257))\n"
     )
-    sweep = ("-m", "+stage=step02,step03", *CUSTOM, "train.steps=2", "~hydra.callbacks.report")
-    listed = command_line(*sweep, "dry_run=true", PYTHONPATH=str(tmp_path)).stdout
-    assert "2 runs: 0 finished, 1 to train, 1 the same as one of these." in listed
-    done = command_line(*sweep, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 0,") == 1
-    (file,) = tmp_path.glob("outputs/ladder/*/*/run.json")
-    assert [asked.stage for asked in read_asked(file.parent)] == ["step02", "step03"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    common, said = [*words, *CUSTOM, "train.steps=2", "quiet=true"], io.StringIO()
+    list_runs([*common, "+stage=step02,step03"], [], Console(file=said, width=200))
+    assert "2 runs: 0 finished, 1 to train, 1 the same as one of these." in said.getvalue()
+    first, again = (runner.train(stage, *common) for stage in ("step02", "step03"))
+    assert again == first
+    assert [asked.stage for asked in read_asked(first.folder)] == ["step02", "step03"]

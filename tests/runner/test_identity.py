@@ -4,19 +4,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.reading import register
 from runner.identity import conditions, resolved
 from tests.conftest import ROOT, CommandLine
+from tests.runner.conftest import composed
 
 RUN = ("+stage=step02", "train.steps=2", "train.compile=false")
 
 
 def composed_conditions(*overrides: str) -> dict[str, object]:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return conditions(resolved(compose("config", ["scale=smoke", *overrides])))
+    return conditions(resolved(composed(*overrides)))
 
 
 @pytest.mark.parametrize(

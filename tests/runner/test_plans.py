@@ -27,8 +27,7 @@ def write_plan(folder: Path, **params: str) -> str:
 
 def trained(tmp_path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
     files = (tmp_path / "outputs").glob("*/*/*/run.json")
-    return {f"{file.parent.parent.name}/{file.parent.name}": json.loads(file.read_text())
-            for file in files}  # fmt: skip
+    return {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in files}
 
 
 @pytest.mark.slow
@@ -37,15 +36,13 @@ def test_the_configuration_that_is_shown_is_the_one_that_trains(
 ) -> None:
     asked = ("+stage=step09", "without=[step04,step09:train.betas]", "plus=[step10]", SHORT)
     shown = yaml.safe_load(command_line("--cfg=job", *asked).stdout)
-    assert shown["model"]["norm"] == "none"
-    assert shown["train"]["betas"] == [0.9, 0.999]
-    assert shown["train"]["total_batch_tokens"] == 128
     done = command_line(*asked, "train.compile=false")
     assert done.returncode == 0, done.stderr
     (record,) = trained(tmp_path).values()
-    assert record["config"]["model"]["norm"] == "none"
-    assert record["config"]["train"]["betas"] == [0.9, 0.999]
-    assert record["config"]["train"]["total_batch_tokens"] == 128
+    for config in (shown, record["config"]):
+        assert config["model"]["norm"] == "none"
+        assert config["train"]["betas"] == [0.9, 0.999]
+        assert config["train"]["total_batch_tokens"] == 128
     assert record["conditions"]["train.total_batch_tokens"] is None
     assert record["stage"]["name"] == "step09"
     assert record["stage"]["changes"]["model.norm"] == ["layer", "none"]
@@ -115,24 +112,3 @@ def test_every_second_round_of_the_speed_plan_runs_backwards(
     assert order == ["step05", "step07", "step07", "step05"]
     report = (tmp_path / "outputs/ladder/report/report.md").read_text()
     assert "## Speeds" in report
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (["+stage=step05", "without=[step09]"], "step05 does not contain step09"),
-        (["+stage=step05", "plus=[step33]"], "There is no step 'step33'"),
-        (["+stage=step05", "without=[step04]", "model.norm=rms"], "which was also typed"),
-        (["+stage=step08", "without=[step08]", "train={clip_grad_norm: 1}"], "also typed"),
-        (["+plan=own"], "own"),
-        (["plan=factorial"], "use +plan=factorial"),
-    ],
-)
-def test_a_mistake_is_one_sentence(
-    command_line: CommandLine, tmp_path: Path, asked: list[str], said: str
-) -> None:
-    done = command_line(*asked)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not trained(tmp_path)

@@ -1,18 +1,22 @@
 """Recipes: what +recipe=gpt2_124m trains, its rehearsal, and recipes of one's own."""
 
+import io
 import json
 import random
 import shlex
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 import runner
+from conf.schema import Schedule
+from runner.dry_run import list_runs
 from runner.files import unseal
-from tests.conftest import CommandLine
+from runner.overview import show_ladder
+from tests.conftest import CommandLine, Settings
 from tests.faults.lab import Lab, steps_done, wait_until
 
 RECIPE = "+recipe=gpt2_124m"
@@ -20,38 +24,31 @@ SHORT = ("train.steps=3", "train.warmup_steps=1", "train.compile=false", "sample
 ITEM = {"ctx": "A man", "endings": ["runs", "sat down", "is a bird", "ate it"], "label": 1}
 
 
-def shown(command_line: CommandLine, *arguments: str) -> dict[str, Any]:
-    """The configuration that a command would train."""
-    done = command_line("--cfg=job", *arguments, smoke=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = yaml.safe_load(done.stdout)
-    return found
+def test_the_recipe_is_the_videos_run(settings: Settings) -> None:
+    config = settings(RECIPE, "scale=cuda")
+    train = config.train
+    assert config.stage
+    assert (config.stage.name, config.model.name) == ("step10", "gpt2")
+    assert (train.steps, train.total_batch_tokens, train.context) == (19073, 2**19, 1024)
+    assert 10e9 - 2**19 < train.steps * 2**19 <= 10e9
+    assert 375e6 - 2**19 < train.warmup_steps * 2**19 <= 375e6
+    rate = (train.learning_rate, train.min_lr_ratio, train.schedule)
+    assert rate == (6e-4, 0.1, Schedule.cosine)
+    assert (train.weight_decay, [*train.betas]) == (0.1, [0.9, 0.95])
+    assert train.clip_grad_norm == 1
+    assert (config.evaluation.every, config.evaluation.samples) == (250, True)
 
 
-def test_the_recipe_is_the_videos_run(command_line: CommandLine) -> None:
-    cfg = shown(command_line, RECIPE, "scale=cuda", "--resolve")
-    train = cfg["train"]
-    assert cfg["stage"]["name"] == "step10"
-    assert cfg["model"]["name"] == "gpt2"
-    assert (train["steps"], train["total_batch_tokens"], train["context"]) == (19073, 2**19, 1024)
-    assert 10e9 - 2**19 < train["steps"] * train["total_batch_tokens"] <= 10e9
-    assert 375e6 - 2**19 < train["warmup_steps"] * train["total_batch_tokens"] <= 375e6
-    rate = (train["learning_rate"], train["min_lr_ratio"], train["schedule"])
-    assert rate == (6e-4, 0.1, "cosine")
-    assert (train["weight_decay"], train["betas"]) == (0.1, [0.9, 0.95])
-    assert train["clip_grad_norm"] == 1
-    assert (cfg["evaluation"]["every"], cfg["evaluation"]["samples"]) == (250, True)
-
-
+@pytest.mark.parametrize("order", [(RECIPE, "stage=step09"), ("stage=step09", RECIPE)])
 def test_what_is_typed_wins_over_the_recipe_and_the_recipe_over_the_stage(
-    command_line: CommandLine,
+    settings: Settings, order: tuple[str, str]
 ) -> None:
-    for order in ((RECIPE, "stage=step09"), ("stage=step09", RECIPE)):
-        cfg = shown(command_line, "train={steps: 9}", *order, "sample.prompt=Once", "scale=smoke")
-        assert cfg["stage"]["name"] == "step09"
-        assert cfg["train"]["total_batch_tokens"] is None
-        assert (cfg["train"]["steps"], cfg["train"]["warmup_steps"]) == (9, 715)
-        assert (cfg["sample"]["prompt"], cfg["sample"]["tokens"]) == ("Once", 24)
+    config = settings("train={steps: 9}", *order, "sample.prompt=Once")
+    assert config.stage
+    assert config.stage.name == "step09"
+    assert config.train.total_batch_tokens is None
+    assert (config.train.steps, config.train.warmup_steps) == (9, 715)
+    assert (config.sample.prompt, config.sample.tokens) == ("Once", 24)
 
 
 @pytest.mark.slow
@@ -121,11 +118,11 @@ def write_recipe(folder: Path, content: str = OWN) -> str:
 
 def test_a_recipe_of_ones_own_is_one_file(command_line: CommandLine, tmp_path: Path) -> None:
     folder = write_recipe(tmp_path)
-    cfg = shown(command_line, folder, "+recipe=own")
-    assert cfg["stage"]["name"] == "step05"
-    assert cfg["model"]["n_embd"] == 1024
-    assert cfg["train"]["betas"] == [0.8, 0.9]
-    assert cfg["sample"]["prompt"] == 'a "b"'
+    done = command_line("--cfg=job", folder, "+recipe=own", smoke=False)
+    assert done.returncode == 0, done.stderr
+    cfg = yaml.safe_load(done.stdout)
+    assert (cfg["stage"]["name"], cfg["model"]["n_embd"]) == ("step05", 1024)
+    assert (cfg["train"]["betas"], cfg["sample"]["prompt"]) == ([0.8, 0.9], 'a "b"')
     assert "+recipe=own" in command_line(folder, smoke=False).stdout
     done = command_line(folder, "+recipe=own", "model=nano", *SHORT)
     assert done.returncode == 0, done.stderr
@@ -136,56 +133,32 @@ def test_a_recipe_of_ones_own_is_one_file(command_line: CommandLine, tmp_path: P
     assert "model=nano" in record["command"]
 
 
-def test_a_recipe_is_trained_from_python(tmp_path: Path, text_file: Path, cache_dir: Path) -> None:
-    run = runner.train(
-        "step10", RECIPE, *SHORT, "scale=smoke", "data=text", f"data.path={text_file}",
-        f"cache_dir={cache_dir}", f"output_dir={tmp_path}", "quiet=true",
-    )  # fmt: skip
+def test_a_recipe_is_trained_from_python(words: list[str]) -> None:
+    run = runner.train("step10", RECIPE, *SHORT, *words, "quiet=true")
     assert run.record.settings.recipe == "gpt2_124m"
     assert run.record.experiment == "gpt2_124m"
     assert run.record.conditions["train.warmup_steps"] == 1
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (["+recipe=gpt2_125m"], "There is no recipe 'gpt2_125m'. Did you mean gpt2_124m?"),
-        (["recipe=gpt2_124m"], "use +recipe=gpt2_124m"),
-        ([RECIPE, "train.stepz=3"], "Did you mean train.steps?"),
-        ([RECIPE, *SHORT, "evaluation.hellaswag=/nobody.jsonl"], "/nobody.jsonl: No such file"),
-        ([RECIPE, *SHORT, "evaluation.hellaswag=pyproject.toml"], "line 1 is no item"),
-        ([RECIPE, "without=[step09]"], "A recipe is one run as it is"),
-        ([RECIPE, "+stage=step09"], "Multiple values for stage"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_nothing_is_written(
-    command_line: CommandLine, tmp_path: Path, asked: list[str], said: str
-) -> None:
-    done = command_line(*asked)
-    assert done.returncode == 2, done.stdout
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "outputs").rglob("*.*"))
-
-
 def test_a_plan_may_name_a_recipe_and_several_of_its_seeds(
-    command_line: CommandLine, tmp_path: Path
+    words: list[str], tmp_path: Path
 ) -> None:
     write_recipe(tmp_path)
     (tmp_path / "plan").mkdir()
-    plan = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "1,2", "+recipe": "own"}}}}
-    text = "# @package _global_\n" + yaml.safe_dump(plan)
-    (tmp_path / "plan" / "seeds.yaml").write_text(text)
-    done = command_line(f"--config-dir={tmp_path}", "+plan=seeds", "dry_run=true")
-    assert done.returncode == 0, done.stderr
-    assert "2 runs: 0 finished, 2 to train." in done.stdout
-    assert "step05" in done.stdout
+    (tmp_path / "plan" / "seeds.yaml").write_text(
+        "# @package _global_\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2', +recipe: own}}}\n"
+    )
+    said = io.StringIO()
+    list_runs([*words, "+plan=seeds"], [tmp_path], Console(file=said, width=200))
+    assert "2 runs: 0 finished, 2 to train." in said.getvalue()
+    assert "step05" in said.getvalue()
 
 
 @pytest.mark.parametrize("content", ["train: {steps: 3}\n", "recipe: {name: own}\n", "word"])
-def test_a_file_that_is_no_recipe_is_left_out_by_its_name(
-    command_line: CommandLine, tmp_path: Path, content: str
-) -> None:
-    said = command_line(write_recipe(tmp_path, content), smoke=False).stdout
-    assert "own.yaml has no recipe" in said
-    assert "+recipe=own" not in said
+def test_a_file_that_is_no_recipe_is_left_out_by_its_name(tmp_path: Path, content: str) -> None:
+    write_recipe(tmp_path, content)
+    said = io.StringIO()
+    show_ladder(Console(file=said, width=200), [tmp_path])
+    assert "own.yaml has no recipe" in said.getvalue()
+    assert "+recipe=own" not in said.getvalue()

@@ -1,6 +1,7 @@
 """What TensorBoard's own reader finds of a run, and what must not depend on it."""
 
 import random
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from conf.errors import UsageError
 from runner.record import EVENTS, Run, Status, read_run
-from tests.conftest import CommandLine
+from tests.conftest import CommandLine, Settings
 from tests.faults.lab import Lab, steps_done, wait_until
 
 QUICK = ("+stage=step09", "train.steps=12", "train.compile=false", "evaluation.every=5")
@@ -157,13 +159,12 @@ def test_events_that_cannot_be_written_are_said_once_and_the_run_ends_as_ever(la
 
 
 def test_without_the_package_nothing_is_trained_and_the_extra_is_named(
-    command_line: CommandLine, tmp_path: Path
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['tensorboard'] = None\n")
-    done = command_line(*WATCHED, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr == (
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UsageError) as refused:
+        settings(*WATCHED)
+    assert str(refused.value) == (
         "logger=tensorboard needs a package that is not installed: "
-        "pip install 'gpt2-ladder[tensorboard]'.\n"
+        "pip install 'gpt2-ladder[tensorboard]'."
     )
-    assert not (tmp_path / "outputs").exists()

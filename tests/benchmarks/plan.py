@@ -53,6 +53,11 @@ class Size:
         return f"{self.point.micro_batch_size}x{self.point.context}"
 
     @property
+    def spaced(self) -> str:
+        """The name as the page writes it."""
+        return self.name.replace("x", " x ")
+
+    @property
     def overrides(self) -> list[str]:
         """What the command line is given: every step is in the warmup, which peers need."""
         warmup = max(10, self.steps)  # step 9 has 10

@@ -1,0 +1,36 @@
+"""What all pages share: templates beside this file, and tables in Markdown."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def rendered(name: str, **values: Any) -> str:
+    """The page of a template, such as memory.md."""
+    return TEMPLATES.get_template(f"{name}.j2").render(values)
+
+
+def shown(value: Any, form: str) -> str:
+    """A number in its form, and nothing where there is none."""
+    return "" if pd.isna(value) else form.format(value)
+
+
+def table(titles: list[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown. A cell is text, or a number that needs no form."""
+    lines = [titles, *rows]
+    head, *body = (f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join([head, f"|{'---|' * len(titles)}", *body])
+
+
+TEMPLATES.globals.update(shown=shown, table=table)

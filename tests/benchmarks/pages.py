@@ -1,11 +1,16 @@
 """What all pages share: templates beside this file, and tables in Markdown."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+
+from tests.benchmarks.ours import ROOT
+
+DOCS = ROOT / "docs"
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -21,12 +26,24 @@ def rendered(name: str, **values: Any) -> str:
     return TEMPLATES.get_template(f"{name}.j2").render(values)
 
 
+def save(page: Path, found: Any) -> Any:
+    """Write what was measured beside its page, and read it as it stands there."""
+    file = page.with_suffix(".json")
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return read(page)
+
+
+def read(page: Path) -> Any:
+    """What was measured for a page."""
+    return json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+
+
 def shown(value: Any, form: str) -> str:
     """A number in its form, and nothing where there is none."""
     return "" if pd.isna(value) else form.format(value)
 
 
-def table(titles: list[str], rows: Iterable[Iterable[Any]]) -> str:
+def table(titles: list[str], rows: Iterable[Iterable[Any]] = ()) -> str:
     """A table in Markdown. A cell is text, or a number that needs no form."""
     lines = [titles, *rows]
     head, *body = (f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow
 import torch
 from pyarrow import parquet
-from rich.console import Console
 
 from conf.schema import DataConf, Order
 from runner.data.corpus import load
@@ -25,37 +24,42 @@ from runner.data.source import find_source
 from runner.data.stream import TokenStream
 from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS
-from runner.messages import say
 from runner.training.device import peak_memory_bytes
 from tests.benchmarks import machine, ours
+from tests.benchmarks.pages import DOCS, table
 
-PAGE = ours.ROOT / "docs" / "documents.md"
+PAGE = DOCS / "documents.md"
+TITLES = ["files", "text", "tokens", "prepared", "most memory", "opened again"]
+TITLES += ["first micro batch", "load before"]
 BYTES = 1_000_000_000
 # The mean size of a document of FineWeb-Edu's sample is about this.
 DOCUMENT_BYTES = 4_700
 
 
-def measure(console: Console) -> None:
+def main() -> None:
     """Prepares parquet and JSON lines, each in a process of its own, and writes the page."""
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for ending in (".parquet", ".jsonl"):
-            file = folder / f"documents{ending}"
+    for ending in (".parquet", ".jsonl"):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            file, result = folder / f"documents{ending}", folder / "result.json"
             write(file, BYTES)
-            result = folder / f"{ending}.json"
-            load_before = os.getloadavg()[0]
-            ours.python(__name__, str(file), str(folder / f"cache{ending}"), str(result))
+            busy = os.getloadavg()[0]
+            ours.python(__name__, str(file), str(folder / "cache"), str(result))
             found = json.loads(result.read_text(encoding="utf-8"))
-            rows.append(
-                f"| {ending} | {found['bytes'] / 1e6:,.0f} MB | {found['tokens'] / 1e6:,.0f} M "
-                f"| {found['bytes'] / 1e6 / found['prepared_s']:.1f} MB/s "
-                f"| {found['peak_memory_bytes'] / 1e9:.2f} GB "
-                f"| {found['opened_s'] * 1e3:.0f} ms | {found['batch_s'] * 1e3:.0f} ms "
-                f"| {load_before:.1f} |"
-            )
-            say(console, rows[-1])
-            file.unlink()
+        rows.append(
+            [
+                ending,
+                f"{found['bytes'] / 1e6:,.0f} MB",
+                f"{found['tokens'] / 1e6:,.0f} M",
+                f"{found['bytes'] / 1e6 / found['prepared_s']:.1f} MB/s",
+                f"{found['peak_memory_bytes'] / 1e9:.2f} GB",
+                f"{found['opened_s'] * 1e3:.0f} ms",
+                f"{found['batch_s'] * 1e3:.0f} ms",
+                f"{busy:.1f}",
+            ]
+        )
+        print(*rows[-1], flush=True)
     on = machine.title(machine.describe(torch.device("cpu")))
     page = f"""# Documents into shards
 
@@ -64,9 +68,7 @@ random order), prepared in a new process each, on {os.cpu_count()} cores of {on}
 {platform.python_version()}. `python -m tests.benchmarks documents` measures it and writes this
 page; the targets are 15 MB/s on two cores and 1 GB of memory.
 
-| files | text | tokens | prepared | most memory | opened again | first micro batch | load before |
-|---|---|---|---|---|---|---|---|
-{chr(10).join(rows)}
+{table(TITLES, rows)}
 
 The time is mostly tiktoken's: side by side, on a busy AMD EPYC without AVX512_BF16, preparing
 encoded 5.0 MB in a second of processor time and tiktoken alone 5.2 and 5.8. The rates are lower
@@ -76,7 +78,6 @@ Opening again is what a later run waits for: the files are known by their size a
 shards are mapped. The first micro batch is that of 16 x 1,024 tokens, shuffled.
 """
     PAGE.write_text(page, encoding="utf-8")
-    say(console, f"Written to {PAGE}.")
 
 
 def write(file: Path, size: int) -> None:

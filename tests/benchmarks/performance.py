@@ -330,7 +330,7 @@ def render(quick: bool = False) -> None:
     print(folder / "performance.md")
 
 
-def main(arguments: list[str]) -> None:
+def main(*arguments: str) -> None:
     """`performance [--quick] [--render]`. Raises CommandFailed and LossesDiffer."""
     if unknown := set(arguments) - {"--quick", "--render"}:
         sys.exit(f"No such option: {', '.join(unknown)}; there are --quick and --render.")

@@ -305,7 +305,7 @@ def page(found: Measured) -> str:
     )
 
 
-def measure() -> None:
+def main() -> None:
     """Measure everything, and write docs/scaling.json and .md."""
     kinds: dict[str, Callable[[], Any]] = {
         # A copy of memory and collectives of SHARED's gradients, in the first of the processes.

@@ -346,14 +346,14 @@ def test_gpu_ends_in_time_and_the_same_command_goes_on(
     monkeypatch.setattr("tests.benchmarks.performance.here", lambda: (store, None))
     monkeypatch.setattr("tests.benchmarks.performance.render", lambda: None)
     started = time.monotonic()
-    gpu.main(["--minutes", "0.1"])
+    gpu.main("--minutes", "0.1")
     assert time.monotonic() - started < 50, "the long work was not ended"
     assert ended.exists(), "it was not asked to end"
     assert "the same command goes on" in capsys.readouterr().out
     assert [name in store for name, _ in works] == [True, False, False]
     works[1:] = [("tests/gpu", lambda: {"failures": ["test_a"]}), ("never", dict)]
     with pytest.raises(SystemExit, match="tests/gpu: test_a"):
-        gpu.main([])
+        gpu.main()
     assert all(name in store for name, _ in works)
 
 
@@ -362,7 +362,7 @@ def test_gpu_refuses_a_machine_without_one(
 ) -> None:
     monkeypatch.setattr(gpu, "find_device", lambda requested: torch.device("cpu"))
     with pytest.raises(SystemExit) as ended:
-        gpu.main([])
+        gpu.main()
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

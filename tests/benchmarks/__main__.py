@@ -62,11 +62,7 @@ from tests.benchmarks import command_line
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
-SHORT = {
-    "start": command_line.start,
-    "pair": command_line.pair,
-    "ladder": command_line.ladder,
-}
+SHORT = {"start": command_line.start, "pair": command_line.pair, "ladder": command_line.ladder}
 # The module of each page, and whether it takes arguments.
 PAGES = {
     "performance": ("performance", True),

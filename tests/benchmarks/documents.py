@@ -1,30 +1,19 @@
-"""How fast documents are tokenized into shards, in how much memory, and how fast they open.
-
-python -m tests.benchmarks.documents FILE CACHE RESULT.json
-"""
+"""How fast documents are tokenized into shards, in how much memory, and how fast they open."""
 
 import json
 import os
 import platform
 import random
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import torch
 from pyarrow import parquet
 
-from conf.schema import DataConf, Order
-from runner.data.corpus import load
-from runner.data.source import find_source
-from runner.data.stream import TokenStream
 from runner.data.text import python_documentation
-from runner.files import CLOCK_GRAIN_NS
-from runner.training.device import peak_memory_bytes
 from tests.benchmarks import machine, ours
 from tests.benchmarks.pages import DOCS, table
 
@@ -45,14 +34,15 @@ def main() -> None:
             file, result = folder / f"documents{ending}", folder / "result.json"
             write(file, BYTES)
             busy = os.getloadavg()[0]
-            ours.python(__name__, str(file), str(folder / "cache"), str(result))
+            arguments = ("file", str(file), str(folder / "cache"), str(result))
+            ours.python("tests.benchmarks.surroundings", *arguments)
             found = json.loads(result.read_text(encoding="utf-8"))
         rows.append(
             [
                 ending,
                 f"{found['bytes'] / 1e6:,.0f} MB",
                 f"{found['tokens'] / 1e6:,.0f} M",
-                f"{found['bytes'] / 1e6 / found['prepared_s']:.1f} MB/s",
+                f"{found['bytes'] / 1e6 / found['tokenized_s']:.1f} MB/s",
                 f"{found['peak_memory_bytes'] / 1e9:.2f} GB",
                 f"{found['opened_s'] * 1e3:.0f} ms",
                 f"{found['batch_s'] * 1e3:.0f} ms",
@@ -89,13 +79,8 @@ def write(file: Path, size: int) -> None:
             lines.writelines(f"{json.dumps({'text': text})}\n" for text in texts)
         return
     with parquet.ParquetWriter(file, schema, compression="snappy") as writer:
-        rows: list[str] = []
-        for text in texts:
-            rows.append(text)
-            if len(rows) == 1000:
-                writer.write_table(pyarrow.table([rows], schema=schema))
-                rows = []
-        writer.write_table(pyarrow.table([rows], schema=schema))
+        while rows := list(islice(texts, 1000)):
+            writer.write_table(pyarrow.table([rows], schema=schema))
 
 
 def _texts(size: int) -> Iterator[str]:
@@ -110,38 +95,3 @@ def _texts(size: int) -> Iterator[str]:
             length += len(parts[-1].encode()) + 2
         yield "\n\n".join(parts)
         written += length
-
-
-def prepare(file: Path, cache: Path) -> dict[str, Any]:
-    """Tokenize a file as a run does, open it again, and take the first micro batch."""
-    data = DataConf(
-        "text", str(file), None, None, None, None, "train", "text", None, Order.shuffled, 0.1
-    )
-
-    def opened() -> float:
-        started = time.perf_counter()
-        nonlocal corpus
-        corpus = load(find_source(data, cache), cache, 0.1, print, lambda done, total: None)
-        return time.perf_counter() - started
-
-    corpus = None
-    prepared = opened()
-    time.sleep(CLOCK_GRAIN_NS / 1e9)  # files this new are not known by their times yet
-    opened()
-    again = opened()
-    assert corpus is not None
-    started = time.perf_counter()
-    TokenStream(corpus.train, 16, 1024, seed=1).micro_batch(1000)
-    return {
-        "bytes": corpus.bytes,
-        "tokens": corpus.train_tokens + len(corpus.held_out),
-        "prepared_s": prepared,
-        "opened_s": again,
-        "batch_s": time.perf_counter() - started,
-        "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
-    }
-
-
-if __name__ == "__main__":
-    source, kept, output = map(Path, sys.argv[1:])
-    output.write_text(json.dumps(prepare(source, kept)), encoding="utf-8")

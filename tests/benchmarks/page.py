@@ -17,7 +17,7 @@ from runner.training.device import DATASHEET_FLOPS
 from stages.ladder import read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
-from tests.benchmarks.pages import rendered, shown
+from tests.benchmarks.pages import rendered, shown, spread
 from tests.benchmarks.plan import Plan, Point, Size, plan_for
 
 Entry = dict[str, Any]
@@ -42,12 +42,6 @@ AXES = {
     "model": "model",
     "grad_accum_steps": "micro batches in a step",
 }
-
-
-def spread(values: pd.Series, digits: int) -> str:
-    """The median, and the least and the most where they differ from it."""
-    median, low, high = (f"{v:,.{digits}f}" for v in (values.median(), values.min(), values.max()))
-    return median if len(values) == 1 else f"{median} [{low}, {high}]"
 
 
 def judged(reached: bool) -> str:

@@ -43,6 +43,12 @@ def shown(value: Any, form: str) -> str:
     return "" if pd.isna(value) else form.format(value)
 
 
+def spread(values: pd.Series, digits: int) -> str:
+    """The median, and the least and the most where they differ from it."""
+    median, low, high = (f"{v:,.{digits}f}" for v in (values.median(), values.min(), values.max()))
+    return median if len(values) == 1 else f"{median} [{low}, {high}]"
+
+
 def table(titles: list[str], rows: Iterable[Iterable[Any]] = ()) -> str:
     """A table in Markdown. A cell is text, or a number that needs no form."""
     lines = [titles, *rows]

@@ -210,7 +210,7 @@ def entry_of(run: ours.Run) -> Entry:
     return {
         "step_seconds": run.step_seconds,
         "losses": run.losses,
-        "peak_memory_bytes": run.peak_memory_bytes,
+        "peak_memory_bytes": record.results.peak_memory_bytes,
         "precision": "bf16" if run.bf16 else "fp32",
         "tokens_per_second": tokens / ours.steady_seconds(run.step_seconds),
         "compile_s": record.timings.compile_s,

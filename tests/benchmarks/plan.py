@@ -61,11 +61,7 @@ class Size:
     def overrides(self) -> list[str]:
         """What the command line is given: every step is in the warmup, which peers need."""
         warmup = max(10, self.steps)  # step 9 has 10
-        return [
-            *self.point.overrides,
-            f"train.steps={self.steps}",
-            f"train.warmup_steps={warmup}",
-        ]
+        return [*self.point.overrides, f"train.steps={self.steps}", f"train.warmup_steps={warmup}"]
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,7 @@ FAULTS = (
         settings=("train.learning_rate=3e-2",),
     ),
     Fault(
-        "rate a hundred times too low",
-        "learning_rate_low",
-        settings=("train.learning_rate=3e-6",),
+        "rate a hundred times too low", "learning_rate_low", settings=("train.learning_rate=3e-6",)
     ),
     Fault("init a hundred times too large", "init_loss_high", settings=("model.gain=100",)),
     Fault("init of zero", "activations_collapse", settings=("model.gain=1e-30",)),
@@ -103,12 +101,7 @@ FAULTS = (
         stage="step10",
         edit=Edit(LOOP, "(loss / accumulation).backward()", "loss.backward()"),
     ),
-    Fault(
-        "a text of 20 kB, repeated",
-        "overfitting",
-        settings=BY_HEART,
-        on_short_text=True,
-    ),
+    Fault("a text of 20 kB, repeated", "overfitting", settings=BY_HEART, on_short_text=True),
     Fault("batch norm", "future_leak", settings=("model.norm=batch",)),
     Fault(
         "half of the units dead",

@@ -137,10 +137,7 @@ def timing(rounds: Iterable[tuple[Measured, ...]]) -> dict[str, float]:
     )
     steps = steps[steps.index > 0]
     own = steps.groupby(["run", steps.index])
-    return {
-        "seconds": own["seconds"].first().median(),
-        "worked_s": own["worked_s"].sum().median(),
-    }
+    return {"seconds": own["seconds"].first().median(), "worked_s": own["worked_s"].sum().median()}
 
 
 def measure_processes() -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,12 @@ class Measured:
             if product["name"] == "large square" and product["precision"] in ways
         )
 
-    def products(self) -> Cells:
-        """The rates of the matrix products."""
-        return [
-            [
-                p["name"],
-                " x ".join(map(str, p["shape"])),
-                p["precision"],
-                f"{p['flops_per_second'] / 1e9:,.0f}",
-            ]
-            for p in self.limits["matrix_products"]
-        ]
+    def products(self) -> pd.DataFrame:
+        """The rates of the matrix products in GFLOP/s."""
+        found = pd.DataFrame(self.limits["matrix_products"])
+        found["shape"] = [" x ".join(map(str, shape)) for shape in found["shape"]]
+        found["rate"] = found["flops_per_second"] / 1e9
+        return found[["name", "shape", "precision", "rate"]]
 
     @property
     def has_onednn(self) -> bool:
@@ -149,6 +144,8 @@ class Measured:
             runs = runs.join(own, "round", "inner")
             if len(runs):
                 runs[OURS] = runs[OURS].div(runs["rate"], axis=0)
+                runs.loc[runs["contender"].isin(OURS), OURS] = None
+                runs["of_memory"] = None
                 runs["contender"] = pd.Categorical(runs["contender"], list(CONTENDERS))
                 found[size] = runs.assign(other=runs["precision"] != self.precision)
         return found
@@ -164,23 +161,17 @@ class Measured:
         found = found[~found["other"] | found["contender"].isin(OURS)]
         return found.drop_duplicates("contender").set_index("contender")
 
-    def against_others(self, size: Size) -> Iterator[list[str]]:
+    def against_others(self, size: Size) -> pd.DataFrame:
         """Ours and the peers, in the runner's precision first; memory is the most of any round."""
-        every = self.sizes[size]
-        step07 = every["memory"][every["contender"] == "step07"].max()
-        groups = every.groupby(["other", "contender", "precision"], observed=True)
-        for (_, contender, precision), runs in groups:
-            memory, is_peer = runs["memory"].max(), contender in TARGETS
-            yield [
-                CONTENDERS[contender],
-                precision,
-                spread(runs["rate"], 0),
-                *(spread(runs[stage], 2) if is_peer else "" for stage in OURS),
-                f"{memory:.2f} GiB",
-                f"{step07 / memory:.2f}" if is_peer else "",
-                shown(runs["loss"].max(), "{:.1e}"),
-                f"{runs['first'].max():.0f} s",
-            ]
+        runs = self.sizes[size]
+        step07 = runs["memory"][runs["contender"] == "step07"].max()
+        groups = runs.groupby(["other", "contender", "precision"], observed=True)
+        ratios = {stage: (stage, partial(spread, digits=2)) for stage in OURS}
+        most = {name: (name, "max") for name in ("memory", "of_memory", "loss", "first")}
+        rates = ("rate", partial(spread, digits=0))
+        rows = groups.agg(rate=rates, **ratios, **most).reset_index().drop(columns="other")
+        rows["of_memory"] = (step07 / rows["memory"]).where(rows["contender"].isin(TARGETS))
+        return rows.assign(contender=rows["contender"].map(CONTENDERS))
 
     @property
     def tried_bf16(self) -> bool:
@@ -248,70 +239,61 @@ class Measured:
                 )
         return found
 
-    @property
-    def axes(self) -> dict[str, dict[str | int, Entry]]:
-        """By field and value, the points that were measured of the axes."""
-        found = {
-            axis.field: {getattr(p, axis.field): e for p in axis.points if (e := self.point(p))}
-            for axis in self.plan.axes
-        }
-        return {field: points for field, points in found.items() if points}
+    @cached_property
+    def axes(self) -> dict[str, pd.DataFrame]:
+        """By field, the points that were measured of the axes."""
+        found = {}
+        for axis in self.plan.axes:
+            points = [(getattr(p, axis.field), e) for p in axis.points if (e := self.point(p))]
+            if points:
+                values, entries = zip(*points, strict=True)
+                frame = pd.DataFrame(entries).assign(value=values)
+                frame["share"] = [100 * self.share(entry) for entry in entries]
+                frame["gib"] = frame["peak_memory_bytes"] / GIB
+                found[axis.field] = frame
+        return found
 
-    def growth(self, field: str) -> Iterator[list[str]]:
-        """The points of an axis."""
-        for value, entry in self.axes[field].items():
-            millions = f" ({entry['parameters'] / 1e6:,.0f}M)" if field == "model" else ""
-            yield [
-                f"{value}{millions}",
-                f"{entry['tokens_per_second']:,.0f}",
-                f"{self.share(entry):.0%}",
-                f"{entry['peak_memory_bytes'] / GIB:.2f} GiB",
-            ]
+    def growth(self, field: str) -> pd.DataFrame:
+        """The points of an axis; models with their millions of parameters."""
+        points = self.axes[field]
+        if field == "model":
+            millions = (points["parameters"] / 1e6).map(" ({:,.0f}M)".format)
+            points = points.assign(value=points["value"] + millions)
+        return points[["value", "tokens_per_second", "share", "gib"]]
 
     @cached_property
     def swept(self) -> pd.DataFrame:
-        """The stages of the sweep by number, without the flow check."""
+        """The stages of the sweep, without the flow check."""
         stages = self.entries.get("around/sweep", {"stages": {}})["stages"]
-        rows = {
-            stage.number: {
+        rows = [
+            {
+                "number": stage.number,
                 "title": stage.about.title,
                 "estimate": self.estimates.get(stage.name, {}).get(str(e.get("micro_batch_size"))),
+                "gib": e["peak_memory_bytes"] / GIB,
                 **e,
             }
             for stage in read_ladder()
             if stage.about.aim is not Aim.flow and (e := stages.get(stage.name))
-        }
-        return pd.DataFrame.from_dict(rows, orient="index")
+        ]
+        return pd.DataFrame(rows)
 
-    def ladder(self) -> Iterator[list[Any]]:
+    def ladder(self) -> pd.DataFrame:
         """The stages of the sweep, each against the baseline and the stage before it."""
         rate = self.swept["tokens_per_second"]
         of_before = rate / rate.shift()
         of_baseline = (rate / rate.iloc[0]).where(of_before.notna())
-        for number, stage in self.swept.iterrows():
-            yield [
-                number,
-                stage["title"],
-                f"{rate[number]:,.0f}",
-                shown(of_baseline[number], "{:.2f}"),
-                shown(of_before[number], "{:.2f}"),
-                f"{stage['peak_memory_bytes'] / GIB:.2f} GiB",
-            ]
+        found = self.swept.assign(of_baseline=of_baseline, of_before=of_before)
+        return found[["number", "title", "tokens_per_second", "of_baseline", "of_before", "gib"]]
 
-    def memory(self) -> Cells:
+    def memory(self) -> pd.DataFrame:
         """The sweep's stages whose memory on a GPU was estimated, with both."""
-        return [
-            [
-                number,
-                stage["title"],
-                stage["micro_batch_size"],
-                f"{stage['peak_memory_bytes'] / GIB:.2f} GiB",
-                f"{stage['estimate'] / GIB:.2f} GiB",
-                f"{stage['peak_memory_bytes'] / stage['estimate']:.2f}",
-            ]
-            for number, stage in self.swept.iterrows()
-            if self.on_gpu and pd.notna(stage["estimate"])
-        ]
+        if not self.on_gpu or self.swept.empty:
+            return pd.DataFrame()
+        found = self.swept[self.swept["estimate"].notna()]
+        found = found.assign(estimate=found["estimate"] / GIB)
+        found["ratio"] = found["gib"] / found["estimate"]
+        return found[["number", "title", "micro_batch_size", "gib", "estimate", "ratio"]]
 
     def around(self) -> Cells:
         """What was measured of the time around the steps."""
@@ -380,18 +362,22 @@ def overview(machines: list[Measured]) -> Cells:
             table.append([f"{size.spaced}: {what}", *(shown(value, form) for value in values)])
     shares = [shown(each.peak_share(), "{:.0%}") for each in machines]
     table.append(["share of the peak, largest size", *shares])
-    titles = {
-        number: title for each in machines for number, title in each.swept.get("title", {}).items()
-    }
-    for number, title in sorted(titles.items()):
-        row = [f"ladder, {number} {title}: tokens/s"]
-        for each in machines:
-            if number in each.swept.index:
-                rate, step_ms = each.swept.loc[number, ["tokens_per_second", "step_ms"]]
-                row.append(f"{rate:,.0f} ({rate * step_ms / 1e3:,.0f})")
-            else:
-                row.append("")
-        table.append(row)
+    ladders = [
+        {} if each.swept.empty else each.swept.set_index("number").to_dict("index")
+        for each in machines
+    ]
+    for number in sorted(set().union(*ladders)):
+        stages = [ladder.get(number) for ladder in ladders]
+        title = next(stage["title"] for stage in stages if stage)
+        cells = [
+            "{:,.0f} ({:,.0f})".format(
+                s["tokens_per_second"], s["tokens_per_second"] * s["step_ms"] / 1e3
+            )
+            if s
+            else ""
+            for s in stages
+        ]
+        table.append([f"ladder, {number} {title}: tokens/s", *cells])
     return [[cell or "–" for cell in row] for row in table if any(row[1:])]
 
 
@@ -419,14 +405,14 @@ def draw(measured: Measured, file: Path) -> None:
     axes = measured.axes
     style = Path(reports.__file__).with_name("style.mplstyle")
     light = {"figure.facecolor": "white", "savefig.facecolor": "white"}  # readable on any page
-    rows = (("tokens/s", "tokens_per_second", 1), ("peak memory, GiB", "peak_memory_bytes", GIB))
+    rows = (("tokens/s", "tokens_per_second"), ("peak memory, GiB", "gib"))
     with matplotlib.style.context([style, light]):
         figure = Figure(figsize=(max(5, 2.75 * len(axes)), 5), layout="constrained")
         grid = figure.subplots(2, len(axes), sharex="col", squeeze=False)
-        for row, colour, (title, key, unit) in zip(grid, STAGES[:2], rows, strict=True):
+        for row, colour, (title, key) in zip(grid, STAGES[:2], rows, strict=True):
             row[0].set_title(title)
             for ax, (field, points) in zip(row, axes.items(), strict=True):
-                heights = [entry[key] / unit for entry in points.values()]
+                heights = points[key].tolist()
                 ax.plot(range(len(points)), heights, marker="o", markersize=4, color=colour)
                 for place, height in enumerate(heights):
                     ax.annotate(
@@ -443,6 +429,6 @@ def draw(measured: Measured, file: Path) -> None:
                 ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
                 ax.yaxis.set_minor_formatter("")
         for ax, (field, points) in zip(grid[1], axes.items(), strict=True):
-            ax.set_xticks(range(len(points)), [str(value).replace("_", "\n") for value in points])
+            ax.set_xticks(range(len(points)), points["value"].astype(str).str.replace("_", "\n"))
             ax.set_xlabel(AXES[field])
         figure.savefig(file, dpi=144)

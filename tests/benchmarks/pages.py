@@ -44,16 +44,21 @@ def shown(value: Any, form: str) -> str:
 
 
 def spread(values: pd.Series, digits: int) -> str:
-    """The median, and the least and the most where they differ from it."""
+    """The median, and the least and the most where they differ from it; nothing of nothing."""
+    if values.isna().all():
+        return ""
     median, low, high = (f"{v:,.{digits}f}" for v in (values.median(), values.min(), values.max()))
     return median if len(values) == 1 else f"{median} [{low}, {high}]"
 
 
-def table(titles: list[str], rows: Iterable[Iterable[Any]] = ()) -> str:
-    """A table in Markdown. A cell is text, or a number that needs no form."""
-    lines = [titles, *rows]
-    head, *body = (f"| {' | '.join(map(str, line))} |" for line in lines)
-    return "\n".join([head, f"|{'---|' * len(titles)}", *body])
+def table(titles: list[str], rows: Iterable[Iterable[Any]] = (), forms: str = "") -> str:
+    """A table in Markdown; `forms` are those of a row's cells, such as "{} | {:.2f}"."""
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.itertuples(index=False)
+    form = forms.split(" | ") if forms else ["{}"] * len(titles)
+    body = [[shown(*cell) for cell in zip(row, form, strict=True)] for row in rows]
+    head, *lines = (f"| {' | '.join(line)} |" for line in (titles, *body))
+    return "\n".join([head, f"|{'---|' * len(titles)}", *lines])
 
 
 TEMPLATES.globals.update(shown=shown, table=table)

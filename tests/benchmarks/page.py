@@ -283,8 +283,10 @@ class Measured:
         rate = self.swept["tokens_per_second"]
         of_before = rate / rate.shift()
         of_baseline = (rate / rate.iloc[0]).where(of_before.notna())
-        found = self.swept.assign(of_baseline=of_baseline, of_before=of_before)
-        return found[["number", "title", "tokens_per_second", "of_baseline", "of_before", "gib"]]
+        tokens = rate * self.swept["step_ms"] / 1e3
+        found = self.swept.assign(of_baseline=of_baseline, of_before=of_before, tokens=tokens)
+        rates = ["tokens_per_second", "tokens", "of_baseline", "of_before"]
+        return found[["number", "title", *rates, "gib"]]
 
     def memory(self) -> pd.DataFrame:
         """The sweep's stages whose memory on a GPU was estimated, with both."""
@@ -353,31 +355,13 @@ def overview(machines: list[Measured]) -> Cells:
     sizes = {size.name: size for each in machines for size in each.plan.sizes}
     for name, size in sizes.items():
         compared = [each.compared(name) for each in machines]
-        cells = {
-            **{f"ours / {CONTENDERS[peer]}": ("best", peer, "{:.2f}") for peer in TARGETS},
-            "step 7, tokens/s": ("rate", "step07", "{:,.0f}"),
-        }
-        for what, (column, contender, form) in cells.items():
+        cells = [(f"ours / {CONTENDERS[peer]}", "best", peer, "{:.2f}") for peer in TARGETS]
+        cells.append(("step 7, tokens/s", "rate", "step07", "{:,.0f}"))
+        for what, column, contender, form in cells:
             values = [rows[column].get(contender) if len(rows) else None for rows in compared]
             table.append([f"{size.spaced}: {what}", *(shown(value, form) for value in values)])
     shares = [shown(each.peak_share(), "{:.0%}") for each in machines]
     table.append(["share of the peak, largest size", *shares])
-    ladders = [
-        {} if each.swept.empty else each.swept.set_index("number").to_dict("index")
-        for each in machines
-    ]
-    for number in sorted(set().union(*ladders)):
-        stages = [ladder.get(number) for ladder in ladders]
-        title = next(stage["title"] for stage in stages if stage)
-        cells = [
-            "{:,.0f} ({:,.0f})".format(
-                s["tokens_per_second"], s["tokens_per_second"] * s["step_ms"] / 1e3
-            )
-            if s
-            else ""
-            for s in stages
-        ]
-        table.append([f"ladder, {number} {title}: tokens/s", *cells])
     return [[cell or "–" for cell in row] for row in table if any(row[1:])]
 
 

@@ -243,14 +243,14 @@ class Measured:
     def axes(self) -> dict[str, pd.DataFrame]:
         """By field, the points that were measured of the axes."""
         found = {}
-        for axis in self.plan.axes:
-            points = [(getattr(p, axis.field), e) for p in axis.points if (e := self.point(p))]
+        for field, axis in self.plan.axes.items():
+            points = [(getattr(p, field), e) for p in axis if (e := self.point(p))]
             if points:
                 values, entries = zip(*points, strict=True)
                 frame = pd.DataFrame(entries).assign(value=values)
                 frame["share"] = [100 * self.share(entry) for entry in entries]
                 frame["gib"] = frame["peak_memory_bytes"] / GIB
-                found[axis.field] = frame
+                found[field] = frame
         return found
 
     def growth(self, field: str) -> pd.DataFrame:

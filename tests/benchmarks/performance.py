@@ -102,7 +102,7 @@ class Bench:
         for size in self.plan.sizes:
             yield from self.comparison(size, own_precision)
         compared = {size.point for size in self.plan.sizes}
-        for point in dict.fromkeys(p for axis in self.plan.axes for p in axis.points):
+        for point in dict.fromkeys(p for axis in self.plan.axes.values() for p in axis):
             if point not in compared:
                 yield f"growth/{point.name}", partial(self.growth, point)
         for size in self.plan.sizes:
@@ -183,17 +183,10 @@ class Bench:
 
     def profile(self, size: Size) -> Entry:
         """One step of ours by kind of work."""
-        return in_own_process(
-            "tests.benchmarks.profile_step",
-            after_result=(
-                f"+stage={STAGE}",
-                *ours.BRIEF_ENDING,
-                *size.point.overrides,
-                f"train.steps={self.plan.profile_steps[size.name]}",
-                f"output_dir={self.runs / 'profile' / size.name}",
-                "force=true",
-            ),
-        )
+        steps = f"train.steps={self.plan.profile_steps[size.name]}"
+        folder = f"output_dir={self.runs / 'profile' / size.name}"
+        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.point.overrides, steps, folder)
+        return in_own_process("tests.benchmarks.profile_step", *given, "force=true")
 
     def _train(self, size: Size, number: int, stage: str) -> ours.Run:
         folder = self._folder(size, number, stage)
@@ -249,11 +242,11 @@ def padding_share(model: Entry) -> float:
     return 2 * math.log(-(-rows // 128) * 128 / rows) if model["pad_vocab"] else 0.0
 
 
-def in_own_process(module: str, *arguments: str, after_result: tuple[str, ...] = ()) -> Entry:
-    """Run a module that writes JSON into the file named by an argument of it, and read it."""
+def in_own_process(module: str, *arguments: str) -> Entry:
+    """Run a module that writes JSON into the file named by its last argument, and read it."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        ours.python(module, *arguments, str(result), *after_result)
+        ours.python(module, *arguments, str(result))
         return json.loads(result.read_text(encoding="utf-8"))
 
 

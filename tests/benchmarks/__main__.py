@@ -62,27 +62,22 @@ from tests.benchmarks import command_line
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
-SHORT = {"start": command_line.start, "pair": command_line.pair, "ladder": command_line.ladder}
-# The module of each page, and whether it takes arguments.
-PAGES = {
-    "performance": ("performance", True),
-    "gpu": ("gpu", True),
-    "reliability": ("reliability", True),
-    "findings": ("findings", True),
-    "memory": ("memory", False),
-    "documents": ("documents", False),
-    "scaling": ("scaling", False),
-    "statistics": ("error_rates", False),
+SHORT = {
+    work.__name__: work for work in (command_line.start, command_line.pair, command_line.ladder)
 }
+# Those whose arguments the module reads, and those without any.
+WITH_ARGUMENTS = ("performance", "gpu", "reliability", "findings")
+ALONE = ("memory", "documents", "scaling", "statistics")
 
 
 def main(*names: str) -> None:
     """Runs the benchmark named on the command line, or the three that need no name."""
-    module, takes_arguments = PAGES.get(names[0] if names else "", ("", False))
+    first, *rest = names or ("",)
     try:
-        if module and (takes_arguments or len(names) == 1):
+        if first in WITH_ARGUMENTS or (first in ALONE and not rest):
             # Each is imported when it is needed: not every machine has the packages of all.
-            import_module(f"tests.benchmarks.{module}").main(*names[1:])
+            module = "error_rates" if first == "statistics" else first
+            import_module(f"tests.benchmarks.{module}").main(*rest)
         elif unknown := set(names) - SHORT.keys():
             sys.exit(f"{__doc__}\nNo such benchmark: {', '.join(unknown)}.")
         else:

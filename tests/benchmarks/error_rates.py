@@ -27,7 +27,7 @@ from reports.statistics import Estimate, mean_difference, mean_over_windows
 from reports.verdicts import Outcome, correct_family, decide
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
-from tests.benchmarks.pages import DOCS, rendered, save
+from tests.benchmarks.pages import DOCS, save, write
 
 PAGE = DOCS / "statistics.md"
 BANK = "statistics"  # the experiment that holds the runs
@@ -214,18 +214,10 @@ def main() -> None:
         "window_coverage": window_coverage(bank, rules, draws),
         "all_windows": len(bank.windows[0]),
     }
-    write(save(PAGE, found), rules)
+    render(save(PAGE, found), rules)
 
 
-def write(found: dict[str, Any], rules: ReportConf) -> None:
+def render(found: dict[str, Any], rules: ReportConf) -> None:
     """Write docs/statistics.md from the measurements."""
-    page = rendered(
-        "statistics.md",
-        **found,
-        rules=rules,
-        family=FAMILY,
-        changes=CHANGES,
-        resamples=RESAMPLES,
-        windows=WINDOWS,
-    )
-    PAGE.write_text(page, encoding="utf-8")
+    sizes = {"family": FAMILY, "changes": CHANGES, "resamples": RESAMPLES, "windows": WINDOWS}
+    write(PAGE, **found, **sizes, rules=rules)

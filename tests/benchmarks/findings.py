@@ -18,7 +18,7 @@ from runner.observations import Severity
 from runner.record import Run, read_runs
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
-from tests.benchmarks.pages import DOCS, read, rendered, save
+from tests.benchmarks.pages import DOCS, read, save, write
 from tests.benchmarks.planted import FAULTS, Fault, plant
 
 PAGE = DOCS / "findings.md"
@@ -50,17 +50,16 @@ def main(*names: str) -> None:
             found["healthy"][scale] = healthy(scale, seeds)
             save(PAGE, found)
             print(f"healthy runs, {scale}: {found['healthy'][scale]}", flush=True)
-    write(found)
+    render(found)
 
 
-def write(found: Entry) -> None:
+def render(found: Entry) -> None:
     """Write the page."""
     every = sum(
         all(is_named(fault, found["faults"].get(fault.what, {}).get(scale)) for scale in SCALES)
         for fault in FAULTS
     )
-    page = rendered("findings.md", found=found, faults=FAULTS, scales=SCALES, every=every)
-    PAGE.write_text(page, encoding="utf-8")
+    write(PAGE, found=found, faults=FAULTS, scales=SCALES, every=every)
 
 
 def is_named(fault: Fault, named: Entry | None) -> bool:

@@ -29,7 +29,7 @@ from runner.settings import read_settings
 from runner.training.optimizer import build_optimizer
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from stages.ladder import CONF
-from tests.benchmarks.pages import DOCS, rendered, save
+from tests.benchmarks.pages import DOCS, save, write
 
 PAGE = DOCS / "memory.md"
 GB = 1e9
@@ -169,8 +169,9 @@ def main() -> None:
         stages.append({"title": f"{number}. {configs[BIGGEST].stage.title}", "peaks": peaks})
         print(stages[-1]["title"], *(f"{peak / GB:.1f} GB" for peak in peaks.values()), flush=True)
     baseline = configured(STAGES[0], BIGGEST)
-    page = rendered(
-        "memory.md",
+    save(PAGE, traced)
+    write(
+        PAGE,
         torch=torch.__version__,
         context=baseline.train.context,
         micro_batch_sizes=dict(zip(CUDA_SCALES, traced[STAGES[0]], strict=True)),
@@ -178,5 +179,3 @@ def main() -> None:
         stages=stages,
         by_hand=by_hand(baseline),
     )
-    PAGE.write_text(page, encoding="utf-8")
-    save(PAGE, traced)

@@ -26,6 +26,11 @@ def rendered(name: str, **values: Any) -> str:
     return TEMPLATES.get_template(f"{name}.j2").render(values)
 
 
+def write(page: Path, **values: Any) -> None:
+    """Write a page from the template of its name."""
+    page.write_text(rendered(page.name, **values), encoding="utf-8")
+
+
 def save(page: Path, found: Any) -> Any:
     """Write what was measured beside its page, and read it as it stands there."""
     file = page.with_suffix(".json")
@@ -61,4 +66,4 @@ def table(titles: list[str], rows: Iterable[Iterable[Any]] = (), forms: str = ""
     return "\n".join([head, f"|{'---|' * len(titles)}", *lines])
 
 
-TEMPLATES.globals.update(shown=shown, table=table)
+TEMPLATES.globals["table"] = table

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from runner.identity import commit
 from runner.training.device import device_name
 from tests.benchmarks.ours import ROOT
-from tests.benchmarks.pages import DOCS, read, rendered, save
+from tests.benchmarks.pages import DOCS, read, save, write
 from tests.faults import fuzz, odd_commands, odd_files, odd_models
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.fuzz import Sandbox, sandbox
@@ -166,7 +166,7 @@ def main(*names: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             row = _tried(everything[name], Path(folder))
         print(f"{name}: {row['outcome']}, {row['injected']:,} times, in {row['seconds']:.0f} s")
-        write(row)
+        keep(row)
 
 
 def _tried(trial: Trial, folder: Path) -> Row:
@@ -227,7 +227,7 @@ def _english() -> bytes:
     return "\n\n".join(topics.values()).encode()[:80_000]
 
 
-def write(row: Row) -> None:
+def keep(row: Row) -> None:
     """A row into docs/reliability.json, in place of an earlier one of its fault, and the page."""
     kept = read(PAGE)["rows"] if PAGE.with_suffix(".json").exists() else {}
     found = {
@@ -239,5 +239,4 @@ def write(row: Row) -> None:
     }
     save(PAGE, found)
     rows = [found["rows"].get(trial.fault) for trial in trials().values()]
-    page = rendered("reliability.md", **{**found, "rows": filter(None, rows)})
-    PAGE.write_text(page, encoding="utf-8")
+    write(PAGE, **{**found, "rows": filter(None, rows)})

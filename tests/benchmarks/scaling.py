@@ -165,7 +165,7 @@ def measure_equality() -> list[Measured]:
                 {
                     "processes": processes,
                     "sharding": name,
-                    "loss_difference": (steps["loss"] - losses).abs().max(),
+                    "loss_difference": (steps["loss"] - losses).abs().max(skipna=False),
                     "received_bytes": steps["received_bytes"].median(),
                     "kept_bytes": first["kept_bytes"],
                 }

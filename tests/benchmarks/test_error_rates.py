@@ -63,6 +63,6 @@ def test_the_page_is_what_the_measurements_say(
     committed = error_rates.PAGE
     found = json.loads(committed.with_suffix(".json").read_text(encoding="utf-8"))
     monkeypatch.setattr(error_rates, "PAGE", tmp_path / "statistics.md")
-    error_rates.write(found, RULES)
+    error_rates.render(found, RULES)
     assert (tmp_path / "statistics.md").read_text("utf-8") == committed.read_text("utf-8")
     assert found["two_hundred"] <= 10

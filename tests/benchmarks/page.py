@@ -18,7 +18,7 @@ from stages.ladder import read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
 from tests.benchmarks.pages import rendered, shown, spread
-from tests.benchmarks.plan import Plan, Point, Size, plan_for
+from tests.benchmarks.plan import Plan, Point, plan_for
 
 Entry = dict[str, Any]
 Cells = list[list[Any]]
@@ -132,7 +132,7 @@ class Measured:
         return pd.DataFrame(rows, columns=columns)
 
     @cached_property
-    def sizes(self) -> dict[Size, pd.DataFrame]:
+    def sizes(self) -> dict[str, pd.DataFrame]:
         """The runs by the size at which ours were compared, without rounds that lack one of ours.
 
         In step07 and step09 are our tokens/s over each one's in the same round.
@@ -145,32 +145,32 @@ class Measured:
             if len(runs):
                 runs[OURS] = runs[OURS].div(runs["rate"], axis=0)
                 runs.loc[runs["contender"].isin(OURS), OURS] = None
-                runs["of_memory"] = None
                 runs["contender"] = pd.Categorical(runs["contender"], list(CONTENDERS))
-                found[size] = runs.assign(other=runs["precision"] != self.precision)
+                found[size.spaced] = runs.assign(other=runs["precision"] != self.precision)
         return found
 
-    def compared(self, name: str) -> pd.DataFrame:
+    def compared(self, size: str) -> pd.DataFrame:
         """By contender the medians and the memory at a size, peers in the runner's precision."""
-        runs = next((runs for size, runs in self.sizes.items() if size.name == name), None)
-        if runs is None:
+        if size not in self.sizes:
             return pd.DataFrame()
+        runs = self.sizes[size]
         what = {"rate": "median", "memory": "max", **dict.fromkeys(OURS, "median")}
         found = runs.groupby(["other", "contender"], observed=True).agg(what).reset_index()
         found["best"] = found[OURS].max(axis=1)
         found = found[~found["other"] | found["contender"].isin(OURS)]
         return found.drop_duplicates("contender").set_index("contender")
 
-    def against_others(self, size: Size) -> pd.DataFrame:
+    def against_others(self, size: str) -> pd.DataFrame:
         """Ours and the peers, in the runner's precision first; memory is the most of any round."""
         runs = self.sizes[size]
         step07 = runs["memory"][runs["contender"] == "step07"].max()
         groups = runs.groupby(["other", "contender", "precision"], observed=True)
         ratios = {stage: (stage, partial(spread, digits=2)) for stage in OURS}
-        most = {name: (name, "max") for name in ("memory", "of_memory", "loss", "first")}
+        most = {name: (name, "max") for name in ("memory", "loss", "first")}
         rates = ("rate", partial(spread, digits=0))
         rows = groups.agg(rate=rates, **ratios, **most).reset_index().drop(columns="other")
-        rows["of_memory"] = (step07 / rows["memory"]).where(rows["contender"].isin(TARGETS))
+        of_memory = (step07 / rows["memory"]).where(rows["contender"].isin(TARGETS))
+        rows.insert(rows.columns.get_loc("loss"), "of_memory", of_memory)
         return rows.assign(contender=rows["contender"].map(CONTENDERS))
 
     @property
@@ -182,7 +182,7 @@ class Measured:
 
     def targets(self) -> Cells:
         """By target, what came of it at every size; "" where it was not measured."""
-        sizes = [self.compared(size.name) for size in self.sizes]
+        sizes = [self.compared(size) for size in self.sizes]
         found: Cells = []
         for peer, target in TARGETS.items():
             ratios = [rows["best"].get(peer) for rows in sizes]
@@ -204,12 +204,10 @@ class Measured:
     def peak_share(self) -> float | None:
         """The part of the measured peak that step 7 reaches at the plan's largest size."""
         size = self.plan.sizes[-1]
-        return self.share(self.point(size.point)) if size in self.sizes else None
+        return self.share(self.point(size.point)) if size.spaced in self.sizes else None
 
-    def share(self, entry: Entry | None) -> float | None:
+    def share(self, entry: Entry) -> float:
         """The part of the measured peak that a run reaches in its own precision."""
-        if entry is None:
-            return None
         flops: float = entry["flops_per_token"] * entry["tokens_per_second"]
         return flops / self.limit(entry["precision"])
 
@@ -229,14 +227,12 @@ class Measured:
     def ceilings(self) -> list[str]:
         """By size, tokens/s if step 7 were nothing but matrix products at the peak's rate."""
         found = []
-        for size in self.sizes:
-            slowest = self.compared(size.name)["rate"].get("huggingface")
-            if slowest:
+        for size in self.plan.sizes:
+            rows = self.compared(size.spaced)
+            if "huggingface" in rows.index:
                 rate = self.peak / self.point(size.point)["flops_per_token"]
-                found.append(
-                    f"{rate:,.0f} tokens/s at {size.spaced}, {rate / slowest:.1f} times "
-                    "transformers, eager"
-                )
+                ratio = f"{rate / rows['rate']['huggingface']:.1f} times transformers, eager"
+                found.append(f"{rate:,.0f} tokens/s at {size.spaced}, {ratio}")
         return found
 
     @cached_property
@@ -352,14 +348,13 @@ def overview(machines: list[Measured]) -> Cells:
         ["measured on", *(each.part["date"] for each in machines)],
         ["precision", *(each.precision for each in machines)],
     ]
-    sizes = {size.name: size for each in machines for size in each.plan.sizes}
-    for name, size in sizes.items():
-        compared = [each.compared(name) for each in machines]
+    for size in dict.fromkeys(size.spaced for each in machines for size in each.plan.sizes):
+        compared = [each.compared(size) for each in machines]
         cells = [(f"ours / {CONTENDERS[peer]}", "best", peer, "{:.2f}") for peer in TARGETS]
         cells.append(("step 7, tokens/s", "rate", "step07", "{:,.0f}"))
         for what, column, contender, form in cells:
             values = [rows[column].get(contender) if len(rows) else None for rows in compared]
-            table.append([f"{size.spaced}: {what}", *(shown(value, form) for value in values)])
+            table.append([f"{size}: {what}", *(shown(value, form) for value in values)])
     shares = [shown(each.peak_share(), "{:.0%}") for each in machines]
     table.append(["share of the peak, largest size", *shares])
     return [[cell or "–" for cell in row] for row in table if any(row[1:])]

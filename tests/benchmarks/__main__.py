@@ -56,71 +56,38 @@ docs/statistics.md; about a quarter of an hour for the bank, which is trained on
 """
 
 import sys
+from importlib import import_module
 
-from rich.console import Console
-
+from tests.benchmarks import command_line
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
+SHORT = {
+    work.__name__: work for work in (command_line.start, command_line.pair, command_line.ladder)
+}
+# Those whose arguments the module reads, and those without any.
+WITH_ARGUMENTS = ("performance", "gpu", "reliability", "findings")
+ALONE = ("memory", "documents", "scaling", "statistics")
 
-def main() -> None:
+
+def main(*names: str) -> None:
     """Runs the benchmark named on the command line, or the three that need no name."""
+    first, *rest = names or ("",)
     try:
-        measure(*sys.argv[1:])
+        if first in WITH_ARGUMENTS or (first in ALONE and not rest):
+            # Each is imported when it is needed: not every machine has the packages of all.
+            module = "error_rates" if first == "statistics" else first
+            import_module(f"tests.benchmarks.{module}").main(*rest)
+        elif unknown := set(names) - SHORT.keys():
+            sys.exit(f"{__doc__}\nNo such benchmark: {', '.join(unknown)}.")
+        else:
+            for name in names or SHORT:
+                SHORT[name]()
     except (CommandFailed, LossesDiffer) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def measure(*names: str) -> None:
-    """Each benchmark imports what it needs: not every machine has the packages of all."""
-    match names:
-        case ["performance", *arguments]:
-            from tests.benchmarks import performance
-
-            performance.main(arguments)
-        case ["gpu", *arguments]:
-            from tests.benchmarks import gpu
-
-            gpu.main(arguments)
-        case ["reliability", *arguments]:
-            from tests.benchmarks import reliability
-
-            reliability.measure(Console(), arguments)
-        case ["memory"]:
-            from tests.benchmarks import memory
-
-            memory.measure(Console())
-        case ["documents"]:
-            from tests.benchmarks import documents
-
-            documents.measure(Console())
-        case ["scaling"]:
-            from tests.benchmarks import scaling
-
-            scaling.measure(Console())
-        case ["findings", *arguments]:
-            from tests.benchmarks import findings
-
-            findings.measure(Console(), arguments)
-        case ["statistics"]:
-            from tests.benchmarks import error_rates
-
-            error_rates.measure(Console())
-        case _:
-            from tests.benchmarks import command_line
-
-            shorts = {
-                "start": command_line.start,
-                "pair": command_line.pair,
-                "ladder": command_line.ladder,
-            }
-            if unknown := set(names) - shorts.keys():
-                sys.exit(f"{__doc__}\nNo such benchmark: {', '.join(unknown)}.")
-            for name in names or shorts:
-                shorts[name]()
-
-
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -4,7 +4,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.ours import GIB, Run, runner, train
+import pandas as pd
+
+from tests.benchmarks.ours import GIB, runner, train
+from tests.benchmarks.pages import spread
 
 ROUNDS = 3
 
@@ -19,21 +22,18 @@ def start() -> None:
 
 def pair() -> None:
     """Step 7 against the baseline, each in a process of its own, in turn."""
-    results: dict[str, list[Run]] = {"step02": [], "step07": []}
+    rates, memory = pd.DataFrame(), pd.DataFrame()
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(ROUNDS):
-            for stage, runs in results.items():
-                runs.append(train(Path(folder) / stage, stage, "train.steps=15"))
-    for stage, runs in results.items():
-        rates = [run.tokens_per_second for run in runs]
-        memory = statistics.median(run.peak_memory_bytes for run in runs) / GIB
-        spread = f"[{min(rates):,.0f}, {max(rates):,.0f}]"
-        print(f"{stage}: {statistics.median(rates):,.0f} tokens/s {spread}, {memory:.1f} GiB")
-        print(f"        not applied: {runs[0].not_applied or 'nothing'}")
-    pairs = zip(results["step02"], results["step07"], strict=True)
-    ratios = [b.tokens_per_second / a.tokens_per_second for a, b in pairs]
-    print(f"step07 / baseline: {statistics.median(ratios):.2f} "
-          f"[{min(ratios):.2f}, {max(ratios):.2f}] (target: 2.5)")  # fmt: skip
+        for n in range(ROUNDS):
+            for stage in ("step02", "step07"):
+                run = train(Path(folder) / stage, stage, "train.steps=15").record
+                rates.loc[n, stage] = run.results.tokens_per_second
+                memory.loc[n, stage] = run.results.peak_memory_bytes / GIB
+                if n == 0:
+                    print(f"{stage}: not applied: {run.not_applied or 'nothing'}")
+    for stage in rates:
+        print(f"{stage}: {spread(rates[stage], 0)} tokens/s, {memory[stage].median():.1f} GiB")
+    print(f"step07 / baseline: {spread(rates['step07'] / rates['step02'], 2)} (target: 2.5)")
 
 
 def ladder() -> None:

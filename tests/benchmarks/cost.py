@@ -13,67 +13,34 @@ from runner.training.device import DATASHEET_FLOPS
 FP32, BF16 = 4, 2  # bytes
 
 
-@dataclass(frozen=True)
 class Step:
-    """A step of one process; each of `processes` does the same with other tokens."""
+    """A step of one process; each of `processes` does the same with other tokens.
 
-    model: GPTConfig
-    micro_batch_size: int
-    context: int
-    micro_batches: int
-    processes: int
-    sharding: Sharding
-    bf16: bool
-    compiled: bool
+    The processes share the batch of a configuration.
+    """
 
-    @classmethod
-    def of(cls, config: Config, processes: int = 1, sharding: Sharding = Sharding.none) -> "Step":
-        """A step of each of the processes that share a configuration's batch."""
-        train = config.train
-        assert isinstance(config.model, GPTConfig)
-        micro_batch_size, micro_batches = train.share(processes)
-        return cls(
-            model=config.model,
-            micro_batch_size=micro_batch_size,
-            context=train.context,
-            micro_batches=micro_batches,
-            processes=processes,
-            sharding=sharding,
-            bf16=train.autocast is not Autocast.none,
-            compiled=train.compile,
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a micro batch, n."""
-        return self.micro_batch_size * self.context
-
-    @property
-    def is_sharded(self) -> bool:
-        return self.processes > 1 and self.sharding is Sharding.fsdp
-
-    @property
-    def block_parameters(self) -> int:
-        """Those of one layer: four matrices of 12 C^2, their biases, two norms."""
-        return 12 * self.model.n_embd**2 + 13 * self.model.n_embd
-
-    @property
-    def root_parameters(self) -> int:
-        """Those outside the layers: two embeddings, of which the head shares one, and a norm."""
-        rows = self.model.padded_vocab_size + self.model.context_length
-        return (rows + 2) * self.model.n_embd
-
-    @property
-    def parameters(self) -> int:
-        return self.model.n_layer * self.block_parameters + self.root_parameters
-
-    @property
-    def flops(self) -> float:
-        """Of all micro batches of this process, as `GPT.flops_per_token` counts them."""
-        model = self.model
+    def __init__(
+        self, config: Config, processes: int = 1, sharding: Sharding = Sharding.none
+    ) -> None:
+        train, model = config.train, config.model
+        assert isinstance(model, GPTConfig)
+        self.model, self.context, self.processes = model, train.context, processes
+        self.micro_batch_size, self.micro_batches = train.share(processes)
+        self.tokens = self.micro_batch_size * self.context  # of a micro batch
+        self.is_sharded = processes > 1 and sharding is Sharding.fsdp
+        self.bf16, self.compiled = train.autocast is not Autocast.none, train.compile
+        # Of one layer: four matrices of 12 C^2, their biases, two norms.
+        self.block_parameters = 12 * model.n_embd**2 + 13 * model.n_embd
+        # Outside the layers: two embeddings, of which the head shares one, and a norm.
+        rows = model.padded_vocab_size + model.context_length + 2
+        self.root_parameters = rows * model.n_embd
+        self.parameters = model.n_layer * self.block_parameters + self.root_parameters
+        # Of all micro batches, as `GPT.flops_per_token` counts them.
         products = self.parameters - model.context_length * model.n_embd
         per_token = 6 * products + 12 * model.n_layer * model.n_embd * self.context
-        return per_token * self.tokens * self.micro_batches
+        self.flops = per_token * self.tokens * self.micro_batches
+        # Log probabilities, their gradient and that of the logits, in fp32.
+        self.logit_bytes = 3 * FP32 * self.tokens * model.padded_vocab_size
 
     @property
     def memory(self) -> dict[str, float]:
@@ -115,11 +82,6 @@ class Step:
         layer = (2 * FP32 + (norms + 3 + 1 + 8) * element) * model.n_embd + FP32 * model.n_head
         head = (FP32 + element) * model.n_embd
         return self.tokens * (model.n_layer * layer + head)
-
-    @property
-    def logit_bytes(self) -> int:
-        """Log probabilities, their gradient and that of the logits, in fp32."""
-        return 3 * FP32 * self.tokens * self.model.padded_vocab_size
 
     @property
     def touched_bytes(self) -> float:
@@ -187,47 +149,9 @@ class Cluster:
     nvlink: float
     network: float
 
-    def fits(self, step: Step) -> bool:
-        return step.memory_bytes <= USABLE_MEMORY * self.memory_bytes
 
-    def bandwidth(self, processes: int) -> float:
-        """Bytes/s that a ring carries. Of all rings through a node, one byte leaves it for each
-        that a GPU receives: a node's network takes the place of a GPU's NVLink."""
-        several_nodes = processes > GPUS_OF_NODE
-        return REACHED_BANDWIDTH * (
-            min(self.nvlink, self.network) if several_nodes else self.nvlink
-        )
-
-    def compute_seconds(self, step: Step) -> float:
-        """The MFU is that of whole steps: it stands for memory's traffic too."""
-        return step.flops / (MFU * self.flops)
-
-    def communication_seconds(self, step: Step) -> float:
-        return step.received_bytes() / self.bandwidth(step.processes)
-
-    def seconds(self, step: Step) -> tuple[float, float]:
-        """A step with as much communication hidden behind compute as can be, and with none.
-
-        DistributedDataParallel reduces gradients during the backward pass of the last micro batch,
-        two thirds of its time; FSDP communicates throughout.
-        """
-        compute, communication = self.compute_seconds(step), self.communication_seconds(step)
-        behind = compute if step.is_sharded else 2 / 3 * compute / step.micro_batches
-        return compute + max(0.0, communication - behind), compute + communication
-
-
-H100 = Cluster(
-    flops=DATASHEET_FLOPS["NVIDIA H100 80GB HBM3"],
-    memory_bytes=80e9,
-    nvlink=450e9,
-    network=8 * 50e9,
-)
-A100 = Cluster(
-    flops=DATASHEET_FLOPS["NVIDIA A100-SXM4-80GB"],
-    memory_bytes=80e9,
-    nvlink=300e9,
-    network=8 * 25e9,
-)
+H100 = Cluster(DATASHEET_FLOPS["NVIDIA H100 80GB HBM3"], 80e9, nvlink=450e9, network=8 * 50e9)
+A100 = Cluster(DATASHEET_FLOPS["NVIDIA A100-SXM4-80GB"], 80e9, nvlink=300e9, network=8 * 25e9)
 # H100s whose nodes have 100 Gbit/s each.
 ETHERNET = replace(H100, network=12.5e9)
 # Tokens, seconds and the cluster of runs of GPT-2 124M on one node.
@@ -236,3 +160,36 @@ PUBLISHED = [
     (10e9, 90 * 60, A100),  # llm.c
     (10e9, 45 * 60, H100),  # llm.c
 ]
+
+
+class Plan:
+    """A step on some GPUs of a cluster, and its seconds.
+
+    The MFU is that of whole steps: it stands for memory's traffic too. Of all rings through a node,
+    one byte leaves it for each that a GPU receives: a node's network takes the place of a GPU's
+    NVLink.
+    """
+
+    def __init__(self, cluster: Cluster, step: Step) -> None:
+        self.step, self.received = step, step.received_bytes()
+        self.fits = step.memory_bytes <= USABLE_MEMORY * cluster.memory_bytes
+        several_nodes = step.processes > GPUS_OF_NODE
+        link = min(cluster.nvlink, cluster.network) if several_nodes else cluster.nvlink
+        self.computing = step.flops / (MFU * cluster.flops)
+        self.communication = self.received / (REACHED_BANDWIDTH * link)
+        self.share = self.communication / self.computing
+        # DistributedDataParallel reduces gradients during the backward pass of the last micro
+        # batch, two thirds of its time; FSDP communicates throughout.
+        behind = self.computing * (1 if step.is_sharded else 2 / 3 / step.micro_batches)
+        self.least = self.computing + max(0.0, self.communication - behind)
+        self.most = self.computing + self.communication
+
+    @property
+    def seconds(self) -> str:
+        """With all the communication hidden that can be, to none."""
+        least, most = (f"{seconds:#.2g}".rstrip(".") for seconds in (self.least, self.most))
+        return least if least == most else f"{least} to {most}"
+
+    def hours(self, steps: float) -> float:
+        """Of so many steps, with no communication hidden."""
+        return self.most * steps / 3600

@@ -5,19 +5,17 @@ higher and lower, which does next to nothing; and two runs judged on the whole h
 else is resampled from it, so that thousands of comparisons cost minutes.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 from scipy import stats
 
 import reports
@@ -29,13 +27,15 @@ from reports.statistics import Estimate, mean_difference, mean_over_windows
 from reports.verdicts import Outcome, correct_family, decide
 from runner.training.device import device_name
 from tests.benchmarks.ours import NO_REPORT, ROOT, CommandFailed
+from tests.benchmarks.pages import DOCS, save, write
 
-PAGE = ROOT / "docs" / "statistics.md"
+PAGE = DOCS / "statistics.md"
 BANK = "statistics"  # the experiment that holds the runs
 SEEDS = 64
 GAINS = (1.0, 1.003, 0.997)
 FAMILY = 6  # loss and stability stages that stand on another, from step03 to step10
 SIZES = (5, 10)  # seeds of a resampled comparison
+REDRAWN = "other draws and another order of the data"
 CHANGES = 200
 RESAMPLES = 4000
 WINDOWS = 64
@@ -49,29 +49,6 @@ class Bank:
 
     losses: dict[float, Floats]
     windows: tuple[Floats, Floats]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What became of comparisons of `seeds` seeds: shares of all, and of families with an error."""
-
-    kind: str
-    seeds: int
-    lower: float
-    higher: float
-    equivalent: float
-    family: float
-    coverage: float
-
-
-@dataclass(frozen=True)
-class Power:
-    """How often a planted difference, in standard deviations, was found, and should be."""
-
-    seeds: int
-    effect: float
-    expected: float
-    found: float
 
 
 def train_bank() -> None:
@@ -118,33 +95,29 @@ def do_nothing(bank: Bank) -> dict[str, tuple[Draw, float]]:
     def redraw(draws: np.random.Generator, n: int) -> Floats:
         return draws.choice(plain, n) - draws.choice(plain, n)
 
-    kinds["other draws and another order of the data"] = (redraw, 0.0)
+    kinds[REDRAWN] = (redraw, 0.0)
     return kinds
 
 
 def rates(
-    kind: str, draw: Draw, mean: float, seeds: int, rules: ReportConf, draws: np.random.Generator
-) -> Rates:
-    """Families of comparisons of a change that does nothing, judged as a report judges them."""
-    outcomes: list[Outcome] = []
-    covered: list[bool] = []
-    wrong_families = []
-    for _ in range(RESAMPLES // FAMILY):
-        family = [mean_difference(draw(draws, seeds), rules) for _ in range(FAMILY)]
-        decided = outcomes_of(family, rules)
-        outcomes += decided
-        wrong_families.append(any(o in (Outcome.lower, Outcome.higher) for o in decided))
-        covered += [found.low <= mean <= found.high for found in family]
-    share = {outcome: outcomes.count(outcome) / len(outcomes) for outcome in Outcome}
-    return Rates(
-        kind,
-        seeds,
-        share[Outcome.lower],
-        share[Outcome.higher],
-        share[Outcome.equivalent],
-        float(np.mean(wrong_families)),
-        float(np.mean(covered)),
-    )
+    draw: Draw, mean: float, seeds: int, rules: ReportConf, draws: np.random.Generator
+) -> dict[str, float]:
+    """What becomes of a change that does nothing, judged as a report judges a family of changes.
+
+    Shares of all comparisons, of families with a wrong outcome, and of intervals with the mean.
+    """
+    families = [
+        [mean_difference(draw(draws, seeds), rules) for _ in range(FAMILY)]
+        for _ in range(RESAMPLES // FAMILY)
+    ]
+    outcomes = pd.DataFrame([outcomes_of(family, rules) for family in families])
+    shares = outcomes.stack().value_counts(normalize=True)
+    return {
+        "seeds": seeds,
+        **{name: shares.get(Outcome[name], 0.0) for name in ("lower", "higher", "equivalent")},
+        "family": outcomes.isin([Outcome.lower, Outcome.higher]).any(axis=1).mean(),
+        "coverage": np.mean([each.low <= mean <= each.high for f in families for each in f]),
+    }
 
 
 def outcomes_of(family: list[Estimate], rules: ReportConf) -> list[Outcome]:
@@ -157,8 +130,7 @@ def two_hundred(
 ) -> int:
     """Of CHANGES do-nothing changes of all kinds, each tested alone, how many became an outcome."""
     found = 0
-    for i in range(CHANGES):
-        draw, _ = list(kinds.values())[i % len(kinds)]
+    for draw, _ in islice(cycle(kinds.values()), CHANGES):
         one = mean_difference(draw(draws, rules.minimum_seeds), rules)
         found += outcomes_of([one], rules)[0] in (Outcome.lower, Outcome.higher)
     return found
@@ -185,17 +157,23 @@ def _noisy(size: float, draws: np.random.Generator) -> pd.DataFrame:
 
 def power(
     bank: Bank, seeds: int, effect: float, rules: ReportConf, draws: np.random.Generator
-) -> Power:
-    """How often a planted lower loss is found when it is tested alone, and how often it should."""
-    draw, _ = do_nothing(bank)["other draws and another order of the data"]
-    deviation = float(np.std(bank.losses[1.0]) * 2**0.5)
-    found = 0
-    for _ in range(RESAMPLES):
-        one = mean_difference(draw(draws, seeds) - effect * deviation, rules)
-        found += one.p < 1 - rules.confidence and one.value < 0
+) -> dict[str, float]:
+    """How often a planted lower loss is found when it is tested alone, and how often it should.
+
+    The effect is in standard deviations.
+    """
+    draw, _ = do_nothing(bank)[REDRAWN]
+    deviation = np.std(bank.losses[1.0]) * 2**0.5
+    found = [
+        mean_difference(draw(draws, seeds) - effect * deviation, rules) for _ in range(RESAMPLES)
+    ]
     critical = stats.t.ppf((1 + rules.confidence) / 2, seeds - 1)
-    expected = stats.nct.sf(critical, seeds - 1, effect * seeds**0.5)
-    return Power(seeds, effect, float(expected), found / RESAMPLES)
+    return {
+        "seeds": seeds,
+        "effect": effect,
+        "expected": stats.nct.sf(critical, seeds - 1, effect * seeds**0.5),
+        "found": np.mean([one.p < 1 - rules.confidence and one.value < 0 for one in found]),
+    }
 
 
 def window_coverage(bank: Bank, rules: ReportConf, draws: np.random.Generator) -> float:
@@ -208,50 +186,38 @@ def window_coverage(bank: Bank, rules: ReportConf, draws: np.random.Generator) -
     return held / (RESAMPLES // 4)
 
 
-def measure(console: Console) -> None:
+def main() -> None:
     """Train the bank, resample it, and write docs/statistics.md and .json."""
     train_bank()
     bank, rules = read_bank(ROOT / "outputs" / BANK), read_rules()
     draws = np.random.default_rng(12)
     kinds = do_nothing(bank)
-    found: dict[str, Any] = {
+    changes = {gain: pd.Series(bank.losses[gain] - bank.losses[1.0]) for gain in GAINS[1:]}
+    found = {
         "processor": device_name(torch.device("cpu")),
         "seeds": SEEDS,
-        "deviation": float(np.std(bank.losses[1.0], ddof=1)),
+        "deviation": pd.Series(bank.losses[1.0]).std(),
         "gains": {
-            f"{gain:g}": {
-                "mean": float((bank.losses[gain] - bank.losses[1.0]).mean()),
-                "deviation": float((bank.losses[gain] - bank.losses[1.0]).std(ddof=1)),
-            }
-            for gain in GAINS[1:]
+            f"{gain:g}": {"mean": each.mean(), "deviation": each.std()}
+            for gain, each in changes.items()
         },
         "two_hundred": two_hundred(kinds, rules, draws),
         "rates": [
-            asdict(rates(kind, draw, mean, n, rules, draws))
+            {"kind": kind, **rates(draw, mean, n, rules, draws)}
             for kind, (draw, mean) in kinds.items()
             for n in SIZES
         ],
         "power": [
-            asdict(power(bank, n, effect, rules, draws))
-            for n in SIZES
-            for effect in (0.5, 1, 1.5, 2)
+            power(bank, n, effect, rules, draws) for n in SIZES for effect in (0.5, 1, 1.5, 2)
         ],
         "false_turns": {n: false_turns(n, rules, draws) for n in SIZES},
         "window_coverage": window_coverage(bank, rules, draws),
         "all_windows": len(bank.windows[0]),
     }
-    PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    console.print(found)
-    write(found, rules)
+    render(save(PAGE, found), rules)
 
 
-def write(found: dict[str, Any], rules: ReportConf) -> None:
+def render(found: dict[str, Any], rules: ReportConf) -> None:
     """Write docs/statistics.md from the measurements."""
-    template = Path(__file__).with_name("statistics.md.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    page = environment.from_string(template).render(
-        **found, rules=rules, family=FAMILY, changes=CHANGES, resamples=RESAMPLES, windows=WINDOWS
-    )
-    PAGE.write_text(page, encoding="utf-8")
+    sizes = {"family": FAMILY, "changes": CHANGES, "resamples": RESAMPLES, "windows": WINDOWS}
+    write(PAGE, **found, **sizes, rules=rules)

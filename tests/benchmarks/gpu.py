@@ -14,7 +14,7 @@ from tests.benchmarks import ours, performance
 from tests.benchmarks.performance import Bench, Job
 
 
-def main(arguments: list[str]) -> None:
+def main(*arguments: str) -> None:
     """`gpu [--minutes N]`: measures, writes the page, and exits with 1 if a measurement failed."""
     parser = ArgumentParser("python -m tests.benchmarks gpu")
     parser.add_argument("--minutes", type=float)

@@ -5,17 +5,13 @@ values. Since autograd on a fake CUDA device needs a CUDA build, the fake device
 CUDA differs in memory it is asked for by name: softmax in fp32 under autocast, AdamW by `foreach`.
 """
 
-import json
 from functools import partial, partialmethod
-from pathlib import Path
 from unittest.mock import patch
 
-import jinja2
 import torch
 import torch.distributed as dist
 from functorch.compile import aot_function, min_cut_rematerialization_partition
 from hydra import compose, initialize_config_dir
-from rich.console import Console
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import boxed_nop
 from torch._inductor.decomposition import select_decomp_table
@@ -33,9 +29,9 @@ from runner.settings import read_settings
 from runner.training.optimizer import build_optimizer
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from stages.ladder import CONF
-from tests.benchmarks.ours import ROOT
+from tests.benchmarks.pages import DOCS, save, write
 
-PAGE = ROOT / "docs" / "memory.md"
+PAGE = DOCS / "memory.md"
 GB = 1e9
 BIGGEST, *_ = CUDA_SCALES
 STAGES = [f"step{number:02}" for number in range(2, 11)]
@@ -162,33 +158,24 @@ def by_hand(config: Config) -> dict[str, tuple[str, int]]:
     }
 
 
-def measure(console: Console) -> None:
+def main() -> None:
     """Trace every stage at every scale, and write docs/memory.md."""
     stages = []
     traced: dict[str, dict[int, int]] = {}  # by stage and micro batch
-    for stage in STAGES:
-        config = configured(stage, BIGGEST)
+    for number, stage in enumerate(STAGES, start=2):
         configs = {scale: configured(stage, scale) for scale in CUDA_SCALES}
         peaks = {scale: peak_bytes(each) for scale, each in configs.items()}
         traced[stage] = {configs[s].train.micro_batch_size: peak for s, peak in peaks.items()}
-        assert config.stage is not None
-        title = f"{int(stage.removeprefix('step'))}. {config.stage.title}"
-        stages.append({"title": title, "peaks": peaks})
-        console.print(title, *(f"{peak / GB:.1f} GB" for peak in peaks.values()))
+        stages.append({"title": f"{number}. {configs[BIGGEST].stage.title}", "peaks": peaks})
+        print(stages[-1]["title"], *(f"{peak / GB:.1f} GB" for peak in peaks.values()), flush=True)
     baseline = configured(STAGES[0], BIGGEST)
-    template = (Path(__file__).parent / "memory.md.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    page = environment.from_string(template).render(
+    save(PAGE, traced)
+    write(
+        PAGE,
         torch=torch.__version__,
         context=baseline.train.context,
-        micro_batch_sizes={
-            scale: configured(STAGES[0], scale).train.micro_batch_size for scale in CUDA_SCALES
-        },
+        micro_batch_sizes=dict(zip(CUDA_SCALES, traced[STAGES[0]], strict=True)),
         available=AVAILABLE,
         stages=stages,
         by_hand=by_hand(baseline),
     )
-    PAGE.write_text(page, encoding="utf-8")
-    PAGE.with_suffix(".json").write_text(json.dumps(traced, indent=1) + "\n", encoding="utf-8")

@@ -28,9 +28,7 @@ GIB = 2**30
 BRIEF_ENDING = ("evaluation.tokens=1", "sample.tokens=1")
 NO_REPORT = "~hydra.callbacks.report"
 
-
 Done = subprocess.CompletedProcess[str]
-
 # A run that is asked to end finishes its step and writes a checkpoint first.
 ENDING_SECONDS = 20
 
@@ -72,19 +70,6 @@ class Run:
     losses: list[float]
 
     @property
-    def tokens_per_second(self) -> float:
-        """The record's own: the median of its steady steps."""
-        return self.record.results.tokens_per_second
-
-    @property
-    def peak_memory_bytes(self) -> float:
-        return self.record.results.peak_memory_bytes
-
-    @property
-    def not_applied(self) -> dict[str, str]:
-        return self.record.not_applied
-
-    @property
     def bf16(self) -> bool:
         """Whether its matrix products were in bfloat16, as they are where that is fast."""
         return "bf16 autocast" in self.record.applied
@@ -109,14 +94,11 @@ def read(folder: Path) -> Run:
     found = record.read_run(file.parent)
     if found.status is not record.Status.finished:
         raise CommandFailed(f"{file}: {found.message}")
+    # Without pandas, whose memory would count in what is measured in such a process.
     with (file.parent / "steps.csv").open(newline="") as steps:
-        rows = list(csv.DictReader(steps))
-    return Run(
-        file.parent,
-        found,
-        [float(row["step_ms"]) / 1e3 for row in rows],
-        [float(row["loss"]) for row in rows],
-    )
+        rows = [(float(row["step_ms"]) / 1e3, float(row["loss"])) for row in csv.DictReader(steps)]
+    seconds, losses = map(list, zip(*rows, strict=True))
+    return Run(file.parent, found, seconds, losses)
 
 
 def steady_seconds(step_seconds: list[float]) -> float:

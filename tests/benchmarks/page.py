@@ -1,26 +1,27 @@
 """docs/performance.md and its pictures, from the measurements: a part for every machine."""
 
 import json
-import statistics
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib.style
+import pandas as pd
 from matplotlib.figure import Figure
 
 import reports
 from conf.schema import Aim
 from reports.palette import STAGES, THEME
 from runner.training.device import DATASHEET_FLOPS
-from stages.ladder import Stage, read_ladder
+from stages.ladder import read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
-from tests.benchmarks.plan import Axis, Plan, Point, Size, plan_for
+from tests.benchmarks.pages import rendered, shown, spread
+from tests.benchmarks.plan import Plan, Point, plan_for
 
 Entry = dict[str, Any]
-HERE = Path(__file__).parent
+Cells = list[list[Any]]
 
 CONTENDERS = {
     "step07": "ours, step 7",
@@ -30,7 +31,7 @@ CONTENDERS = {
     "plain": "plain script, eager",
     "plain-compiled": "plain script, compiled",
 }
-OURS = ("step07", "step09")
+OURS = ["step07", "step09"]
 # How many times a peer's tokens/s ours are to be.
 TARGETS = {"huggingface": 2.0, "huggingface-compiled": 2.0, "plain": 1.7, "plain-compiled": 1.7}
 # Which part of the measured peak of matrix products step 7 is to reach at the largest size.
@@ -43,75 +44,18 @@ AXES = {
 }
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Several measurements of one thing."""
-
-    values: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    def shown(self, digits: int) -> str:
-        """The median, and the least and the most where they differ from it."""
-        if len(self.values) == 1:
-            return f"{self.median:,.{digits}f}"
-        low, high = min(self.values), max(self.values)
-        return f"{self.median:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A contender at one size, in one precision.
-
-    `ratios` are our stages' tokens/s over a peer's, round by round.
-    """
-
-    contender: str
-    precision: str
-    tokens_per_second: Spread
-    ratios: dict[str, Spread]
-    memory_gib: float
-    memory_ratio: float
-    loss_difference: float | None
-    first_step_s: float
-
-    @property
-    def name(self) -> str:
-        return CONTENDERS[self.contender]
-
-    @property
-    def best(self) -> float:
-        """The median ratio of the better one of our stages."""
-        return max(ratio.median for ratio in self.ratios.values())
-
-
-@dataclass(frozen=True)
-class Around:
-    """Something that is not a step, what it took, and what it may take."""
-
-    name: str
-    value: float
-    target: float
-    digits: int
-    unit: str
-    at_least: bool = False
-
-    @property
-    def shown(self) -> str:
-        return f"{self.value:,.{self.digits}f} {self.unit}"
-
-    @property
-    def verdict(self) -> str:
-        bound = f"at {'least' if self.at_least else 'most'} {self.target:g} {self.unit}"
-        reached = self.value >= self.target if self.at_least else self.value <= self.target
-        return f"{bound}: {judged(reached)}"
-
-
 def judged(reached: bool) -> str:
     """A verdict in one word."""
     return "reached" if reached else "missed"
+
+
+def beside(
+    name: str, value: float, target: float, unit: str, digits: int = 1, *, at_least: bool = False
+) -> list[str]:
+    """The cells of something that is not a step: what it took, and what it may take."""
+    bound = f"at {'least' if at_least else 'most'} {target:g} {unit}"
+    reached = value >= target if at_least else value <= target
+    return [name, f"{value:,.{digits}f} {unit}", f"{bound}: {judged(reached)}"]
 
 
 class Measured:
@@ -123,7 +67,6 @@ class Measured:
     def __init__(
         self, key: str, part: Entry, quick: bool = False, estimates: Entry | None = None
     ) -> None:
-        self.key = key
         self.part = part
         self.entries: dict[str, Entry] = part["measured"]
         self.limits = self.entries["limits"]
@@ -133,11 +76,10 @@ class Measured:
         self.on_gpu = self.machine["device"] != "cpu"
         self.plan: Plan = plan_for(self.machine["device"], quick)
         self.estimates = estimates or {}
-
-    @property
-    def peak(self) -> float:
-        """FLOP/s of the large square in the runner's precision."""
-        return self.limit(self.precision)
+        self.peak = self.limit(self.precision)
+        self.picture = f"performance-{key}.png"
+        # How the tests that need a GPU ended, where they ran.
+        self.tests = self.entries.get("tests/gpu")
 
     @property
     def datasheet(self) -> float | None:
@@ -154,320 +96,268 @@ class Measured:
             if product["name"] == "large square" and product["precision"] in ways
         )
 
+    def products(self) -> pd.DataFrame:
+        """The rates of the matrix products in GFLOP/s."""
+        found = pd.DataFrame(self.limits["matrix_products"])
+        found["shape"] = [" x ".join(map(str, shape)) for shape in found["shape"]]
+        found["rate"] = found["flops_per_second"] / 1e9
+        return found[["name", "shape", "precision", "rate"]]
+
     @property
     def has_onednn(self) -> bool:
         return any("oneDNN" in product["precision"] for product in self.limits["matrix_products"])
 
     @property
-    def tried_bf16(self) -> bool:
-        """Whether peers ran in bf16 where our runner does not."""
-        rows = [row for size in self.plan.sizes for row in self.rows(size.name)]
-        return self.precision == "fp32" and any(row.precision == "bf16" for row in rows)
-
-    @property
     def not_applied(self) -> dict[str, str]:
         """What our step 7 left out, and why."""
-        found: dict[str, str] = {}
-        for name, entry in self.entries.items():
-            if name.endswith("/step07"):
-                found |= entry["not_applied"]
+        left_out = [e["not_applied"] for name, e in self.entries.items() if name[-7:] == "/step07"]
+        return {name: reason for entry in left_out for name, reason in entry.items()}
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The runs of the comparisons."""
+        columns = ["size", "round", "contender", "precision", "rate", "memory", "loss", "first"]
+        rows = [
+            (
+                *name.split("/")[1:4],
+                entry["precision"],
+                entry["tokens_per_second"],
+                entry["peak_memory_bytes"] / GIB,
+                entry.get("loss_difference"),
+                entry["step_seconds"][0] + entry.get("compile_s", 0.0),
+            )
+            for name, entry in self.entries.items()
+            if name.startswith("peers/")
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    @cached_property
+    def sizes(self) -> dict[str, pd.DataFrame]:
+        """The runs by the size at which ours were compared, without rounds that lack one of ours.
+
+        In step07 and step09 are our tokens/s over each one's in the same round.
+        """
+        found = {}
+        for size in self.plan.sizes:
+            runs = self.runs[self.runs["size"] == size.name]
+            own = runs.pivot_table("rate", "round", "contender").reindex(columns=OURS).dropna()
+            runs = runs.join(own, "round", "inner")
+            if len(runs):
+                runs[OURS] = runs[OURS].div(runs["rate"], axis=0)
+                runs.loc[runs["contender"].isin(OURS), OURS] = None
+                runs["contender"] = pd.Categorical(runs["contender"], list(CONTENDERS))
+                found[size.spaced] = runs.assign(other=runs["precision"] != self.precision)
         return found
 
-    def sizes(self) -> list[Size]:
-        """Those at which ours were compared."""
-        return [size for size in self.plan.sizes if self.rows(size.name)]
+    def compared(self, size: str) -> pd.DataFrame:
+        """By contender the medians and the memory at a size, peers in the runner's precision."""
+        if size not in self.sizes:
+            return pd.DataFrame()
+        runs = self.sizes[size]
+        what = {"rate": "median", "memory": "max", **dict.fromkeys(OURS, "median")}
+        found = runs.groupby(["other", "contender"], observed=True).agg(what).reset_index()
+        found["best"] = found[OURS].max(axis=1)
+        found = found[~found["other"] | found["contender"].isin(OURS)]
+        return found.drop_duplicates("contender").set_index("contender")
 
-    def rows(self, size: str) -> list[Row]:
-        """Ours and the peers at one size, in the runner's precision first.
+    def against_others(self, size: str) -> pd.DataFrame:
+        """Ours and the peers, in the runner's precision first; memory is the most of any round."""
+        runs = self.sizes[size]
+        step07 = runs["memory"][runs["contender"] == "step07"].max()
+        groups = runs.groupby(["other", "contender", "precision"], observed=True)
+        ratios = {stage: (stage, partial(spread, digits=2)) for stage in OURS}
+        most = {name: (name, "max") for name in ("memory", "loss", "first")}
+        rates = ("rate", partial(spread, digits=0))
+        rows = groups.agg(rate=rates, **ratios, **most).reset_index().drop(columns="other")
+        of_memory = (step07 / rows["memory"]).where(rows["contender"].isin(TARGETS))
+        rows.insert(rows.columns.get_loc("loss"), "of_memory", of_memory)
+        return rows.assign(contender=rows["contender"].map(CONTENDERS))
 
-        Left out are rounds in which one of ours is missing.
-        """
-        found: dict[tuple[str, str], dict[str, Entry]] = {}
-        own: dict[str, dict[str, Entry]] = {stage: {} for stage in OURS}
-        for name, entry in self.entries.items():
-            if name.startswith(f"peers/{size}/"):
-                number, contender = name.split("/")[2:4]
-                if all(f"peers/{size}/{number}/{stage}" in self.entries for stage in OURS):
-                    found.setdefault((contender, entry["precision"]), {})[number] = entry
-                    if contender in OURS:
-                        own[contender][number] = entry
-        order = list(CONTENDERS)
-        keys = sorted(found, key=lambda k: (k[1] != self.precision, order.index(k[0])))
-        return [_row(contender, found[contender, p], p, own) for contender, p in keys]
+    @property
+    def tried_bf16(self) -> bool:
+        """Whether peers ran in bf16 where our runner does not."""
+        return self.precision == "fp32" and any(
+            "bf16" in set(runs["precision"]) for runs in self.sizes.values()
+        )
 
-    def compared(self, size: str) -> dict[str, Row]:
-        """Ours, and the peers in the runner's precision, by contender."""
-        rows = reversed(self.rows(size))  # the runner's precision comes last, and stays
-        return {
-            r.contender: r for r in rows if r.contender in OURS or r.precision == self.precision
-        }
-
-    def targets(self) -> dict[str, list[str]]:
+    def targets(self) -> Cells:
         """By target, what came of it at every size; "" where it was not measured."""
-        sizes = [self.compared(size.name) for size in self.sizes()]
-        found = {}
+        sizes = [self.compared(size) for size in self.sizes]
+        found: Cells = []
         for peer, target in TARGETS.items():
+            ratios = [rows["best"].get(peer) for rows in sizes]
             name = f"tokens/s at least {target} times {CONTENDERS[peer]}"
-            found[name] = [
-                f"{rows[peer].best:.2f}: {judged(rows[peer].best >= target)}"
-                if peer in rows
-                else ""
-                for rows in sizes
-            ]
-        found["most memory of ours at most the lowest of the peers'"] = [
-            _memory_verdict(rows) for rows in sizes
+            found.append([name, *(r and f"{r:.2f}: {judged(r >= target)}" for r in ratios)])
+        memory = [(r["memory"][OURS].max(), r["memory"].drop(OURS).min()) for r in sizes]
+        name = "most memory of ours at most the lowest of the peers'"
+        cells = [
+            f"{own:.2f} GiB against {least:.2f}: {judged(own <= least)}" if least > 0 else ""
+            for own, least in memory
         ]
+        found.append([name, *cells])
         if share := self.peak_share():
             name = f"step 7 at least {PEAK_SHARE_TARGET:.0%} of the peak at the largest size"
-            reached = judged(share >= PEAK_SHARE_TARGET)
-            found[name] = [""] * (len(sizes) - 1) + [f"{share:.0%}: {reached}"]
-        return {name: cells for name, cells in found.items() if any(cells)}
+            cell = f"{share:.0%}: {judged(share >= PEAK_SHARE_TARGET)}"
+            found.append([name, *[""] * (len(sizes) - 1), cell])
+        return [[cell or "" for cell in cells] for cells in found if any(cells[1:])]
 
     def peak_share(self) -> float | None:
         """The part of the measured peak that step 7 reaches at the plan's largest size."""
         size = self.plan.sizes[-1]
-        return self.share(self.point(size.point)) if self.rows(size.name) else None
+        return self.share(self.point(size.point)) if size.spaced in self.sizes else None
 
-    def share(self, entry: Entry | None) -> float | None:
+    def share(self, entry: Entry) -> float:
         """The part of the measured peak that a run reaches in its own precision."""
-        if entry is None:
-            return None
         flops: float = entry["flops_per_token"] * entry["tokens_per_second"]
         return flops / self.limit(entry["precision"])
 
     def point(self, point: Point) -> Entry | None:
         """Step 7 at a point of the growth: measured there, or as one of the sizes compared."""
         for size in self.plan.sizes:
-            if size.point == point:
-                rounds = [
-                    entry
-                    for name, entry in self.entries.items()
-                    if name.startswith(f"peers/{size.name}/") and name.endswith("/step07")
-                ]
-                if rounds:
-                    rate = statistics.median(entry["tokens_per_second"] for entry in rounds)
-                    memory = max(entry["peak_memory_bytes"] for entry in rounds)
-                    return {**rounds[0], "tokens_per_second": rate, "peak_memory_bytes": memory}
+            own = (self.runs["size"] == size.name) & (self.runs["contender"] == "step07")
+            if size.point == point and own.any():
+                runs = self.runs[own]
+                return {
+                    **self.entries[f"peers/{size.name}/{runs['round'].iloc[0]}/step07"],
+                    "tokens_per_second": runs["rate"].median(),
+                    "peak_memory_bytes": runs["memory"].max() * GIB,
+                }
         return self.entries.get(f"growth/{point.name}")
 
-    def ceilings(self) -> list[Entry]:
+    def ceilings(self) -> list[str]:
         """By size, tokens/s if step 7 were nothing but matrix products at the peak's rate."""
         found = []
-        for size in self.sizes():
-            entry = self.point(size.point)
-            slowest = self.compared(size.name).get("huggingface")
-            if entry and slowest:
-                rate = self.peak / entry["flops_per_token"]
-                ratio = rate / slowest.tokens_per_second.median
-                found.append({"size": spaced(size), "tokens_per_second": rate, "ratio": ratio})
+        for size in self.plan.sizes:
+            rows = self.compared(size.spaced)
+            if "huggingface" in rows.index:
+                rate = self.peak / self.point(size.point)["flops_per_token"]
+                ratio = f"{rate / rows['rate']['huggingface']:.1f} times transformers, eager"
+                found.append(f"{rate:,.0f} tokens/s at {size.spaced}, {ratio}")
         return found
 
-    def growth(self, axis: Axis) -> list[Entry]:
-        """The points of an axis that were measured, with what a table and a figure say of them."""
-        found = []
-        for point in axis.points:
-            entry = self.point(point)
-            if entry is not None:
-                found.append(
-                    {
-                        "value": getattr(point, axis.field),
-                        "tokens_per_second": entry["tokens_per_second"],
-                        "memory_gib": entry["peak_memory_bytes"] / GIB,
-                        "of_limit": self.share(entry),
-                        "parameters": entry["parameters"],
-                    }
-                )
+    @cached_property
+    def axes(self) -> dict[str, pd.DataFrame]:
+        """By field, the points that were measured of the axes."""
+        found = {}
+        for field, axis in self.plan.axes.items():
+            points = [(getattr(p, field), e) for p in axis if (e := self.point(p))]
+            if points:
+                values, entries = zip(*points, strict=True)
+                frame = pd.DataFrame(entries).assign(value=values)
+                frame["share"] = [100 * self.share(entry) for entry in entries]
+                frame["gib"] = frame["peak_memory_bytes"] / GIB
+                found[field] = frame
         return found
 
-    def axes(self) -> dict[str, list[Entry]]:
-        """By field, the points of the axes of which any was measured."""
-        found = {axis.field: self.growth(axis) for axis in self.plan.axes}
-        return {field: points for field, points in found.items() if points}
+    def growth(self, field: str) -> pd.DataFrame:
+        """The points of an axis; models with their millions of parameters."""
+        points = self.axes[field]
+        if field == "model":
+            millions = (points["parameters"] / 1e6).map(" ({:,.0f}M)".format)
+            points = points.assign(value=points["value"] + millions)
+        return points[["value", "tokens_per_second", "share", "gib"]]
 
-    def swept(self) -> list[tuple[Stage, Entry]]:
+    @cached_property
+    def swept(self) -> pd.DataFrame:
         """The stages of the sweep, without the flow check."""
-        measured = self.entries.get("around/sweep", {"stages": {}})["stages"]
-        return [
-            (stage, measured[stage.name])
+        stages = self.entries.get("around/sweep", {"stages": {}})["stages"]
+        rows = [
+            {
+                "number": stage.number,
+                "title": stage.about.title,
+                "estimate": self.estimates.get(stage.name, {}).get(str(e.get("micro_batch_size"))),
+                "gib": e["peak_memory_bytes"] / GIB,
+                **e,
+            }
             for stage in read_ladder()
-            if stage.name in measured and stage.about.aim is not Aim.flow
+            if stage.about.aim is not Aim.flow and (e := stages.get(stage.name))
         ]
+        return pd.DataFrame(rows)
 
-    def ladder(self) -> list[Entry]:
+    def ladder(self) -> pd.DataFrame:
         """The stages of the sweep, each against the baseline and the stage before it."""
-        found: list[Entry] = []
-        for stage, entry in self.swept():
-            rate = entry["tokens_per_second"]
-            first, before = (found[0], found[-1]) if found else (None, None)
-            found.append(
-                {
-                    "number": stage.number,
-                    "title": stage.about.title,
-                    "tokens_per_second": rate,
-                    "tokens_per_step": round(rate * entry["step_ms"] / 1e3),
-                    "of_baseline": rate / first["tokens_per_second"] if first else None,
-                    "of_before": rate / before["tokens_per_second"] if before else None,
-                    "memory_gib": entry["peak_memory_bytes"] / GIB,
-                }
-            )
-        return found
+        rate = self.swept["tokens_per_second"]
+        of_before = rate / rate.shift()
+        of_baseline = (rate / rate.iloc[0]).where(of_before.notna())
+        tokens = rate * self.swept["step_ms"] / 1e3
+        found = self.swept.assign(of_baseline=of_baseline, of_before=of_before, tokens=tokens)
+        rates = ["tokens_per_second", "tokens", "of_baseline", "of_before"]
+        return found[["number", "title", *rates, "gib"]]
 
-    def memory(self) -> list[Entry]:
+    def memory(self) -> pd.DataFrame:
         """The sweep's stages whose memory on a GPU was estimated, with both."""
-        found = []
-        for stage, entry in self.swept() if self.on_gpu else []:
-            sequences = entry["micro_batch_size"]
-            estimate = self.estimates.get(stage.name, {}).get(str(sequences))
-            if estimate is not None:
-                found.append(
-                    {
-                        "number": stage.number,
-                        "title": stage.about.title,
-                        "sequences": sequences,
-                        "measured_gib": entry["peak_memory_bytes"] / GIB,
-                        "estimated_gib": estimate / GIB,
-                        "ratio": entry["peak_memory_bytes"] / estimate,
-                    }
-                )
-        return found
+        if not self.on_gpu or self.swept.empty:
+            return pd.DataFrame()
+        found = self.swept[self.swept["estimate"].notna()]
+        found = found.assign(estimate=found["estimate"] / GIB)
+        found["ratio"] = found["gib"] / found["estimate"]
+        return found[["number", "title", "micro_batch_size", "gib", "estimate", "ratio"]]
 
-    def around(self) -> list[Around]:
+    def around(self) -> Cells:
         """What was measured of the time around the steps."""
-        found = {
-            name.removeprefix("around/"): entry
-            for name, entry in self.entries.items()
-            if name.startswith("around/")
-        }
-        lines = []
+        found = {name[7:]: e for name, e in self.entries.items() if name.startswith("around/")}
+        rows = []
         if sweep := found.get("sweep"):
             working = sweep["train_s"] + sweep["evaluation_s"]
             if sweep["seconds"]:  # one that was interrupted has none
                 name = "a whole sweep / its optimizer steps and evaluations"
-                lines.append(Around(name, sweep["seconds"] / working, 1.15, 2, "times"))
-            lines.append(Around("the sweep's report", sweep["report_s"], 5, 1, "s"))
+                rows.append(beside(name, sweep["seconds"] / working, 1.15, "times", 2))
+            rows.append(beside("the sweep's report", sweep["report_s"], 5, "s"))
         if compilation := found.get("compilation"):
-            lines += [
-                Around("compiling, with an empty cache", compilation["cold_s"], 15, 1, "s"),
-                Around("compiling, with a warm cache", compilation["warm_s"], 5, 1, "s"),
-            ]
+            for cache, key, most in (("an empty", "cold_s", 15), ("a warm", "warm_s", 5)):
+                rows.append(beside(f"compiling, with {cache} cache", compilation[key], most, "s"))
         if "line" in found and "smoke" in found:
             step_ms = min(stage["step_ms"] for stage in found["smoke"]["stages"].values())
             name = f"the line of a step / the smoke scale's fastest step, {step_ms:.1f} ms"
-            share = found["line"]["line_us"] / (step_ms * 1e3)
-            lines.append(Around(name, 100 * share, 1, 2, "%"))
+            rows.append(beside(name, found["line"]["line_us"] / (step_ms * 10), 1, "%", 2))
         for key, where in (("busy", "smoke scale"), ("busy at the first size", "first size")):
             if busy := found.get(key):
                 name = f"a step beside a process that keeps a core busy / alone, {where}"
-                lines.append(Around(name, busy["beside_ms"] / busy["alone_ms"], 2, 2, "times"))
+                rows.append(beside(name, busy["beside_ms"] / busy["alone_ms"], 2, "times", 2))
         if text := found.get("text"):
-            size = text["bytes"] / 1e6
-            lines += [
-                Around(
-                    f"tokenizing a text of {size:,.0f} MB",
-                    size / text["tokenized_s"], 15, 1, "MB/s", at_least=True,
-                ),
-                Around("its most memory", text["peak_memory_bytes"] / 1e9, 1, 2, "GB"),
-                Around("opening it once it was checked", text["opened_s"] * 1e3, 10, 1, "ms"),
-            ]  # fmt: skip
-        return lines
+            size, name = text["bytes"] / 1e6, "tokenizing a text of {:,.0f} MB"
+            rate = size / text["tokenized_s"]
+            rows += [
+                beside(name.format(size), rate, 15, "MB/s", at_least=True),
+                beside("its most memory", text["peak_memory_bytes"] / 1e9, 1, "GB", 2),
+                beside("opening it once it was checked", text["opened_s"] * 1e3, 10, "ms"),
+            ]
+        return rows
 
+    @property
     def profiles(self) -> dict[str, Entry]:
         """By size, where a step's time goes."""
-        return {
-            spaced(size): self.entries[f"profile/{size.name}"]
-            for size in self.plan.sizes
-            if f"profile/{size.name}" in self.entries
-        }
+        profiled = {size.spaced: f"profile/{size.name}" for size in self.plan.sizes}
+        return {size: self.entries[name] for size, name in profiled.items() if name in self.entries}
 
-    def kinds(self) -> list[str]:
-        """The kinds of work, the largest first, the rest last."""
-        shares: dict[str, float] = {}
-        for profile in self.profiles().values():
-            for kind, seconds in profile["seconds"].items():
-                share = seconds / profile["step_seconds"]
-                shares[kind] = max(shares.get(kind, 0.0), share)
-        return sorted(shares, key=lambda kind: (kind == "rest", -shares[kind]))
-
-    @property
-    def tests(self) -> Entry | None:
-        """How the tests that need a GPU ended, where they ran."""
-        return self.entries.get("tests/gpu")
-
-    @property
-    def picture(self) -> str:
-        return f"performance-{self.key}.png"
+    def kinds(self) -> Iterator[list[str]]:
+        """A step's time by kind of work, the largest first, the rest last."""
+        steps = pd.Series({size: each["step_seconds"] for size, each in self.profiles.items()})
+        seconds = pd.DataFrame({size: each["seconds"] for size, each in self.profiles.items()})
+        seconds = seconds.fillna(0)
+        shares = (seconds / steps).max(axis=1).sort_values(ascending=False, kind="stable")
+        for kind in sorted(shares.index, key=lambda kind: kind == "rest"):
+            cells = zip(seconds.loc[kind], seconds.loc[kind] / steps, strict=True)
+            yield [kind, *(f"{1e3 * s:,.0f} ms, {share:.0%}" for s, share in cells)]
+        yield ["**step**", *(f"{1e3 * s:,.0f} ms" for s in steps)]
 
 
-def spaced(size: Size) -> str:
-    """A size as the page writes it."""
-    return size.name.replace("x", " x ")
-
-
-def _memory_verdict(rows: dict[str, Row]) -> str:
-    own = max((rows[stage].memory_gib for stage in OURS if stage in rows), default=None)
-    peers = [rows[peer].memory_gib for peer in TARGETS if peer in rows]
-    if own is None or not peers:
-        return ""
-    return f"{own:.2f} GiB against {min(peers):.2f}: {judged(own <= min(peers))}"
-
-
-def _row(
-    contender: str, rounds: dict[str, Entry], precision: str, own: dict[str, dict[str, Entry]]
-) -> Row:
-    # Memory is the most of any round, and a ratio is between two runs of one round.
-    rates = {number: entry["tokens_per_second"] for number, entry in rounds.items()}
-    ratios = {
-        stage: Spread([ours[n]["tokens_per_second"] / rate for n, rate in rates.items()])
-        for stage, ours in own.items()
-        if contender in TARGETS
-    }
-    differences = [e["loss_difference"] for e in rounds.values() if "loss_difference" in e]
-    memory = _most_memory(rounds)
-    return Row(
-        contender=contender,
-        precision=precision,
-        tokens_per_second=Spread(list(rates.values())),
-        ratios=ratios,
-        memory_gib=memory / GIB,
-        memory_ratio=_most_memory(own["step07"]) / memory,
-        loss_difference=max(differences, default=None),
-        first_step_s=max(e["step_seconds"][0] + e.get("compile_s", 0.0) for e in rounds.values()),
-    )
-
-
-def _most_memory(rounds: dict[str, Entry]) -> int:
-    return max(entry["peak_memory_bytes"] for entry in rounds.values())
-
-
-def overview(machines: list[Measured]) -> dict[str, list[str]]:
-    """The table of all machines: by the name of a row a cell for each, "" if not measured there."""
-    table = {
-        "measured on": [each.part["date"] for each in machines],
-        "precision": [each.precision for each in machines],
-    }
-    sizes = {size.name: size for each in machines for size in each.plan.sizes}
-    for name, size in sizes.items():
-        compared = [each.compared(name) for each in machines]
-        for peer in TARGETS:
-            table[f"{spaced(size)}: ours / {CONTENDERS[peer]}"] = [
-                f"{rows[peer].best:.2f}" if peer in rows else "" for rows in compared
-            ]
-        table[f"{spaced(size)}: step 7, tokens/s"] = [
-            f"{rows['step07'].tokens_per_second.median:,.0f}" if "step07" in rows else ""
-            for rows in compared
-        ]
-    table["share of the peak, largest size"] = [
-        f"{share:.0%}" if (share := each.peak_share()) is not None else "" for each in machines
+def overview(machines: list[Measured]) -> Cells:
+    """The table of all machines: a row's name, and a cell for each, "–" if not measured there."""
+    table: Cells = [
+        ["measured on", *(each.part["date"] for each in machines)],
+        ["precision", *(each.precision for each in machines)],
     ]
-    ladders = [{entry["number"]: entry for entry in each.ladder()} for each in machines]
-    for number, entry in sorted({n: e for ladder in ladders for n, e in ladder.items()}.items()):
-        table[f"ladder, {number} {entry['title']}: tokens/s"] = [
-            f"{ladder[number]['tokens_per_second']:,.0f} ({ladder[number]['tokens_per_step']:,})"
-            if number in ladder
-            else ""
-            for ladder in ladders
-        ]
-    return {name: cells for name, cells in table.items() if any(cells)}
+    for size in dict.fromkeys(size.spaced for each in machines for size in each.plan.sizes):
+        compared = [each.compared(size) for each in machines]
+        cells = [(f"ours / {CONTENDERS[peer]}", "best", peer, "{:.2f}") for peer in TARGETS]
+        cells.append(("step 7, tokens/s", "rate", "step07", "{:,.0f}"))
+        for what, column, contender, form in cells:
+            values = [rows[column].get(contender) if len(rows) else None for rows in compared]
+            table.append([f"{size}: {what}", *(shown(value, form) for value in values)])
+    shares = [shown(each.peak_share(), "{:.0%}") for each in machines]
+    table.append(["share of the peak, largest size", *shares])
+    return [[cell or "–" for cell in row] for row in table if any(row[1:])]
 
 
 def write(data: Entry, folder: Path, quick: bool = False) -> None:
@@ -479,54 +369,34 @@ def write(data: Entry, folder: Path, quick: bool = False) -> None:
         for key, part in data["machines"].items()
         if "limits" in part["measured"]
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.globals.update(head=_head, AXES=AXES, GIB=GIB)
-    environment.filters["spaced"] = spaced
-    text = environment.get_template("performance.md.j2").render(
-        machines=machines, overview=overview(machines)
+    text = rendered(
+        "performance.md", machines=machines, overview=overview(machines), AXES=AXES, GIB=GIB
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "performance.md").write_text(text, encoding="utf-8")
     for each in machines:
-        if each.axes():
+        if each.axes:
             draw(each, folder / each.picture)
-
-
-def _head(titles: list[str]) -> str:
-    """The first two lines of a table in Markdown."""
-    return f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}"
 
 
 def draw(measured: Measured, file: Path) -> None:
     """Tokens/s above and memory below, along the axes that were measured."""
-    axes = measured.axes()
+    axes = measured.axes
     style = Path(reports.__file__).with_name("style.mplstyle")
     light = {"figure.facecolor": "white", "savefig.facecolor": "white"}  # readable on any page
+    rows = (("tokens/s", "tokens_per_second"), ("peak memory, GiB", "gib"))
     with matplotlib.style.context([style, light]):
         figure = Figure(figsize=(max(5, 2.75 * len(axes)), 5), layout="constrained")
         grid = figure.subplots(2, len(axes), sharex="col", squeeze=False)
-        for column, (field, points) in zip(grid.T, axes.items(), strict=True):
-            places = range(len(points))
-            labels = [str(point["value"]).replace("_", "\n") for point in points]
-            for ax, key, colour in zip(
-                column,
-                ("tokens_per_second", "memory_gib"),
-                STAGES[:2],
-                strict=True,
-            ):
-                heights = [point[key] for point in points]
-                ax.plot(places, heights, marker="o", markersize=4, color=colour)
-                for place, height in zip(places, heights, strict=True):
-                    shown = f"{height:,.0f}" if height >= 100 else f"{height:,.1f}"
+        for row, colour, (title, key) in zip(grid, STAGES[:2], rows, strict=True):
+            row[0].set_title(title)
+            for ax, (field, points) in zip(row, axes.items(), strict=True):
+                heights = points[key].tolist()
+                ax.plot(range(len(points)), heights, marker="o", markersize=4, color=colour)
+                for place, height in enumerate(heights):
                     ax.annotate(
-                        shown, (place, height), (0, 5), textcoords="offset points",
+                        f"{height:,.0f}" if height >= 100 else f"{height:,.1f}",
+                        (place, height), (0, 5), textcoords="offset points",
                         ha="center", fontsize=8, color=THEME["muted"][0],
                     )  # fmt: skip
                 ax.margins(x=0.15)
@@ -537,8 +407,7 @@ def draw(measured: Measured, file: Path) -> None:
                     ax.set_ylim(0, max(heights) * 1.2)
                 ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
                 ax.yaxis.set_minor_formatter("")
-            column[1].set_xticks(places, labels)
-            column[1].set_xlabel(AXES[field])
-        grid[0, 0].set_title("tokens/s")
-        grid[1, 0].set_title("peak memory, GiB")
+        for ax, (field, points) in zip(grid[1], axes.items(), strict=True):
+            ax.set_xticks(range(len(points)), points["value"].astype(str).str.replace("_", "\n"))
+            ax.set_xlabel(AXES[field])
         figure.savefig(file, dpi=144)

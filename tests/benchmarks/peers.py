@@ -13,40 +13,32 @@ step 7, plain AdamW; the plain scripts have groups, clipping and warmup, which a
 
 import json
 import sys
-import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gpt2.config import Attention, GPTConfig, Init, Norm
+from conf.schema import validator
+from gpt2.config import GPTConfig
 from gpt2.huggingface import to_huggingface
 from gpt2.model import GPT
 from runner.data.corpus import Tokens
 from runner.data.stream import TokenStream
 from runner.record import Run, read_run
 from runner.training.device import find_device, peak_memory_bytes
-from tests.benchmarks.plain import PlainGPT, train_plain
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One training run of a peer: seconds and loss (nats per token) of each step, most memory."""
-
-    step_seconds: list[float]
-    losses: list[float]
-    peak_memory_bytes: int
+from tests.benchmarks.plain import Batches, PlainGPT, Steps, timed_steps, train_plain
 
 
 def train_peer(
     name: str, config: dict[str, Any], tokens: Tokens, bf16: bool, device: torch.device
-) -> Measured:
+) -> dict[str, Any]:
     """Train a peer from the weights and on the micro batches of the run that `config` describes.
 
-    `config` is the configuration in a run's record, `tokens` what it was trained on. Raises
-    ValueError for a run that no peer can follow.
+    `config` is the configuration in a run's record, `tokens` what it was trained on. Returns the
+    seconds and the loss (nats per token) of each step, and the most memory. Raises ValueError for a
+    run that no peer can follow.
     """
     train = config["train"]
     script, _, compiled = name.partition("-")
@@ -54,31 +46,15 @@ def train_peer(
         raise ValueError("The peers take one micro batch a step.")
     if script == "plain" and train["steps"] > max(1, train["warmup_steps"]):
         raise ValueError("Past the warmup the plain script's cosine is not the runner's.")
-    weights = GPT(read_model(config["model"]), config["seed"])
+    weights = GPT(validator(GPTConfig).validate_python(config["model"]), config["seed"])
     stream = TokenStream([tokens], train["micro_batch_size"], train["context"], config["seed"])
     batches = [stream.micro_batch(step) for step in range(train["steps"])]
-    if script == "plain":
-        model = plain_model(weights)
-        del weights  # a plain script holds its weights once
-        seconds, losses = train_plain(
-            model,
-            batches,
-            device,
-            bf16,
-            compiled=bool(compiled),
-            max_lr=train["learning_rate"],
-            min_lr=train["learning_rate"] * train["min_lr_ratio"],
-            warmup_steps=train["warmup_steps"],
-            max_steps=train["steps"],
-            weight_decay=train["weight_decay"],
-            betas=tuple(train["betas"]),
-            clip=train["clip_grad_norm"],
-        )
-    else:
-        model = huggingface_model(weights)
-        del weights
-        seconds, losses = train_huggingface(model, batches, device, bf16, bool(compiled), train)
-    return Measured(seconds, losses, peak_memory_bytes(device))
+    peer = plain_model(weights) if script == "plain" else huggingface_model(weights)
+    del weights  # a peer holds its weights once
+    follow = train_plain if script == "plain" else train_huggingface
+    seconds, losses = follow(peer, batches, device, bf16, bool(compiled), train)
+    memory = peak_memory_bytes(device)
+    return {"step_seconds": seconds, "losses": losses, "peak_memory_bytes": memory}
 
 
 def huggingface_model(weights: GPT) -> Any:
@@ -89,33 +65,23 @@ def huggingface_model(weights: GPT) -> Any:
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = weights.config
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            use_cache=False,
-        )
+    ours = weights.config
+    config = GPT2Config(
+        vocab_size=ours.vocab_size,
+        n_positions=ours.context_length,
+        **{name: getattr(ours, name) for name in ("n_embd", "n_layer", "n_head")},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+        use_cache=False,
     )
+    model = GPT2LMHeadModel(config)
     model.load_state_dict(to_huggingface(weights))
     return model
 
 
 def train_huggingface(
-    model: Any,
-    batches: list[tuple[torch.Tensor, torch.Tensor]],
-    device: torch.device,
-    bf16: bool,
-    compiled: bool,
-    train: dict[str, Any],
-) -> tuple[list[float], list[float]]:
-    """A plain PyTorch loop around it, with torch's AdamW; the seconds and losses of the steps."""
+    model: Any, batches: Batches, device: torch.device, bf16: bool, compiled: bool, train: Any
+) -> Steps:
+    """The same loop around it, with torch's AdamW."""
     model.to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -124,42 +90,22 @@ def train_huggingface(
         eps=train["eps"],
         weight_decay=train["weight_decay"],
     )
-    if compiled:
-        model = torch.compile(model)
-    seconds, losses = [], []
-    for idx, targets in batches:
-        started = time.perf_counter()
-        idx, targets = idx.to(device), targets.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            # The targets are shifted already: labels alone would be shifted a second time.
-            loss = model(input_ids=idx, labels=targets, shift_labels=targets).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())  # waits for the device, so the step's time is whole
-        seconds.append(time.perf_counter() - started)
-    return seconds, losses
+    run = torch.compile(model) if compiled else model
+
+    def loss_of(idx: Tensor, targets: Tensor) -> Tensor:
+        # The targets are shifted already: labels alone would be shifted a second time.
+        return run(input_ids=idx, labels=targets, shift_labels=targets).loss
+
+    return timed_steps(loss_of, optimizer, batches, device, bf16)
 
 
 def plain_model(weights: GPT) -> PlainGPT:
     """The plain script's model with these weights."""
-    config = weights.config
-    model = PlainGPT(
-        config.n_layer,
-        config.n_head,
-        config.n_embd,
-        config.context_length,
-        config.padded_vocab_size,
-    )
+    c = weights.config
+    model = PlainGPT(c.n_layer, c.n_head, c.n_embd, c.context_length, c.padded_vocab_size)
     state = weights.state_dict()
     model.load_state_dict({**state, "lm_head.weight": state["wte.weight"]})
     return model
-
-
-def read_model(fields: dict[str, Any]) -> GPTConfig:
-    """A model's configuration as a record holds it."""
-    kinds = {"norm": Norm, "attention": Attention, "init": Init}
-    return GPTConfig(**{k: kinds[k](v) if k in kinds else v for k, v in fields.items()})
 
 
 def tokens_of(run: Run, cache_dir: Path) -> Tokens:
@@ -174,7 +120,7 @@ def main(name: str, precision: str, run_folder: str, cache_dir: str, result: str
     device = find_device(run.config["device"])
     tokens = tokens_of(run, Path(cache_dir))
     measured = train_peer(name, run.config, tokens, precision == "bf16", device)
-    Path(result).write_text(json.dumps(asdict(measured)), encoding="utf-8")
+    Path(result).write_text(json.dumps(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

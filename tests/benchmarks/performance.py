@@ -102,7 +102,7 @@ class Bench:
         for size in self.plan.sizes:
             yield from self.comparison(size, own_precision)
         compared = {size.point for size in self.plan.sizes}
-        for point in dict.fromkeys(p for axis in self.plan.axes for p in axis.points):
+        for point in dict.fromkeys(p for axis in self.plan.axes.values() for p in axis):
             if point not in compared:
                 yield f"growth/{point.name}", partial(self.growth, point)
         for size in self.plan.sizes:
@@ -183,17 +183,10 @@ class Bench:
 
     def profile(self, size: Size) -> Entry:
         """One step of ours by kind of work."""
-        return in_own_process(
-            "tests.benchmarks.profile_step",
-            after_result=(
-                f"+stage={STAGE}",
-                *ours.BRIEF_ENDING,
-                *size.point.overrides,
-                f"train.steps={self.plan.profile_steps[size.name]}",
-                f"output_dir={self.runs / 'profile' / size.name}",
-                "force=true",
-            ),
-        )
+        steps = f"train.steps={self.plan.profile_steps[size.name]}"
+        folder = f"output_dir={self.runs / 'profile' / size.name}"
+        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.point.overrides, steps, folder)
+        return in_own_process("tests.benchmarks.profile_step", *given, "force=true")
 
     def _train(self, size: Size, number: int, stage: str) -> ours.Run:
         folder = self._folder(size, number, stage)
@@ -210,7 +203,7 @@ def entry_of(run: ours.Run) -> Entry:
     return {
         "step_seconds": run.step_seconds,
         "losses": run.losses,
-        "peak_memory_bytes": run.peak_memory_bytes,
+        "peak_memory_bytes": record.results.peak_memory_bytes,
         "precision": "bf16" if run.bf16 else "fp32",
         "tokens_per_second": tokens / ours.steady_seconds(run.step_seconds),
         "compile_s": record.timings.compile_s,
@@ -249,11 +242,11 @@ def padding_share(model: Entry) -> float:
     return 2 * math.log(-(-rows // 128) * 128 / rows) if model["pad_vocab"] else 0.0
 
 
-def in_own_process(module: str, *arguments: str, after_result: tuple[str, ...] = ()) -> Entry:
-    """Run a module that writes JSON into the file named by an argument of it, and read it."""
+def in_own_process(module: str, *arguments: str) -> Entry:
+    """Run a module that writes JSON into the file named by its last argument, and read it."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        ours.python(module, *arguments, str(result), *after_result)
+        ours.python(module, *arguments, str(result))
         return json.loads(result.read_text(encoding="utf-8"))
 
 
@@ -330,7 +323,7 @@ def render(quick: bool = False) -> None:
     print(folder / "performance.md")
 
 
-def main(arguments: list[str]) -> None:
+def main(*arguments: str) -> None:
     """`performance [--quick] [--render]`. Raises CommandFailed and LossesDiffer."""
     if unknown := set(arguments) - {"--quick", "--render"}:
         sys.exit(f"No such option: {', '.join(unknown)}; there are --quick and --render.")

@@ -5,13 +5,16 @@ vocabulary, AdamW with decay on matrices only and fused on CUDA, a clipped norm,
 It is compiled on request, and it knows nothing of this project's model or loop.
 """
 
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Steps = tuple[list[float], list[float]]
 
 
 class CausalSelfAttention(nn.Module):
@@ -84,50 +87,48 @@ class PlainGPT(nn.Module):
 
 
 def train_plain(
-    model: PlainGPT,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    bf16: bool,
-    *,
-    compiled: bool,
-    max_lr: float,
-    min_lr: float,
-    warmup_steps: int,
-    max_steps: int,
-    weight_decay: float,
-    betas: tuple[float, float],
-    clip: float,
-) -> tuple[list[float], list[float]]:
-    """Train on the batches, a step each; returns the seconds and the losses of the steps."""
+    model: PlainGPT, batches: Batches, device: torch.device, bf16: bool, compiled: bool, train: Any
+) -> Steps:
+    """Train on the batches, a step each, with the numbers of a runner's configuration."""
     torch.set_float32_matmul_precision("high")
     model.to(device).train()
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    parameters = list(model.parameters())
     groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train["weight_decay"]},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    run = torch.compile(model) if compiled else model
     fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(groups, lr=max_lr, betas=betas, eps=1e-8, fused=fused)
+    betas = tuple(train["betas"])
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused)
+    run = torch.compile(model) if compiled else model
 
-    def rate(step: int) -> float:
-        if step < warmup_steps:
-            return max_lr * (step + 1) / warmup_steps
-        ratio = (step - warmup_steps) / (max_steps - warmup_steps)
-        return min_lr + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (max_lr - min_lr)
+    def before_step(step: int) -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, train["clip_grad_norm"])
+        for group in optimizer.param_groups:
+            # All steps are in the warmup, so that the cosine after it is left out.
+            group["lr"] = train["learning_rate"] * (step + 1) / max(1, train["warmup_steps"])
 
+    return timed_steps(lambda *batch: run(*batch)[1], optimizer, batches, device, bf16, before_step)
+
+
+def timed_steps(
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    device: torch.device,
+    bf16: bool,
+    before_step: Callable[[int], None] = lambda step: None,
+) -> Steps:
+    """A plain PyTorch loop; returns the seconds and the losses of the steps."""
     seconds, losses = [], []
     for step, (idx, targets) in enumerate(batches):
         started = time.perf_counter()
         idx, targets = idx.to(device), targets.to(device)
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            _, loss = run(idx, targets)
+            loss = loss_of(idx, targets)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
+        before_step(step)
         optimizer.step()
         losses.append(loss.item())  # waits for the device, so the step's time is whole
         seconds.append(time.perf_counter() - started)

@@ -1,7 +1,6 @@
 """What is measured for docs/performance.md: the sizes, and how the work grows from the first."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Points that differ in one field."""
-
-    field: Literal["micro_batch_size", "context", "model", "grad_accum_steps"]
-    points: list[Point]
-
-
-@dataclass(frozen=True)
 class Size:
     """A point at which all contenders are compared, in `rounds` rounds."""
 
@@ -53,14 +44,15 @@ class Size:
         return f"{self.point.micro_batch_size}x{self.point.context}"
 
     @property
+    def spaced(self) -> str:
+        """The name as the page writes it."""
+        return self.name.replace("x", " x ")
+
+    @property
     def overrides(self) -> list[str]:
         """What the command line is given: every step is in the warmup, which peers need."""
         warmup = max(10, self.steps)  # step 9 has 10
-        return [
-            *self.point.overrides,
-            f"train.steps={self.steps}",
-            f"train.warmup_steps={warmup}",
-        ]
+        return [*self.point.overrides, f"train.steps={self.steps}", f"train.warmup_steps={warmup}"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Plan:
     """What is measured. The last size is the largest."""
 
     sizes: list[Size]
-    axes: list[Axis]
+    axes: dict[str, list[Point]]  # by the field in which they differ
     growth_steps: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
     sweep: list[str]  # overrides of the sweep that is compared with its own steps
@@ -84,12 +76,12 @@ CPU = Plan(
         Size(Point("gpt2", 4, 256), steps=6, rounds=2),
         Size(Point("gpt2", 4, 1024), steps=5, rounds=2),
     ],
-    axes=[
-        Axis("micro_batch_size", [Point("gpt2", n, 64) for n in (1, 2, 4, 8)]),
-        Axis("context", [Point("gpt2", 4, n) for n in (64, 128, 256, 512, 1024)]),
-        Axis("model", [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")]),
-        Axis("grad_accum_steps", [Point("gpt2", 4, 64, n) for n in (1, 2, 4)]),
-    ],
+    axes={
+        "micro_batch_size": [Point("gpt2", n, 64) for n in (1, 2, 4, 8)],
+        "context": [Point("gpt2", 4, n) for n in (64, 128, 256, 512, 1024)],
+        "model": [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")],
+        "grad_accum_steps": [Point("gpt2", 4, 64, n) for n in (1, 2, 4)],
+    },
     growth_steps=6,
     profile_steps={"4x64": 8, "4x1024": 5},
     sweep=[],
@@ -100,7 +92,7 @@ CPU = Plan(
 # What does not depend on the device is not repeated on a GPU.
 GPU = Plan(
     sizes=[Size(Point("gpt2", n, 1024), steps=20, rounds=3) for n in (4, 16)],
-    axes=[Axis("micro_batch_size", [Point("gpt2", n, 1024) for n in (1, 2, 4, 8, 16)])],
+    axes={"micro_batch_size": [Point("gpt2", n, 1024) for n in (1, 2, 4, 8, 16)]},
     growth_steps=20,
     profile_steps={"4x1024": 8, "16x1024": 8},
     sweep=[],
@@ -110,12 +102,12 @@ GPU = Plan(
 # Does it all work? Nothing that it measures means anything.
 QUICK = Plan(
     sizes=[Size(Point("nano", 4, 16), 4, 2), Size(Point("nano", 4, 64), 3, 1)],
-    axes=[
-        Axis("micro_batch_size", [Point("nano", n, 16) for n in (2, 4)]),
-        Axis("context", [Point("nano", 4, n) for n in (16, 32, 64)]),
-        Axis("model", [Point("nano", 4, 16)]),
-        Axis("grad_accum_steps", [Point("nano", 4, 16, n) for n in (1, 2)]),
-    ],
+    axes={
+        "micro_batch_size": [Point("nano", n, 16) for n in (2, 4)],
+        "context": [Point("nano", 4, n) for n in (16, 32, 64)],
+        "model": [Point("nano", 4, 16)],
+        "grad_accum_steps": [Point("nano", 4, 16, n) for n in (1, 2)],
+    },
     growth_steps=3,
     profile_steps={"4x16": 3, "4x64": 2},
     sweep=["scale=smoke", "train.steps=3"],

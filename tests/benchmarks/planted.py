@@ -11,7 +11,7 @@ ROOMS = ("conf", "gpt2", "stages", "runner", "reports", "hydra_plugins")
 STREAM, LOOP = "runner/data/stream.py", "runner/training/loop.py"
 # A short text, and long enough to train on it that it is learned by heart.
 SHORT_TEXT = 20_000
-BY_HEART = ("train.steps=400", "train.learning_rate=3e-3", "train.context=32")
+BY_HEART = "train.steps=400 train.learning_rate=3e-3 train.context=32"
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,24 @@ class Fault:
     what: str
     name: str
     stage: str = "step05"
-    settings: tuple[str, ...] = ()
+    settings: str = ""
     edit: Edit | None = None
     on_short_text: bool = False
 
 
 FAULTS = (
     Fault(
-        "rate a hundred times too high",
-        "learning_rate_high",
-        settings=("train.learning_rate=3e-2",),
+        "rate a hundred times too high", "learning_rate_high", settings="train.learning_rate=3e-2"
     ),
-    Fault(
-        "rate a hundred times too low",
-        "learning_rate_low",
-        settings=("train.learning_rate=3e-6",),
-    ),
-    Fault("init a hundred times too large", "init_loss_high", settings=("model.gain=100",)),
-    Fault("init of zero", "activations_collapse", settings=("model.gain=1e-30",)),
+    Fault("rate a hundred times too low", "learning_rate_low", settings="train.learning_rate=3e-6"),
+    Fault("init a hundred times too large", "init_loss_high", settings="model.gain=100"),
+    Fault("init of zero", "activations_collapse", settings="model.gain=1e-30"),
     Fault(
         "no residual in a stack of 12 layers",
         "vanishing_gradients",
-        settings=("model.residual=false", "model.n_layer=12"),
+        settings="model.residual=false model.n_layer=12",
     ),
-    Fault("no norm", "activations_collapse", settings=("model.norm=none",)),
+    Fault("no norm", "activations_collapse", settings="model.norm=none"),
     Fault(
         "a mask that shows the next token",
         "future_leak",
@@ -103,13 +97,8 @@ FAULTS = (
         stage="step10",
         edit=Edit(LOOP, "(loss / accumulation).backward()", "loss.backward()"),
     ),
-    Fault(
-        "a text of 20 kB, repeated",
-        "overfitting",
-        settings=BY_HEART,
-        on_short_text=True,
-    ),
-    Fault("batch norm", "future_leak", settings=("model.norm=batch",)),
+    Fault("a text of 20 kB, repeated", "overfitting", settings=BY_HEART, on_short_text=True),
+    Fault("batch norm", "future_leak", settings="model.norm=batch"),
     Fault(
         "half of the units dead",
         "dead_units",
@@ -139,7 +128,7 @@ def plant(fault: Fault, folder: Path) -> list[str]:
         if content.count(edit.old) != 1:
             raise ValueError(f"{fault.what}: {edit.old!r} is not once in {edit.file}.")
         file.write_text(content.replace(edit.old, edit.new), encoding="utf-8")
-    words = [f"+stage={fault.stage}", *fault.settings]
+    words = [f"+stage={fault.stage}", *fault.settings.split()]
     if fault.on_short_text:
         short = folder / "short.txt"
         short.write_bytes(python_documentation(CACHE).read_bytes()[:SHORT_TEXT])

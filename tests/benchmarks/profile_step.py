@@ -1,8 +1,8 @@
 """Where the time of one step goes, by kind of work, in the real command line's own loop.
 
-    python -m tests.benchmarks.profile_step RESULT.json +stage=step07 train.steps=5 ...
+    python -m tests.benchmarks.profile_step +stage=step07 train.steps=5 ... RESULT.json
 
-The arguments after the file are the runner's. The runner trains as always, in this process, and a
+The arguments before the file are the runner's. The runner trains as always, in this process, and a
 profiler is active during the last step.
 """
 
@@ -59,8 +59,9 @@ def seconds_by_kind(events: Iterable[FunctionEvent], on_device: bool) -> dict[st
     return dict(seconds)
 
 
-def main(result: str, *arguments: str) -> None:
+def main(*given: str) -> None:
     """Trains as the arguments say and writes the last step's seconds by kind."""
+    *arguments, result = given
     on_device = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
     profiler = profile(activities=activities)

@@ -1,6 +1,5 @@
 """Every fault of tests/faults injected many times, and docs/reliability.md written from it."""
 
-import json
 import os
 import platform
 import random
@@ -11,45 +10,34 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
-import jinja2
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from rich.console import Console
 
 from runner.identity import commit
 from runner.training.device import device_name
+from tests.benchmarks.ours import ROOT
+from tests.benchmarks.pages import DOCS, read, save, write
 from tests.faults import fuzz, odd_commands, odd_files, odd_models
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.fuzz import Sandbox, sandbox
 from tests.faults.lab import Lab
 
-ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "reliability.md"
-KEPT = PAGE.with_suffix(".json")
+PAGE = DOCS / "reliability.md"
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: the fault, how often it was injected, the outcome, and the commit."""
-
-    fault: str
-    afterwards: str
-    injected: int
-    outcome: str
-    seconds: float
-    commit: str
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A line of the table that is still to be measured; `inject` returns how often it did."""
+    """A line of the table; `inject` returns how often it did."""
 
     fault: str
     afterwards: str
@@ -157,10 +145,7 @@ DRAWN: list[tuple[str, str, str, int, Any, Callable[[Sandbox, Any], None]]] = [
 
 def trials() -> dict[str, Trial]:
     """Every trial by the name it has on the command line."""
-    found = {
-        fault.inject.__name__: Trial(fault.name, fault.afterwards, partial(_inject, fault))
-        for fault in FAULTS
-    }
+    found = {f.inject.__name__: Trial(f.name, f.afterwards, partial(_inject, f)) for f in FAULTS}
     found["downloads"] = Trial(
         "a download cut off, at a trickle, stalled, with another hash, redirected to an error page "
         "or away from https",
@@ -172,41 +157,45 @@ def trials() -> dict[str, Trial]:
     return found
 
 
-def measure(console: Console, names: list[str]) -> None:
+def main(*names: str) -> None:
     """Inject what is named, or everything; writes the page after each line of its table."""
     everything = trials()
     if unknown := set(names) - everything.keys():
         sys.exit(f"No such trial: {', '.join(unknown)}; there are {', '.join(everything)}.")
-    for name in names or list(everything):
+    for name in names or everything:
         with tempfile.TemporaryDirectory() as folder:
             row = _tried(everything[name], Path(folder))
-        console.print(f"{name}: {row.outcome}, {row.injected:,} times, in {row.seconds:.0f} s")
-        write(row)
+        print(f"{name}: {row['outcome']}, {row['injected']:,} times, in {row['seconds']:.0f} s")
+        keep(row)
 
 
 def _tried(trial: Trial, folder: Path) -> Row:
     started = time.monotonic()
+    injected = 0
     try:
         injected, outcome = trial.inject(folder), "held"
     except pytest.skip.Exception as skipped:
-        injected, outcome = 0, f"not tried: {skipped}"
+        outcome = f"not tried: {skipped}"
     except Exception as error:
         traceback.print_exc()
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        injected, outcome = 0, f"FAILED: {first}"
+        outcome = f"FAILED: {next(iter(str(error).splitlines()), type(error).__name__)}"
     head, dirty = commit()
-    at = f"{head}, changed since" if dirty else str(head)
-    seconds = time.monotonic() - started
-    return Row(trial.fault, trial.afterwards, injected, outcome, seconds, at)
+    return {
+        "fault": trial.fault,
+        "afterwards": trial.afterwards,
+        "injected": injected,
+        "outcome": outcome,
+        "seconds": time.monotonic() - started,
+        "commit": f"{head}, changed since" if dirty else str(head),
+    }
 
 
 def _inject(fault: Fault, folder: Path) -> int:
     text, shared = folder / "text.txt", folder / "undisturbed"
-    text.write_bytes(_english()[:80_000])
+    text.write_bytes(_english())
     shared.mkdir()
-    fault.inject(
-        Lab(folder, text, folder / "cache", random.Random(fault.name), shared), fault.times
-    )
+    lab = Lab(folder, text, folder / "cache", random.Random(fault.name), shared)
+    fault.inject(lab, fault.times)
     return fault.times
 
 
@@ -220,14 +209,10 @@ def _downloads(folder: Path) -> int:
 
 def _fuzz(strategy: Any, check: Callable[[Sandbox, Any], Any], cases: int, folder: Path) -> int:
     tried = 0
-    with sandbox(folder, _english()[:80_000]) as box:
+    health = list(HealthCheck)
+    with sandbox(folder, _english()) as box:
 
-        @settings(
-            max_examples=cases,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
+        @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=health)
         @given(strategy)
         def hold(case: Any) -> None:
             nonlocal tried
@@ -239,28 +224,19 @@ def _fuzz(strategy: Any, check: Callable[[Sandbox, Any], Any], cases: int, folde
 
 
 def _english() -> bytes:
-    import pydoc_data.topics
-
-    return "\n\n".join(pydoc_data.topics.topics.values()).encode()
+    return "\n\n".join(topics.values()).encode()[:80_000]
 
 
-def write(row: Row) -> None:
+def keep(row: Row) -> None:
     """A row into docs/reliability.json, in place of an earlier one of its fault, and the page."""
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    rows = {**kept.get("rows", {}), row.fault: asdict(row)}
-    measured = {
+    kept = read(PAGE)["rows"] if PAGE.with_suffix(".json").exists() else {}
+    found = {
         "date": str(datetime.now(timezone.utc).date()),
         "machine": f"{os.cpu_count()} cores of {device_name(torch.device('cpu'))}",
         "system": platform.platform(),
         "torch": torch.__version__,
-        "rows": rows,
+        "rows": {**kept, row["fault"]: row},
     }
-    KEPT.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    order = [trial.fault for trial in trials().values()]
-    rows = {fault: rows[fault] for fault in order if fault in rows}
-    template = (Path(__file__).parent / "reliability.md.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    page = environment.from_string(template).render({**measured, "rows": list(rows.values())})
-    PAGE.write_text(page, encoding="utf-8")
+    save(PAGE, found)
+    rows = [found["rows"].get(trial.fault) for trial in trials().values()]
+    write(PAGE, **{**found, "rows": filter(None, rows)})

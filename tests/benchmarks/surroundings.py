@@ -1,6 +1,7 @@
 """What is spent around the steps: on a sweep, on compiling, on text, on the line of a step.
 
 python -m tests.benchmarks.surroundings text BYTES RESULT.json
+python -m tests.benchmarks.surroundings file FILE CACHE RESULT.json
 python -m tests.benchmarks.surroundings line RESULT.json
 """
 
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from runner.data.corpus import load
-from runner.data.documents import TextFiles
-from runner.data.source import Source
+from conf.schema import DataConf, Order
+from runner.data.corpus import Corpus, load
+from runner.data.source import find_source
+from runner.data.stream import TokenStream
 from runner.data.text import python_documentation
 from runner.files import CLOCK_GRAIN_NS
 from runner.folder import RunFolder
@@ -45,25 +47,26 @@ def sweep(folder: Path, *overrides: str) -> Entry:
         for compiled in ("step06", "step07"):
             ours.train(folder.with_name("compiled"), compiled, "train.steps=1", *overrides)
     seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
-    records = [read_run(file.parent) for file in folder.glob("*/*/*/run.json")]
-    records.sort(key=lambda record: record.started)  # of other code the folder may have older ones
-    done = {r.stage.name: r for r in records if r.status is Status.finished}
-    finished = list(done.values())
+    runs = (read_run(file.parent) for file in folder.glob("*/*/*/run.json"))
+    ended = [run for run in runs if run.status is Status.finished]
+    # Of other code the folder may have older ones.
+    finished = {run.stage.name: run for run in sorted(ended, key=lambda run: run.started)}
     return {
         "seconds": None if goes_on else seconds,
         "report_s": ours.python("reports", *map(str, folder.iterdir())),
         **{
-            what: sum(getattr(record.timings, what) for record in finished)
+            what: sum(getattr(record.timings, what) for record in finished.values())
             for what in ("setup_s", "compile_s", "train_s", "evaluation_s")
         },
         "stages": {
-            record.stage.name: {
+            stage: {
                 "micro_batch_size": record.config["train"]["micro_batch_size"],
-                "step_ms": record.results.step_ms,
-                "tokens_per_second": record.results.tokens_per_second,
-                "peak_memory_bytes": record.results.peak_memory_bytes,
+                **{
+                    what: getattr(record.results, what)
+                    for what in ("step_ms", "tokens_per_second", "peak_memory_bytes")
+                },
             }
-            for record in finished
+            for stage, record in finished.items()
         },
     }
 
@@ -74,10 +77,7 @@ def compilation(folder: Path, stage: str, *overrides: str) -> Entry:
     # Of the text, too, the cache has nothing, and this one needs no network.
     fresh = (f"cache_dir={folder / 'cache'}", "data=pydoc", "train.steps=1")
     cold, warm = (ours.train(folder / run, stage, *fresh, *overrides) for run in ("cold", "warm"))
-    return {
-        "cold_s": cold.record.timings.compile_s,
-        "warm_s": warm.record.timings.compile_s,
-    }
+    return {"cold_s": cold.record.timings.compile_s, "warm_s": warm.record.timings.compile_s}
 
 
 def busy(folder: Path, *overrides: str) -> Entry:
@@ -98,32 +98,44 @@ def busy(folder: Path, *overrides: str) -> Entry:
     return {"alone_ms": statistics.median(alone), "beside_ms": statistics.median(beside)}
 
 
-def text(size: int) -> Entry:
-    """Tokenize a text as a run does, and open it again: seconds, and the most memory held."""
+def text(size: str) -> Entry:
+    """Tokenize a text of so many bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        file, cache = Path(folder) / "text.txt", Path(folder) / "cache"
+        file = Path(folder) / "text.txt"
         english = python_documentation(ours.CACHE).read_bytes()
         with file.open("wb") as copies:
-            for number in range(max(1, size // len(english))):
+            for number in range(max(1, int(size) // len(english))):
                 copies.write(f"\n{number}\n".encode() + english)
+        return tokenized(str(file), f"{folder}/cache")
 
-        def opened() -> float:
-            started = time.perf_counter()
-            text = TextFiles([file])
-            source = Source("text", text.sha256(cache), text)
-            load(source, cache, 0.1, print, lambda done, total: None)
-            return time.perf_counter() - started
 
-        tokenized = opened()
-        time.sleep(CLOCK_GRAIN_NS / 1e9)  # a file this new is not known by its times yet
-        checked, known = opened(), opened()
-        return {
-            "bytes": file.stat().st_size,
-            "tokenized_s": tokenized,
-            "checked_s": checked,  # once, the cache is read to see that it is whole
-            "opened_s": known,
-            "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
-        }
+def tokenized(file: str, cache: str) -> Entry:
+    """Tokenize a file as a run does, open it again, and take the first micro batch of many."""
+    data = DataConf(
+        "text", file, None, None, None, None, "train", "text", None, Order.shuffled, 0.1
+    )
+
+    def opened() -> tuple[float, Corpus]:
+        started = time.perf_counter()
+        source = find_source(data, Path(cache))
+        corpus = load(source, Path(cache), 0.1, print, lambda done, total: None)
+        return time.perf_counter() - started, corpus
+
+    first, _ = opened()
+    time.sleep(CLOCK_GRAIN_NS / 1e9)  # a file this new is not known by its times yet
+    checked, _ = opened()
+    known, corpus = opened()
+    started = time.perf_counter()
+    TokenStream(corpus.train, 16, 1024, seed=1).micro_batch(1000)
+    return {
+        "bytes": corpus.bytes,
+        "tokens": corpus.train_tokens + len(corpus.held_out),
+        "tokenized_s": first,
+        "checked_s": checked,  # once, the cache is read to see that it is whole
+        "opened_s": known,
+        "batch_s": time.perf_counter() - started,
+        "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
+    }
 
 
 def line() -> Entry:
@@ -144,8 +156,8 @@ def line() -> Entry:
 
 def main(what: str, *arguments: str) -> None:
     """Measures one of them and writes the result."""
-    *sizes, result = arguments
-    found = text(*map(int, sizes)) if what == "text" else line()
+    *given, result = arguments
+    found = {"text": text, "file": tokenized, "line": line}[what](*given)
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 
 

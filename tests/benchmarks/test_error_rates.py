@@ -36,10 +36,10 @@ def test_do_nothing_changes_are_almost_never_an_outcome(bank: Bank) -> None:
     kinds = do_nothing(bank)
     assert two_hundred(kinds, RULES, draws) <= 10
     for kind, (draw, mean) in kinds.items():
-        found = rates(kind, draw, mean, 5, RULES, draws)
-        assert found.family <= 0.1, kind
-        assert 0.92 <= found.coverage <= 0.98, kind
-    assert found.equivalent < 0.2, "such scatter is not shown to be small"
+        found = rates(draw, mean, 5, RULES, draws)
+        assert found["family"] <= 0.1, kind
+        assert 0.92 <= found["coverage"] <= 0.98, kind
+    assert found["equivalent"] < 0.2, "such scatter is not shown to be small"
 
 
 def test_a_constant_difference_is_almost_never_said_to_have_turned(bank: Bank) -> None:
@@ -50,7 +50,7 @@ def test_a_constant_difference_is_almost_never_said_to_have_turned(bank: Bank) -
 def test_a_planted_difference_is_found_as_often_as_its_power_says(bank: Bank) -> None:
     for effect in (0.5, 1.5):
         found = power(bank, 5, effect, RULES, np.random.default_rng(2))
-        assert found.found == pytest.approx(found.expected, abs=0.06)
+        assert found["found"] == pytest.approx(found["expected"], abs=0.06)
 
 
 def test_the_interval_over_windows_holds_the_difference_on_all_of_them(bank: Bank) -> None:
@@ -63,6 +63,6 @@ def test_the_page_is_what_the_measurements_say(
     committed = error_rates.PAGE
     found = json.loads(committed.with_suffix(".json").read_text(encoding="utf-8"))
     monkeypatch.setattr(error_rates, "PAGE", tmp_path / "statistics.md")
-    error_rates.write(found, RULES)
+    error_rates.render(found, RULES)
     assert (tmp_path / "statistics.md").read_text("utf-8") == committed.read_text("utf-8")
     assert found["two_hundred"] <= 10

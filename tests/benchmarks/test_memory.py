@@ -8,7 +8,7 @@ from tests.conftest import Settings
 # All logits at once, as on a GPU.
 LIKE_A_GPU = ("model.loss_chunk_tokens=null", "train.autocast=bf16")
 CUDA_CONTEXT = 0.5e9
-WORDS, CHANNELS, LAYERS, HEADS = 50304, 64, 2, 2
+LAYERS, HEADS = 2, 2
 
 
 @pytest.mark.slow
@@ -19,16 +19,6 @@ def test_the_baseline_of_gpt2_needs_what_a_calculation_by_hand_gives() -> None:
     assert peak_bytes(config) == pytest.approx(expected, rel=1e-3)
     half = peak_bytes(configured("step02", "cuda_24gb"))
     assert half < peak_bytes(config) < 2 * half
-
-
-def test_accumulation_keeps_the_gradients_through_a_micro_batch(settings: Settings) -> None:
-    sizes = ("train.micro_batch_size=64", "train.context=64")
-    alone = peak_bytes(settings("+stage=step09", *LIKE_A_GPU, *sizes))
-    accumulated = settings("+stage=step10", *LIKE_A_GPU, *sizes, "train.total_batch_tokens=8192")
-    parameters = (
-        (WORDS + 64) * CHANNELS + LAYERS * (12 * CHANNELS**2 + 13 * CHANNELS) + 2 * CHANNELS
-    )
-    assert peak_bytes(accumulated) - alone == pytest.approx(4 * parameters, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -9,13 +9,8 @@ import torch
 
 from runner.record import Run
 from tests.benchmarks.ours import read, steady_seconds
-from tests.benchmarks.peers import Measured, tokens_of, train_peer
-from tests.benchmarks.performance import (
-    COMPARED_STEPS,
-    LossesDiffer,
-    check_losses,
-    padding_share,
-)
+from tests.benchmarks.peers import tokens_of, train_peer
+from tests.benchmarks.performance import COMPARED_STEPS, LossesDiffer, check_losses, padding_share
 from tests.benchmarks.plain import PlainGPT, train_plain
 from tests.conftest import CommandLine
 
@@ -24,7 +19,7 @@ STEPS = 5
 PLAIN = (f"train.steps={STEPS}", "train.autocast=none", "train.compile=false")
 
 
-def follow(peer: str, record: Run, cache_dir: Path, bf16: bool = False) -> Measured:
+def follow(peer: str, record: Run, cache_dir: Path, bf16: bool = False) -> dict[str, Any]:
     """A peer, after a run's record."""
     tokens = tokens_of(record, cache_dir)
     return train_peer(peer, record.config, tokens, bf16, torch.device("cpu"))
@@ -40,13 +35,13 @@ def test_transformers_has_the_losses_of_step_7_and_at_no_other_learning_rate(
     theirs = follow("huggingface", run.record, cache_dir)
     padding = padding_share(run.record.config["model"])
     assert padding == pytest.approx(2 * math.log(50304 / 50257))
-    check_losses(run.losses, theirs.losses, "fp32", padding)
+    check_losses(run.losses, theirs["losses"], "fp32", padding)
     with pytest.raises(LossesDiffer, match="At step 0"):
-        check_losses(run.losses, theirs.losses, "fp32")
+        check_losses(run.losses, theirs["losses"], "fp32")
     run.record.config["train"]["learning_rate"] = 4e-4
     theirs = follow("huggingface", run.record, cache_dir)
     with pytest.raises(LossesDiffer, match="At step"):
-        check_losses(run.losses, theirs.losses, "fp32", padding)
+        check_losses(run.losses, theirs["losses"], "fp32", padding)
 
 
 def test_without_padding_transformers_agrees_to_rounding(
@@ -55,7 +50,7 @@ def test_without_padding_transformers_agrees_to_rounding(
     command_line("+stage=step07", *PLAIN, "model.pad_vocab=false")
     run = read(tmp_path / "outputs")
     theirs = follow("huggingface", run.record, cache_dir)
-    check_losses(run.losses, theirs.losses, "fp32")
+    check_losses(run.losses, theirs["losses"], "fp32")
 
 
 def test_the_plain_script_has_the_losses_of_step_9(
@@ -65,12 +60,12 @@ def test_the_plain_script_has_the_losses_of_step_9(
     command_line("+stage=step09", *PLAIN, "train.learning_rate=3e-3")
     run = read(tmp_path / "outputs")
     theirs = follow("plain", run.record, cache_dir)
-    check_losses(run.losses, theirs.losses, "fp32")
-    assert len(theirs.step_seconds) == STEPS
+    check_losses(run.losses, theirs["losses"], "fp32")
+    assert len(theirs["step_seconds"]) == STEPS
     assert run.losses[-1] < run.losses[0]
     rounded = follow("plain", run.record, cache_dir, bf16=True)
-    check_losses(run.losses, rounded.losses, "bf16")
-    assert rounded.losses != theirs.losses
+    check_losses(run.losses, rounded["losses"], "bf16")
+    assert rounded["losses"] != theirs["losses"]
 
 
 def test_the_compiled_plain_script_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,24 +77,15 @@ def test_the_compiled_plain_script_trains_the_same(monkeypatch: pytest.MonkeyPat
         return compile_model(model, backend="eager")
 
     monkeypatch.setattr(torch, "compile", traced)
-    batches = list(torch.randint(64, (3, 2, 1, 8), generator=torch.manual_seed(1)))
+    batches = torch.randint(64, (3, 2, 1, 8), generator=torch.manual_seed(1))
+    numbers = {"learning_rate": 1e-2, "warmup_steps": 3, "weight_decay": 0.1}
+    numbers |= {"betas": (0.9, 0.95), "clip_grad_norm": 1.0}
     losses = {}
     for compiled in (False, True):
         torch.manual_seed(1)
         model = PlainGPT(1, 2, 8, 8, 64)
         _, losses[compiled] = train_plain(
-            model,
-            [(idx, targets) for idx, targets in batches],
-            torch.device("cpu"),
-            False,
-            compiled=compiled,
-            max_lr=1e-2,
-            min_lr=1e-3,
-            warmup_steps=3,
-            max_steps=3,
-            weight_decay=0.1,
-            betas=(0.9, 0.95),
-            clip=1.0,
+            model, batches, torch.device("cpu"), False, compiled, numbers
         )
     assert compiled_models == [model]
     assert losses[True] == pytest.approx(losses[False], rel=1e-6)

@@ -15,10 +15,9 @@ from conf.schema import Sharding
 from gpt2.config import GPTConfig
 from gpt2.model import GPT
 from runner.training.parallel import Parallel
-from tests.benchmarks.cost import A100, H100, Step
+from tests.benchmarks.cost import Step
 from tests.benchmarks.memory import configured, peak_bytes
-from tests.benchmarks.scaling import GPUS, PAGE, page, plan
-from tests.benchmarks.scaling_runs import MODELS, SHARDINGS
+from tests.benchmarks.scaling import MODELS, PAGE, SHARDINGS, page
 from tests.benchmarks.watched import received_bytes
 
 # A step of the smoke scale on four processes, in each of which it is two micro batches.
@@ -33,7 +32,7 @@ def test_parameters_and_flops_are_those_of_the_model(model: str) -> None:
     assert isinstance(config.model, GPTConfig)
     with patch("gpt2.model.initialise"):
         real = GPT(config.model, seed=1)
-    step = Step.of(config)
+    step = Step(config)
     assert step.parameters == real.num_parameters()
     assert step.flops == real.flops_per_token(64) * 2048
 
@@ -49,13 +48,13 @@ def test_parameters_and_flops_are_those_of_the_model(model: str) -> None:
 def test_traffic_on_four_processes_is_what_a_calculation_by_hand_gives(
     sharding: Sharding, gloo: bool, expected: float
 ) -> None:
-    step = Step.of(configured("step10", *SMOKE), 4, sharding)
+    step = Step(configured("step10", *SMOKE), 4, sharding)
     assert step.micro_batches == 2
     assert step.received_bytes(gloo) == expected
 
 
 def test_one_process_receives_nothing_and_shards_nothing() -> None:
-    alone, sharded = (Step.of(configured("step10", *SMOKE), 1, each) for each in SHARDINGS.values())
+    alone, sharded = (Step(configured("step10", *SMOKE), 1, each) for each in SHARDINGS.values())
     assert alone.received_bytes() == sharded.received_bytes() == 0
     assert alone.memory == sharded.memory
 
@@ -66,7 +65,7 @@ def test_memory_is_what_a_trace_gives(processes: int, micro_batches: int, compil
     sizes = ("model=mini", "train.context=64", "train.micro_batch_size=16")
     tokens = f"train.total_batch_tokens={8 * 1024}"
     config = configured("step10", "cuda", *sizes, tokens, f"train.compile={compiled}")
-    step = Step.of(config, processes, Sharding.fsdp)
+    step = Step(config, processes, Sharding.fsdp)
     assert step.micro_batches == micro_batches
     assert peak_bytes(config, processes) == pytest.approx(step.memory_bytes, rel=1e-3)
 
@@ -87,16 +86,6 @@ def test_the_gradients_of_ddp_stay_in_memory_between_steps() -> None:
         dist.destroy_process_group()
 
 
-def test_every_size_fits_every_number_of_gpus() -> None:
-    assert all(
-        plan(model, gpus, sharding, cluster).fits
-        for model in MODELS
-        for gpus in GPUS
-        for sharding in SHARDINGS
-        for cluster in (H100, A100)
-    )
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the bytes of a connection")
 def test_received_bytes_are_those_of_this_process() -> None:
     with (
@@ -112,4 +101,5 @@ def test_received_bytes_are_those_of_this_process() -> None:
 
 def test_the_page_is_written_from_the_measurements_beside_it() -> None:
     found = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert PAGE.read_text(encoding="utf-8") == page(found)
+    assert PAGE.read_text(encoding="utf-8") == (text := page(found))
+    assert "does not fit" not in text, "it says that every size fits without sharding"

@@ -243,7 +243,7 @@ def check_text(box: Sandbox, text: bytes) -> None:
 
 def check_damage(box: Sandbox, damage: Damage) -> None:
     """Random damage to a record ends in a report or a sentence."""
-    box.damaged(damage, whole=damage.place < 0.05)
+    box.damaged(damage, whole=damage.place < 0.05 or box.trained < 10)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A sample of the odd files that `tests.benchmarks reliability` tries by the thousand."""
+"""Odd files, beside what test_drawn.py draws of them."""
 
 import codecs
 import json
@@ -12,38 +12,7 @@ from hypothesis import strategies as st
 from conf.errors import UsageError
 from runner.data.hellaswag import items_sha256, read_items
 from runner.data.text import user_files
-from tests.faults import odd_files
-from tests.faults.fuzz import Sandbox, few
-
-FEW = few(40)
-
-
-@FEW
-@given(tree=odd_files.TREES)
-def test_odd_names_and_links_lead_to_each_file_once(box: Sandbox, tree: odd_files.Tree) -> None:
-    odd_files.check_tree(box, tree)
-
-
-@FEW
-@given(file=odd_files.FILES)
-def test_a_file_is_read_as_what_it_holds_or_refused(box: Sandbox, file: odd_files.File) -> None:
-    odd_files.check_format(box, file)
-
-
-@FEW
-@given(case=odd_files.DOCUMENTS)
-def test_json_lines_are_all_read_or_the_line_is_named(
-    box: Sandbox, case: odd_files.Documents
-) -> None:
-    odd_files.check_documents(box, case)
-
-
-@FEW
-@given(case=odd_files.COLUMNS)
-def test_a_column_of_strings_is_read_and_others_are_refused(
-    box: Sandbox, case: odd_files.Column
-) -> None:
-    odd_files.check_column(box, case)
+from tests.faults.fuzz import few
 
 
 @pytest.mark.parametrize("kind", ["fifo", "dangling", "loop", "device", "folder"])
@@ -77,7 +46,7 @@ def test_texts_are_not_lost_to_a_small_json_and_documents_not_to_a_small_text(
 ITEM = {"ctx": "A man", "endings": ["a", "b", "c", "d"], "label": 1}
 
 
-@FEW
+@few(40)
 @given(
     lines=st.lists(st.sampled_from(["", " ", json.dumps(ITEM)]), max_size=9),
     mark=st.booleans(),

@@ -1,5 +1,8 @@
 """The report and the exit status of a command, whatever launches its runs."""
 
+import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from tests.conftest import CommandLine
 
 QUICK = ("train.steps=2", "train.compile=false")
+OFF = "~hydra.callbacks.report"
 
 # Runs each job in a new process, as launchers for clusters do.
 LAUNCHER = """
@@ -39,39 +43,56 @@ class OwnProcess(Launcher):
 """
 
 
+Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
 @pytest.fixture(params=["basic", pytest.param("own_process", marks=pytest.mark.slow)])
-def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The name of a launcher: Hydra's own, or the one above as a plugin in `tmp_path`."""
-    (tmp_path / "hydra_plugins").mkdir()
-    (tmp_path / "hydra_plugins" / "own_process.py").write_text(LAUNCHER)
-    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
-    (tmp_path / "hydra" / "launcher" / "own_process.yaml").write_text(
-        "_target_: hydra_plugins.own_process.OwnProcess\n"
-    )
-    return str(request.param)
+def sweep(request: pytest.FixtureRequest, tmp_path: Path, command_line: CommandLine) -> Sweep:
+    """A sweep with Hydra's own launcher, or with the one above as a plugin in `tmp_path`."""
+    if request.param == "basic":
+        return partial(command_line, "-m", *QUICK)
+    for name, content in {
+        "hydra_plugins/own_process.py": LAUNCHER,
+        "hydra/launcher/own_process.yaml": "_target_: hydra_plugins.own_process.OwnProcess\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(content)
+    plugin = (f"--config-dir={tmp_path}", "hydra/launcher=own_process")
+    return partial(command_line, "-m", *plugin, *QUICK, PYTHONPATH=str(tmp_path))
 
 
-def test_a_single_run_writes_the_report_unless_it_is_turned_off(
+def test_a_run_writes_the_report_unless_it_is_turned_off_or_fails_which_is_one_sentence(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
-    page = tmp_path / "outputs" / "ladder" / "report" / "index.html"
-    without = command_line("+stage=step02", *QUICK, "~hydra.callbacks.report", report=True)
+    report = tmp_path / "outputs" / "ladder" / "report"
+    without = command_line("+stage=step02", *QUICK, OFF, report=True)
     assert without.returncode == 0, without.stderr
-    assert not page.exists()
+    assert not report.exists()
+    report.touch()
+    failed = command_line("+stage=step02", *QUICK, report=True)
+    assert failed.returncode == 0, failed.stderr
+    (sentence,) = failed.stderr.splitlines()
+    assert str(report) in sentence
+    report.unlink()
     done = command_line("+stage=step02", *QUICK, report=True)
     assert done.returncode == 0, done.stderr
-    assert f"report: {page}\n" in done.stdout
-    assert page.exists()
+    assert f"report: {report / 'index.html'}\n" in done.stdout
+    assert (report / "index.html").exists()
 
 
 @pytest.mark.slow
 def test_a_sweep_without_the_report_has_the_exit_status_of_its_own_runs(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
-    off = "~hydra.callbacks.report"
-    assert command_line("-m", "+stage=step01", "model.norm=batch", off).returncode == 1
-    assert command_line("-m", "+stage=step02", *QUICK, off).returncode == 0
-    assert not (tmp_path / "outputs" / "ladder" / "report").exists()
+    assert command_line("-m", "+stage=step01", "model.norm=batch", OFF).returncode == 1
+    assert command_line("-m", "+stage=step02", *QUICK, OFF).returncode == 0
+    report = tmp_path / "outputs" / "ladder" / "report"
+    assert not report.exists()
+    report.touch()
+    failed = command_line("-m", "+stage=step02", *QUICK)
+    assert failed.returncode == 0, failed.stderr
+    (sentence,) = failed.stderr.splitlines()
+    assert str(report) in sentence
 
 
 @pytest.mark.slow
@@ -87,39 +108,20 @@ def test_a_sweep_over_experiments_reports_on_each(
 
 
 def test_a_failed_stage_of_a_sweep_is_reported_and_gives_exit_status_1(
-    command_line: CommandLine, tmp_path: Path, launcher: str
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    done = command_line(
-        "-m", f"--config-dir={tmp_path}", f"hydra/launcher={launcher}", "+stage=step01,step02",
-        *QUICK, "model.norm=batch", PYTHONPATH=str(tmp_path),
-    )  # fmt: skip
+    done = sweep("+stage=step01,step02", "model.norm=batch")
     assert done.returncode == 1, done.stderr
     assert "✗ no token sees the future" in done.stdout
     assert (tmp_path / "outputs" / "ladder" / "report" / "index.html").exists()
 
 
 def test_a_sweep_with_a_refused_job_is_reported_and_gives_exit_status_2(
-    command_line: CommandLine, tmp_path: Path, launcher: str
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    done = command_line(
-        "-m", f"--config-dir={tmp_path}", f"hydra/launcher={launcher}", "+stage=step02",
-        "train.micro_batch_size=0,2", *QUICK, PYTHONPATH=str(tmp_path),
-    )  # fmt: skip
+    done = sweep("+stage=step02", "train.micro_batch_size=0,2")
     assert done.returncode == 2
     assert done.stderr.count("train.micro_batch_size=0: give a value above 0.") == 1
     assert "Traceback" not in done.stderr
     assert len(list((tmp_path / "outputs").glob("*/*/*/run.json"))) == 1
     assert (tmp_path / "outputs" / "ladder" / "report" / "index.html").exists()
-
-
-@pytest.mark.parametrize("flags", [(), pytest.param(("-m",), marks=pytest.mark.slow)])
-def test_a_report_that_fails_is_one_sentence_and_changes_no_exit_status(
-    command_line: CommandLine, tmp_path: Path, flags: tuple[str, ...]
-) -> None:
-    report = tmp_path / "outputs" / "ladder" / "report"
-    report.parent.mkdir(parents=True)
-    report.touch()
-    done = command_line(*flags, "+stage=step02", *QUICK, report=True)
-    assert done.returncode == 0, done.stderr
-    (sentence,) = done.stderr.splitlines()
-    assert str(report) in sentence

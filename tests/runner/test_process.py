@@ -16,15 +16,14 @@ import joblib
 import pytest
 from rich.console import Console
 
+from runner import process
 from runner.entry import errors_in_a_sentence
 from runner.folder import RunFolder
-from runner.process import in_own_process
 from runner.record import Status
 from runner.run import _train_isolated, prepare_libraries
 from runner.signals import Interrupted, handled_by, this_process
 from tests.conftest import ROOT, CommandLine
-from tests.environment import environment
-from tests.records import synthetic_run
+from tests.runner import children
 from tests.runner.test_command_line import records
 
 # A driver with one GPU of 24 GB, or as many as GPUS says. It writes who initialised it, and whether
@@ -112,120 +111,88 @@ def test_no_stage_of_a_default_sweep_is_forked_after_the_driver_was_asked(
     assert set(driver.read_text().split()) == {"initialised"}
 
 
-# Four jobs of a second on two workers of hydra/launcher=cores; prints what each saw.
-JOBS = """
-import os, time
-from hydra.utils import instantiate
-from joblib import Parallel, delayed
-from hydra import compose, initialize
-from conf.reading import register
-
-def seen(job):
-    time.sleep(1)
-    return f'{os.environ.get("CUDA_VISIBLE_DEVICES")}/{os.environ["OMP_NUM_THREADS"]}'
-
-register()
-with initialize("conf", version_base="1.3"):
-    config = compose("config", ["hydra/launcher=cores"], return_hydra_config=True)
-launcher = instantiate(config.hydra.launcher)
-print(*Parallel(**launcher.joblib, backend="loky")(delayed(seen)(i) for i in range(4)))
-"""
+def child(function: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """A function of children.py in a new process that has imported nothing before."""
+    source = f"from tests.runner import children; children.{function}{tuple(map(str, arguments))}"
+    return subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("visible", [None, "GPU-5e,GPU-7a"])
-def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads(
-    visible: str | None, driver: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads_and_hidden_ones_are_not_chosen(
+    driver: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUS", "2")
     monkeypatch.setenv("GPT2_LADDER_CACHE", str(cache_dir))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    done = subprocess.run([sys.executable, "-c", JOBS], cwd=ROOT, capture_output=True, text=True)
+    done = child("print_jobs")
     threads = max(1, joblib.cpu_count() // 2)
-    expected = {f"{gpu}/{threads}" for gpu in (visible or "0,1").split(",")}
-    assert set(done.stdout.split()) == expected, done.stderr
+    expected = [
+        {"cuda_24gb", *(f"{gpu}/{threads}" for gpu in gpus)}
+        for gpus in (("0", "1"), ("GPU-5e", "GPU-7a"))
+    ]
+    assert [{*line.split()} for line in done.stdout.splitlines()] == [*expected, {"cpu"}], (
+        done.stderr
+    )
 
 
-def test_hidden_devices_are_not_chosen(driver: Path) -> None:
-    command = [sys.executable, "-m", "runner", "+stage=step02", "--cfg", "job", "-p", "scale"]
-    for visible, scale in (("0", "cuda_24gb"), ("", "cpu")):
-        variables = environment(CUDA_VISIBLE_DEVICES=visible)
-        shown = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-        assert f"name: {scale}\n" in shown.stdout, shown.stderr
+def test_a_stages_server_asks_nothing_of_a_driver(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it import the compiler, which asks CUDA in PyTorch 2.11: it then works in no stage.
+
+    A CUDA build asks the stub of the driver, and any build shows what was imported.
+    """
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    done = child("serve", tmp_path / "modules")
+    assert done.returncode == 0, done.stderr
+    modules = (tmp_path / "modules").read_text().split()
+    assert {"tests.runner.trap", "runner.training.loop"} < {*modules}
+    assert not {"torch._inductor.compile_fx", "torch._inductor.runtime.benchmarking"} & {*modules}
+    assert "forked" not in driver.read_text().split(), "the server has asked the driver"
+
+
+@pytest.fixture
+def preloads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What a server is told to import; it imports nothing here, so that it starts soon."""
+    told: list[list[str]] = []
+    monkeypatch.setattr(multiprocessing, "set_forkserver_preload", told.append)
+    monkeypatch.setattr(this_process, "asked", [])
+    return told
 
 
 def test_every_stage_has_the_environment_that_its_sweep_has_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preloads: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EARLIER", "1")
     for visible in ("0", "1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert in_own_process(_write_environment, tmp_path / visible) == 0
+        monkeypatch.setattr(process, "visible_gpus", lambda gpus=visible: gpus.replace("1", ""))
+        assert process.in_own_process(children.write_environment, tmp_path / visible) == 0
         assert (tmp_path / visible).read_text() == f"{visible} {os.environ.get('EARLIER')}"
         monkeypatch.delenv("EARLIER", raising=False)
+    # Only where there is no GPU the compiler is imported, too.
+    assert preloads == [process.PRELOADED, [*process.PRELOADED, "torch._inductor.compile_fx"]]
 
 
-def test_what_a_stages_server_imports_asks_nothing_of_a_driver() -> None:
-    """The calls of torch that would reach one are replaced by a failure."""
-    source = (
-        "import torch\n"
-        "def reached(*a, **k): raise SystemExit('asked')\n"
-        "for name in ('is_available', 'device_count', 'init', '_lazy_init', 'current_device'):\n"
-        "    setattr(torch.cuda, name, reached)\n"
-        "torch.accelerator.is_available = torch.accelerator.device_count = reached\n"
-        "torch.accelerator.current_accelerator = reached\n"
-        "import importlib\n"
-        "from runner.process import PRELOADED\n"
-        "for name in PRELOADED: importlib.import_module(name)\n"
-        "print('quiet')"
-    )
-    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "quiet\n", done.stderr
-
-
-@pytest.mark.parametrize(("visible", "imported"), [("0", False), ("", True)])
-def test_the_stages_server_imports_the_compiler_only_where_there_is_no_gpu(
-    driver: Path, tmp_path: Path, visible: str, imported: bool
-) -> None:
-    """In PyTorch 2.11 that import asks CUDA, which then works in no stage.
-
-    A CUDA build asks the stub of the driver, and any build shows what was imported.
-    """
-    source = (
-        "from pathlib import Path; from runner.process import in_own_process;"
-        "from tests.runner.test_process import _write_modules;"
-        f"in_own_process(_write_modules, Path({str(tmp_path / 'modules')!r}))"
-    )
-    variables = environment(CUDA_VISIBLE_DEVICES=visible)
-    subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=variables, check=True)
-    modules = (tmp_path / "modules").read_text().split()
-    assert "runner.training.loop" in modules
-    for name in ("torch._inductor.compile_fx", "torch._inductor.runtime.benchmarking"):
-        assert (name in modules) is imported
-    if visible:
-        assert "forked" not in driver.read_text().split(), "the server has asked the driver"
-
-
+@pytest.mark.usefixtures("preloads")
 def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
     """The second stage of a sweep would otherwise lose its exit status."""
-    assert in_own_process(_end_the_parent) == 0
+    assert process.in_own_process(children.end_the_parent) == 0
 
 
+@pytest.mark.usefixtures("preloads")
 def test_a_signal_that_waited_for_the_start_ends_the_stage_quietly(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(this_process, "asked", [])
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with handled_by(this_process.end), pytest.raises(Interrupted, match="SIGTERM"):
-        in_own_process(time.sleep, 20)
+        process.in_own_process(time.sleep, 20)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_second_signal_kills_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(this_process, "asked", [])
+@pytest.mark.usefixtures("preloads")
+def test_a_second_signal_kills_the_stage() -> None:
     with handled_by(this_process.end), pytest.raises(Interrupted) as ended:
-        in_own_process(_ask_twice, os.getpid())
+        process.in_own_process(children.ask_twice, os.getpid())
     assert ended.value.at_once
     assert not multiprocessing.active_children()
 
@@ -242,8 +209,9 @@ def test_an_error_that_an_interruption_caused_is_an_interruption() -> None:
     assert ended.value.code == 130
 
 
+@pytest.mark.usefixtures("preloads")
 def test_a_stage_that_outlives_the_server_keeps_its_result(tmp_path: Path) -> None:
-    train = partial(_finish_without_a_server, tmp_path / "run")
+    train = partial(children.finish_without_a_server, tmp_path / "run")
     _train_isolated(train, RunFolder(tmp_path / "run"), Console(file=io.StringIO()))
     assert RunFolder(tmp_path / "run").status is Status.finished
 
@@ -257,32 +225,3 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_a_policy(
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     prepare_libraries(tmp_path)
     assert ("GOMP_SPINCOUNT" in os.environ) is (policy is None)
-
-
-def _finish_without_a_server(path: Path) -> None:
-    folder = RunFolder(path)
-    with folder.locked(Console(file=io.StringIO())):
-        folder.start(synthetic_run(), afresh=True)
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(1)
-        folder.end(Status.finished)
-
-
-def _end_the_parent() -> None:
-    os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(0.5)
-
-
-def _ask_twice(sweep: int) -> None:
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    for signum in (signal.SIGTERM, signal.SIGUSR2):
-        os.kill(sweep, signum)
-    time.sleep(20)
-
-
-def _write_environment(file: Path) -> None:
-    file.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('EARLIER')}")
-
-
-def _write_modules(file: Path) -> None:
-    file.write_text("\n".join(sys.modules))

@@ -9,7 +9,7 @@ from tests.benchmarks.reliability import DRAWN
 from tests.faults.fuzz import Sandbox
 
 SLOW = {"overrides": 15, "texts": 15, "records": 15, "models": 12, "exits": 5}
-FEW = {"typed": 6, "quoted": 3, "configuration": 12, "streams": 6, "neighbours": 3, "modules": 10}
+FEW = {"typed": 6, "quoted": 3, "configuration": 12, "streams": 12, "neighbours": 3, "modules": 10}
 FEW |= {"ends": 3, "names": 40, "formats": 40, "documents": 40, "columns": 40, **SLOW}
 
 

@@ -5,6 +5,7 @@ python3 make.py run [ARGUMENTS]    an environment in .venv, then python -m runne
 python3 make.py test [ARGUMENTS]   the same with the development tools, then pytest ARGUMENTS
 """
 
+import os
 import subprocess
 import sys
 import venv
@@ -25,7 +26,7 @@ def install(what: str) -> None:
 
 
 def main() -> int:
-    """Returns the exit status of what was run."""
+    """Becomes what is to be run, or returns the exit status of a mistake."""
     if sys.version_info < (3, 10):  # noqa: UP036 - the sentence is for those who have an older one
         print(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 2
@@ -42,7 +43,8 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"pip could not install the project (status {error.returncode}).", file=sys.stderr)
         return 1
-    return subprocess.run([str(PYTHON), "-m", *command], cwd=ROOT).returncode
+    os.chdir(ROOT)
+    os.execv(PYTHON, [str(PYTHON), "-m", *command])  # which Ctrl-C then reaches alone
 
 
 if __name__ == "__main__":

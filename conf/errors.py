@@ -1,6 +1,6 @@
 """The errors that are shown to the user as one sentence, without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -17,6 +17,10 @@ class LostProcess(UsageError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest of the known words as a question after a sentence; empty where none is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    """The nearest of the known words as a question after a sentence; empty where none is near.
+
+    Of a mapping it is what the nearest key stands for.
+    """
+    for near in get_close_matches(word, list(known), n=1):
+        return f" Did you mean {known[near] if isinstance(known, Mapping) else near}?"
+    return ""

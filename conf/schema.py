@@ -17,7 +17,7 @@ from gpt2.config import ModelConfig, PositiveFloat, PositiveInt
 class Role(Enum):
     """What the value of a key is for. Every list of keys is made from the roles beside the types.
 
-    A section's role is that of all keys below it that have none of their own.
+    A section's role, where it has one, is that of all keys below it.
     """
 
     losses = "decides losses: the settings of runs that are compared; the role of most keys"

@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -47,11 +47,13 @@ def main() -> None:
         print(f"gpt2-ladder {version('gpt2-ladder')}")
         return
     flags, rest = get_args_parser().parse_known_args()
-    if rest:
+    for unknown in (word for word in rest if word.startswith("-")):
         fail(
-            f"{' '.join(rest)}: flags such as -m come before all settings, and a setting has no "
-            "dashes: -m +stage=step07 seed=1,2; --hydra-help shows the flags."
+            f"There is no flag {unknown}; --hydra-help shows the flags, and a setting has no "
+            "dashes: -m +stage=step07 seed=1,2."
         )
+    if rest:
+        fail(f"{' '.join(rest)}: settings come after all flags: -m +stage=step07 seed=1,2.")
     typed, folders = flags.overrides, [Path(flags.config_dir)] if flags.config_dir else []
     keys = set(map(override_key, typed))
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
@@ -85,7 +87,7 @@ def refuse_sweep(overrides: list[str]) -> None:
 def parse_dry_run(overrides: list[str]) -> bool:
     """Whether the runs are to be listed, and not trained."""
     asked = parse([o for o in overrides if override_key(o) == "dry_run"])["dry_run"]
-    return str(asked).lower() == "true"
+    return bool(OmegaConf.merge({"dry_run": BooleanNode(False)}, {"dry_run": asked}).dry_run)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

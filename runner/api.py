@@ -18,10 +18,11 @@ from conf.errors import UsageError
 from conf.reading import as_typed, register
 from runner.command import composed, read_command
 from runner.messages import sentence
+from runner.outcome import in_numbers
 from runner.overrides import hydra_open, override_key
 from runner.record import Run
 from runner.rows import HELD_OUT, STEPS
-from runner.run import in_numbers, run
+from runner.run import run
 from runner.settings import read_settings
 from runner.signals import Interrupted
 from stages.ladder import read_ladder

@@ -56,14 +56,15 @@ class Request:
         typed = parse(overrides)
         shared = [word for word in overrides if not _is_asked(override_key(word))]
         common = [word for word in shared if role_of(override_key(word)) is not Role.round]
-        stage = typed.get("stage")
+        stage, without_stage = typed.get("stage"), common
         if "recipe" in typed:
             if typed.keys() & {"without", "plus"}:
                 raise UsageError(
                     "A recipe is one run as it is; without and plus are for a stage: write "
                     "+stage=NAME and the settings instead of +recipe."
                 )
-            common += [] if stage is None else [f"stage={stage}"]
+            without_stage = [*common, "~stage"]
+            common = [*common, *([] if stage is None else [f"stage={stage}"])]
             stage = _chosen_stage(*common)
         if stage is None:
             raise UsageError("No stage was named: add one, such as +stage=step07.")
@@ -71,9 +72,9 @@ class Request:
         def of_stage(name: str) -> dict[str, Any]:
             return _settings(composed(*common, f"+stage={name}"))
 
-        base, by_hand = composed(*common), flatten(parse(shared)).keys()
-        ladder = Ladder(stages, _settings(base), by_hand, of_stage)
-        return cls(shared, Ablation.read(str(stage), typed), base, ladder)
+        by_hand = flatten(parse(shared)).keys()
+        ladder = Ladder(stages, _settings(composed(*without_stage)), by_hand, of_stage)
+        return cls(shared, Ablation.read(str(stage), typed), composed(*common), ladder)
 
     @property
     def stage(self) -> Stage:
@@ -136,7 +137,8 @@ def read_command(
         before = ladder.settings(Ablation(below)) if below else ladder.base
     else:
         words = list(overrides)
-        before = _settings(composed(*request.shared, f"stage={stage.parent}"))
+        parent = f"stage={stage.parent}" if stage.parent else "~stage"
+        before = _settings(composed(*request.shared, parent))
     trained = flatten(resolved(cfg))
     about = StageInfo(
         name=stage.name,

@@ -107,15 +107,19 @@ def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Co
     runs_in_words = f"{total} run{'s' if total > 1 else ''}"
     say(console, f"{runs_in_words}: {total - left} finished, {to_train} to train{same}.")
     paces = _paces([run for experiment in records.values() for run in experiment.values()])
-    seconds = [_estimate(row, paces) for row in rows if row.to_train]
-    known = [estimate for estimate in seconds if estimate is not None]
-    if known and len(known) == len(seconds):
-        say(console, f"One after another, they will take about {duration(sum(known))} here.")
-    elif left:
+    known, unknown = 0.0, 0
+    for row in rows:
+        estimate = _estimate(row, paces)
+        known, unknown = known + (estimate or 0.0), unknown + row.to_train * (estimate is None)
+    if known:
+        which = f"{to_train - unknown} of them" if unknown else "they"
+        say(console, f"One after another, {which} will take about {duration(known)} here.")
+    if unknown:
+        which = f"the other {unknown}" if known else "they"
         say(
             console,
-            "How long they take is not known: no run of this model on this device has finished "
-            "here; train one of them, and ask again.",
+            f"How long {which} take is not known: no run of such a model on this device has "
+            "finished here; train one of them, and ask again.",
         )
 
 
@@ -181,7 +185,7 @@ def _print_rows(rows: Sequence[PlannedRuns], cfg: DictConfig, console: Console) 
     for row in rows:
         finished = f"{len(row.done) - row.left} of {len(row.done)}"
         table.add_row(f"{row.shown}{row.remark}", finished)
-    console.print(table, highlight=False, markup=False)
+    console.print(table, highlight=False, markup=False, emoji=False)
 
 
 def _paces(records: Sequence[Run]) -> list[Pace]:

@@ -23,6 +23,8 @@ from runner import world
 
 # Hydra's words for an override that it cannot apply.
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
+# Its words for one value where a list must be.
+NO_LIST = re.compile(r"Error merging override (\S+?)=(\S+): .* not a ListConfig")
 # Its words where a launcher is not installed, and the extras that install it.
 NO_LAUNCHER = re.compile(r"(?:Unknown plugin class|Could not load) .*(joblib|submitit)")
 EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
@@ -52,7 +54,7 @@ def open_streams() -> None:
 
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print a line exactly as it is: no markup, no highlighting, no wrapping."""
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def warn(console: Console, text: str) -> None:
@@ -85,11 +87,11 @@ def duration(seconds: float) -> str:
 
 def no_such_key(name: str) -> str:
     """What to say of a key that the configuration does not have."""
-    known = [key.name for key in keys()]
+    known = {key.name: key.name for key in keys()}
     if name in known and name.startswith("model."):
         return f"This model has no setting {name}, which another kind of model has."
     if "." not in name:
-        known += [key.rpartition(".")[2] for key in known]
+        known = {key.rpartition(".")[2]: key for key in known} | known
     return f"There is no setting {name}.{did_you_mean(name, known)} --cfg job shows them all."
 
 
@@ -115,6 +117,9 @@ def sentence(mistake: Exception) -> str:
         return f"There is no {group} {name!r}.{near} There are {options}."
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"
+    if wanted := NO_LIST.match(text):
+        key, value = wanted.groups()
+        return f"{key}={value}: write a list: {key}=[{value}]."
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")
     lines = [line.strip() for line in text.splitlines()]
     kept = " ".join(line for line in lines if line and not line.startswith(inner))

@@ -139,7 +139,7 @@ class Results:
     mfu: float = measured("FLOP/s of the model over peak_flops of all processes")
     datasheet_mfu: float = measured("the same over datasheet_flops")
     datasheet_flops: float = measured("FLOP/s of dense bf16 by the datasheet of a known GPU")
-    peak_flops: float = measured("FLOP/s of the fastest matrix product measured on the machine")
+    peak_flops: float = measured("highest FLOP/s measured: of matrix products, or of the steps")
     flops_before: float = measured("FLOP/s of that product before the steps, median")
     flops_after: float = measured("the same after the steps")
     peak_memory_bytes: float = measured("largest memory of a process in bytes")

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.metadata
-import math
 import os
 import platform
 import shlex
@@ -19,21 +18,22 @@ from rich.console import Console
 
 from conf.device import smaller_scale
 from conf.errors import LostProcess, UsageError
-from conf.schema import Aim, Checkpoint, Config
-from runner import identity, record, world
+from conf.schema import Checkpoint, Config
+from runner import identity, world
 from runner.command import Command
 from runner.data.hellaswag import items_sha256
 from runner.data.source import Source, find_source
 from runner.files import write_atomically
 from runner.folder import RunFolder, is_done, now
 from runner.messages import say, sentence, warn
+from runner.outcome import print_outcome
 from runner.overrides import override_key
 from runner.process import in_own_process
 from runner.progress import text_progress
 from runner.record import CHECKPOINT, DataInfo, Environment, Process, Run, Status
 from runner.rows import Asked
 from runner.settings import remarks
-from runner.signals import say_why_first, this_process
+from runner.signals import Interrupted, say_why_first
 
 if TYPE_CHECKING:
     from runner.training.parallel import Parallel
@@ -163,7 +163,13 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
 
 def _train_isolated(train: Callable[[], None], folder: RunFolder, console: Console) -> None:
     """`train` in a process of its own; the record in `folder` is closed here if that crashes."""
-    status = in_own_process(train)
+    try:
+        status = in_own_process(train)
+    except Interrupted as interrupted:
+        folder.reload()
+        if folder.status and folder.run.is_abandoned and world.is_first():
+            _close(folder, Status.interrupted, str(interrupted), console)
+        raise
     if status != 0 and world.is_first():
         with folder.locked(console):  # the stage may have outlived the server that started it
             if folder.status is Status.running:
@@ -286,64 +292,3 @@ def _close(folder: RunFolder, status: Status, message: str, console: Console) ->
         folder.end(status, message)
     except OSError as error:
         say(console, f"{message} Its record could not be closed either: {sentence(error)}", "red")
-
-
-def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None:
-    """Print the results of a run in a few lines."""
-    run, results = folder.run, folder.run.results
-    title = f"{' '.join([run.stage.name, *run.ablation.overrides])} ({run.stage.title})"
-    if run.status is Status.failed:
-        say(console, f"{title} failed: {run.message}", "red")
-        return
-    if run.status is Status.diverged:
-        warn(console, f"{title} diverged: {run.message}")
-    else:
-        say(console, f"{title}: {in_numbers(run)}", "bold")
-
-    def tell(line: str, style: str | None = None) -> None:
-        say(console, f"  {line}", style)
-
-    if math.isfinite(results.datasheet_mfu):
-        of_measured = f"{results.mfu:.0%} of the fastest matrix product measured"
-        tell(f"MFU: {of_measured}, {results.datasheet_mfu:.0%} of the datasheet's bf16")
-    for accuracy in run.hellaswag[-1:]:
-        tell(f"HellaSwag: {accuracy}")
-    if run.timings.compile_s:
-        cache = f" with a {run.compile_cache} cache" if run.compile_cache else ""
-        tell(f"compiled in {run.timings.compile_s:.1f} s{cache}, not counted in the steps")
-    gains = run.products.gains if run.products else {}
-    if run.applied:
-        applied = (f"{name} ({gains[name]})" if name in gains else name for name in run.applied)
-        tell(f"applied: {', '.join(applied)}")
-    for technique, reason in run.not_applied.items():
-        tell(f"not applied: {technique}: {reason}")
-    for finding in run.findings:
-        words = f"{finding.severity.value}: {finding.name}: {finding.sentence} {finding.advice}"
-        tell(words, "yellow" if finding.severity.rank else None)
-    if run.stage.same_as:
-        tell(f"not applicable: it trains exactly as {run.stage.same_as}")
-    if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
-        if baseline := record.find_baseline(run, experiment):
-            tell(f"against the baseline: {_compared(run, baseline)}")
-        elif not (this_process.shares_the_machine or run.settings.recipe):  # a long run needs none
-            tell(f"there is no baseline yet; train it: {run.baseline_command}")
-    tell(f"record: {folder.path}")
-
-
-def in_numbers(run: Run) -> str:
-    """What was measured, in one line."""
-    results = run.results
-    return (
-        f"interval [{results.worst:.3f}, {results.best:.3f}], "
-        f"held-out loss {results.held_out:.3f}, {results.tokens_per_second:,.0f} tokens/s"
-    )
-
-
-def _compared(run: Run, baseline: Run) -> str:
-    """The differences of a finished run from its baseline."""
-    ours, theirs = run.results, baseline.results
-    losses = f"best {ours.best - theirs.best:+.3f}, held-out {ours.held_out - theirs.held_out:+.3f}"
-    alike = record.speed_conditions(run) == record.speed_conditions(baseline)
-    if this_process.shares_the_machine or not alike:
-        return losses
-    return f"{losses}, {ours.tokens_per_second / theirs.tokens_per_second:.2f} times the tokens/s"

@@ -23,7 +23,9 @@ from typing import Any
 from conf.errors import UsageError, did_you_mean
 from runner.files import files_sha256
 
+# A batch's rows, and the characters after which it has no further one.
 BATCH_ROWS = 64
+BATCH_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
 # Plain text is read in pieces of about this size, so short that `encode` takes no second look.
 # Cut after a word: no GPT-2 token spans a non-space followed by a space.
@@ -107,7 +109,7 @@ class DocumentFiles:
             read = _read_parquet if format_of(path) == "parquet" else _read_json_lines
             rows = read(path, self.column, row)
             try:
-                while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                while batch := _some_of(rows):
                     done = (before[place] + batch[-1][1] * path.stat().st_size) / total
                     yield Batch([place, row], [text for text, _ in batch if text], done)
                     row += len(batch)
@@ -120,6 +122,17 @@ class DocumentFiles:
                     "decompress it (zstd -d --long=31, or gunzip), or leave it out."
                 ) from error
             row = 0
+
+
+def _some_of(rows: Iterator[tuple[str | None, float]]) -> list[tuple[str | None, float]]:
+    """The rows of one batch; [] at their end."""
+    batch, characters = [], 0
+    for text, done in itertools.islice(rows, BATCH_ROWS):
+        batch.append((text, done))
+        characters += len(text or "")
+        if characters >= BATCH_CHARACTERS:
+            break
+    return batch
 
 
 def format_of(path: Path) -> str:

@@ -27,6 +27,9 @@ CARRIED = (
     "hellaswag", "looks",
 )  # fmt: skip
 
+# The run's tables as tensors, since metadata must be short; whole numbers are exact in float64.
+TABLES = ("steps", "held_out")
+
 
 @dataclass
 class Checkpoints:
@@ -69,22 +72,23 @@ class Checkpoints:
 
         The first process reads it, and every other gets its part.
         """
-        tensors, found = self._read() if self.parallel.is_first else ({}, {})
-        metadata = self.parallel.ask_first(lambda: found)
-        if not metadata:
+        tensors, record = self._read() if self.parallel.is_first else ({}, "")
+        tables = [tensors[name].tolist() for name in TABLES] if record else []
+        record, tables = self.parallel.ask_first(lambda: (record, tables))
+        if not record:
             return False
         load_state(self.model, self.optimizer, tensors, self.parallel)
-        record = parse_run(json.loads(metadata["record"]))
+        before = parse_run(json.loads(record))
         for field in CARRIED:
-            setattr(self.folder.run, field, getattr(record, field))
-        steps = [Step(*row) for row in json.loads(metadata["steps"])]
-        windows = [Window(*row) for row in json.loads(metadata["held_out"])]
+            setattr(self.folder.run, field, getattr(before, field))
+        steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in tables[0]]
+        windows = [Window(int(n), int(at), int(t), loss) for n, at, t, loss in tables[1]]
         self.folder.resume(steps, windows)
         warn(self.console, f"Resuming from step {len(steps)}.")
         return True
 
-    def _read(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors, and what the run had done; nothing where there is no usable checkpoint."""
+    def _read(self) -> tuple[dict[str, Tensor], str]:
+        """The tensors and the record's JSON; nothing where there is no usable checkpoint."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
@@ -96,15 +100,15 @@ class Checkpoints:
                     f"it was trained with matrix products in {before.answers}, and those measured "
                     f"here are in {now.answers}"
                 )
-            return tensors, metadata
+            return tensors, metadata["record"]
         except FileNotFoundError:
-            return {}, {}
+            return {}, ""
         except (DamagedFile, UnreadableRecord, OSError) as error:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
             self.folder.start(self.folder.run, afresh=True)
-            return {}, {}
+            return {}, ""
 
     def due(self) -> bool:
         """Whether `train.checkpoint_every` asks for a checkpoint after this step."""
@@ -118,11 +122,12 @@ class Checkpoints:
         """Replace the checkpoint; if that fails, warn and continue."""
         tensors, folder = gathered(state_of(self.model, self.optimizer)), self.folder
         if self.parallel.is_first:
+            tables = [astuple(step) for step in folder.steps], [astuple(w) for w in folder.windows]
+            for name, rows in zip(TABLES, tables, strict=True):
+                tensors[name] = torch.tensor(rows, dtype=torch.float64)
             metadata = {
                 "fingerprint": folder.run.fingerprint,
                 "record": json.dumps(asdict(folder.run), default=str),
-                "steps": json.dumps([astuple(step) for step in folder.steps]),
-                "held_out": json.dumps([astuple(window) for window in folder.windows]),
             }
             try:
                 save_tensors(self.path, tensors, metadata)

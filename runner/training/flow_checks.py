@@ -65,7 +65,7 @@ def check_flow(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iter
 
 
 def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Outcome]:
-    """Whether each of the CHECKS passed, and what was measured; the first look serves two."""
+    """Whether each of the CHECKS passed, and what was measured."""
     with torch.no_grad(), same_buffers(model):
         logits, loss = model(idx_BT)[0], model(idx_BT, targets_BT)[1]
         others = model((idx_BT + 1) % model.vocab_size)[0]
@@ -77,7 +77,7 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
     yield _first_loss(float(loss), model.vocab_size)
 
     no_autocast = torch.autocast(idx_BT.device.type, enabled=False)
-    look, gradients = inspect(model, no_autocast, 0, idx_BT, targets_BT)
+    look, _ = inspect(model, no_autocast, 0, idx_BT, targets_BT)
     if model.token_embedding() is None or look.later is None:
         yield True, "not checked: the model calls no nn.Embedding of the vocabulary"
     elif look.later > LEAK:
@@ -89,6 +89,11 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
     else:
         exactly = "" if look.later else "exactly "
         yield True, f"the gradient of a position with respect to every later token is {exactly}zero"
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with same_buffers(model):  # of the whole batch, since one sequence may not use all of a model
+        loss = model(idx_BT, targets_BT)[1].sum()
+        found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+    gradients = dict(zip(parameters, found, strict=True))
     without = [name for name, g in gradients.items() if g is None or not g.any()]
     if without:
         names = ", ".join(without[:3])

@@ -5,8 +5,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner import process
+
+if TYPE_CHECKING:
+    from runner.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,6 +49,15 @@ def job() -> str:
     return f"{os.environ.get('CUDA_VISIBLE_DEVICES')}/{os.environ['OMP_NUM_THREADS']}"
 
 
+def begin(path: Path) -> "RunFolder":
+    from runner.folder import RunFolder
+    from tests.records import synthetic_run
+
+    folder = RunFolder(path)
+    folder.start(synthetic_run(), afresh=True)
+    return folder
+
+
 def finish_without_a_server(path: Path) -> None:
     import io
 
@@ -52,11 +65,9 @@ def finish_without_a_server(path: Path) -> None:
 
     from runner.folder import RunFolder
     from runner.record import Status
-    from tests.records import synthetic_run
 
-    folder = RunFolder(path)
-    with folder.locked(Console(file=io.StringIO())):
-        folder.start(synthetic_run(), afresh=True)
+    with RunFolder(path).locked(Console(file=io.StringIO())):
+        folder = begin(path)
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(1)
         folder.end(Status.finished)
@@ -67,7 +78,8 @@ def end_the_parent() -> None:
     time.sleep(0.5)
 
 
-def ask_twice(sweep: int) -> None:
+def ask_twice(sweep: int, path: Path) -> None:
+    begin(path)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         os.kill(sweep, signum)

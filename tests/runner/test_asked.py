@@ -87,6 +87,12 @@ def test_a_run_names_what_it_is_compared_with_as_that_names_itself(
     assert found.base == other.base
 
 
+def test_the_stages_of_a_recipe_are_one_ladder_on_the_baseline_too(ask: Ask) -> None:
+    stages = [ask("+recipe=gpt2_124m", f"stage={name}") for name in ("step02", "step03", "step10")]
+    assert len({asked.base for asked in stages}) == 1
+    assert len({asked.settings for asked in stages}) == 3
+
+
 @pytest.mark.parametrize("asked", ["+stage=step01", "+stage=step02", "+recipe=gpt2_124m"])
 def test_flow_check_baseline_and_recipe_are_compared_with_nothing(ask: Ask, asked: str) -> None:
     found = ask(asked)

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from runner.files import seal, unseal
 from runner.folder import RunFolder
+from runner.outcome import print_outcome
 from runner.record import Status
-from runner.run import print_outcome
 from tests.conftest import ROOT, CommandLine
 from tests.records import synthetic_run
 
@@ -323,5 +323,5 @@ def test_the_mfu_is_said_where_the_gpus_datasheet_is_known(tmp_path: Path) -> No
     folder.run.results.mfu, folder.run.results.datasheet_mfu = 0.43, 0.35
     folder.end(Status.finished)
     print_outcome(folder, tmp_path, Console(file=said, width=200))
-    line = "MFU: 43% of the fastest matrix product measured, 35% of the datasheet's bf16"
+    line = "MFU: 43% of the highest rate measured, 35% of the datasheet's bf16"
     assert line in said.getvalue()

@@ -190,9 +190,12 @@ def test_a_signal_that_waited_for_the_start_ends_the_stage_quietly(
 
 
 @pytest.mark.usefixtures("preloads")
-def test_a_second_signal_kills_the_stage() -> None:
+def test_a_second_signal_kills_the_stage_whose_record_then_says_so(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    train = partial(children.ask_twice, os.getpid(), folder.path)
     with handled_by(this_process.end), pytest.raises(Interrupted) as ended:
-        process.in_own_process(children.ask_twice, os.getpid())
+        _train_isolated(train, folder, Console(file=io.StringIO()))
+    assert RunFolder(folder.path).status is Status.interrupted
     assert ended.value.at_once
     assert not multiprocessing.active_children()
 

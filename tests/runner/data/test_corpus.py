@@ -24,6 +24,7 @@ from conf.schema import DataConf, Order
 from gpt2.tokenizer import END_OF_TEXT, tokenizer
 from runner.data import corpus as cache_of_tokens
 from runner.data.corpus import Corpus, load
+from runner.data.documents import DocumentFiles
 from runner.data.source import find_source
 from tests.conftest import CommandLine
 
@@ -123,6 +124,14 @@ def test_several_texts_are_joined_by_end_of_text_which_written_out_is_only_text(
     for name, text in zip("ab", texts, strict=True):
         (tmp_path / "in" / f"{name}.txt").write_text(text)
     assert tokens(prepare(tmp_path / "in", tmp_path)) == expected(list(texts))[:-1]
+
+
+def test_a_batch_ends_after_many_rows_or_many_characters(tmp_path: Path) -> None:
+    long = "word " * 150_000
+    path = write(tmp_path / "a.jsonl", ["short"] * 70 + [long] * 3)
+    batches = list(DocumentFiles([path], "text").read(None))
+    assert [len(batch.texts) for batch in batches] == [64, 8, 1]
+    assert [batch.position for batch in batches] == [[0, 0], [0, 64], [0, 72]]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.zst", "a.jsonl.gz"])

@@ -76,6 +76,18 @@ def test_a_fault_fails_its_check(
     assert detail in found.detail
 
 
+def test_a_parameter_that_one_sequence_does_not_use_gets_its_gradient_from_another() -> None:
+    model = GPT(CONFIG, seed=1)
+    spare(model)
+
+    def routed(module: nn.Module, args: Any, output: Any) -> Any:
+        loss = output[1]
+        return output if loss is None or len(args[0]) < 2 else (None, loss + model.spare.sum())
+
+    model.register_forward_hook(routed)
+    assert check(model, GRADIENTS).passed
+
+
 def test_attention_without_its_mask_fails_and_what_has_no_embedding_is_not_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -118,8 +118,8 @@ def sentence(mistake: Exception) -> str:
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"
     if wanted := NO_LIST.match(text):
-        key, value = wanted.groups()
-        return f"{key}={value}: write a list: {key}=[{value}]."
+        setting, value = wanted.groups()
+        return f"{setting}={value}: write a list: {setting}=[{value}]."
     inner = ("full_key:", "reference_type=", "object_type=", "Config search path:", "provider=")
     lines = [line.strip() for line in text.splitlines()]
     kept = " ".join(line for line in lines if line and not line.startswith(inner))

@@ -38,10 +38,12 @@ class HubDataset:
             if position is not None:
                 stream.load_state_dict(position)
             where = f"data.dataset={self.dataset}"
-            texts = (text_of(where, self.column, row) for row in stream)
-            while batch := list(itertools.islice(texts, BATCH_ROWS)):
-                yield Batch(position, list(filter(None, batch)))
-                position = json.loads(json.dumps(stream.state_dict()))
+            # Closed at once, since threads that still read abort a process that ends meanwhile.
+            with contextlib.closing(iter(stream)) as rows:
+                texts = (text_of(where, self.column, row) for row in rows)
+                while batch := list(itertools.islice(texts, BATCH_ROWS)):
+                    yield Batch(position, list(filter(None, batch)))
+                    position = json.loads(json.dumps(stream.state_dict()))
 
 
 def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:

@@ -47,9 +47,9 @@ def main() -> None:
         print(f"gpt2-ladder {version('gpt2-ladder')}")
         return
     flags, rest = get_args_parser().parse_known_args()
-    for unknown in (word for word in rest if word.startswith("-")):
+    if unknown := [word for word in rest if word.startswith("-")]:
         fail(
-            f"There is no flag {unknown}; --hydra-help shows the flags, and a setting has no "
+            f"There is no flag {unknown[0]}; --hydra-help shows the flags, and a setting has no "
             "dashes: -m +stage=step07 seed=1,2."
         )
     if rest:

@@ -133,12 +133,14 @@ def read_command(
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
                 notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
-    if not cfg.recipe:
-        before = ladder.settings(Ablation(below)) if below else ladder.base
-    else:
+    if cfg.recipe:
         words = list(overrides)
-        parent = f"stage={stage.parent}" if stage.parent else "~stage"
-        before = _settings(composed(*request.shared, parent))
+    if not below:
+        before = ladder.base
+    elif cfg.recipe:
+        before = _settings(composed(*request.shared, f"stage={below}"))
+    else:
+        before = ladder.settings(Ablation(below))
     trained = flatten(resolved(cfg))
     about = StageInfo(
         name=stage.name,

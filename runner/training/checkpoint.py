@@ -16,7 +16,7 @@ from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.messages import warn
-from runner.record import CHECKPOINT, WEIGHTS, KeptWeights, UnreadableRecord, parse_run
+from runner.record import CHECKPOINT, WEIGHTS, KeptWeights, Run, UnreadableRecord, parse_run
 from runner.rows import Step, Window
 from runner.training.parallel import Parallel, gathered, load_state, state_of
 from runner.training.weights import load_tensors, save_tensors, save_weights
@@ -72,13 +72,12 @@ class Checkpoints:
 
         The first process reads it, and every other gets its part.
         """
-        tensors, record = self._read() if self.parallel.is_first else ({}, "")
-        tables = [tensors[name].tolist() for name in TABLES] if record else []
-        record, tables = self.parallel.ask_first(lambda: (record, tables))
-        if not record:
+        tensors, found = self._read() if self.parallel.is_first else ({}, None)
+        rows = [tensors[name].tolist() for name in TABLES] if found else []
+        before, tables = self.parallel.ask_first(lambda: (found, rows))
+        if before is None:
             return False
         load_state(self.model, self.optimizer, tensors, self.parallel)
-        before = parse_run(json.loads(record))
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(before, field))
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in tables[0]]
@@ -87,28 +86,28 @@ class Checkpoints:
         warn(self.console, f"Resuming from step {len(steps)}.")
         return True
 
-    def _read(self) -> tuple[dict[str, Tensor], str]:
-        """The tensors and the record's JSON; nothing where there is no usable checkpoint."""
+    def _read(self) -> tuple[dict[str, Tensor], Run | None]:
+        """The tensors, and the record; nothing where there is no usable checkpoint."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:
                 raise DamagedFile("it belongs to another run")
-            now = self.folder.run.products
-            before = parse_run(json.loads(metadata["record"])).products
+            record = parse_run(json.loads(metadata["record"]))
+            before, now = record.products, self.folder.run.products
             if before and now and before.answers != now.answers:
                 raise DamagedFile(
                     f"it was trained with matrix products in {before.answers}, and those measured "
                     f"here are in {now.answers}"
                 )
-            return tensors, metadata["record"]
+            return tensors, record
         except FileNotFoundError:
-            return {}, ""
+            return {}, None
         except (DamagedFile, UnreadableRecord, OSError) as error:
             damaged = self.path.replace(self.path.with_name(f"{CHECKPOINT}.damaged"))
             reason = f"{self.path} cannot be used: {error}"
             warn(self.console, f"{reason}; it is renamed {damaged.name}, and the run starts over.")
             self.folder.start(self.folder.run, afresh=True)
-            return {}, ""
+            return {}, None
 
     def due(self) -> bool:
         """Whether `train.checkpoint_every` asks for a checkpoint after this step."""

@@ -25,10 +25,7 @@ from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent
 
-# Saved before the tests are collected: importing transformers sets a variable of the compiler, and
-# so does torch.distributed, in the process that starts this one too.
-ENVIRONMENT = dict(os.environ)
-ENVIRONMENT.pop("TORCHINDUCTOR_CACHE_DIR", None)
+ENVIRONMENT = environment()  # before the tests are collected, which import what changes it
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -177,7 +177,8 @@ def check_file(box: Sandbox, case: tuple[str, str, str]) -> None:
     sign = "+" if group in ("stage", "plan", "recipe") else ""
     words = [] if asked == "--help" else [f"{sign}{group}=mine"]
     with patch.object(runner.__main__, "run", lambda *rest, **named: print("trained")):
-        status = _without_stage(box, group == "stage", f"--config-dir={folder}", asked, *words)
+        named = group in ("stage", "recipe")  # which has a stage of its own
+        status = _without_stage(box, named, f"--config-dir={folder}", asked, *words)
     if asked == "--help":
         assert status == 0
         left_out = group in ("stage", "plan", "recipe") and not is_read

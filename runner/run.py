@@ -116,7 +116,7 @@ def prepare_libraries(cache_dir: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_as_one_word(kernels))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     # How often a thread of GNU's OpenMP looks for work before it sleeps. By default it spins so
-    # long that another busy process makes a step much slower: docs/performance.md.
+    # long that another busy process makes a step much slower: docs/tried.md.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 

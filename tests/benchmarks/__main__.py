@@ -1,18 +1,17 @@
-"""python -m tests.benchmarks [start] [pair] [ladder]: what the command line costs on this machine.
+"""python -m tests.benchmarks [start] [ladder]: what the command line costs on this machine.
 
 start    seconds to show the ladder and the configuration, median of five
-pair     tokens/s and memory of step07 against the baseline on GPT-2 124M, interleaved A B A B
 ladder   seconds of the smoke scale's whole ladder, compilation included, and of doing it again
 
 python -m tests.benchmarks performance [--quick] [--render]
 
-Measures the machine's limits, the peers, the cost as the work grows, each stage, and one step by
-kind of work; writes this machine's part of docs/performance.md and its picture. Allow an hour on
-two cores. Each measurement is saved in docs/performance.json at once: the same command resumes
-where it was interrupted, and starts this machine's part over when the code has changed.
+Measures the machine's limits, the peers, each stage, and one step by kind of work; writes this
+machine's part of docs/performance.md. Allow an hour on two cores. Each measurement is saved in
+docs/performance.json at once: the same command resumes where it was interrupted, and starts this
+machine's part over when the code has changed.
 
 --quick    the same on the nano model with a few steps, in outputs/performance: does it all work?
---render   only the page and the pictures, from the saved measurements
+--render   only the page, from the saved measurements
 
 python -m tests.benchmarks gpu [--minutes 9]
 
@@ -41,8 +40,8 @@ docs/documents.md; about five minutes on two cores.
 
 python -m tests.benchmarks scaling
 
-Checks on one, two and four processes of this machine what is predicted of 1 to 64 GPUs, and writes
-docs/scaling.md; about ten minutes on two free cores. For Linux.
+Checks on one, two and four processes of this machine what is predicted of the memory and traffic of
+1 to 64 GPUs, and writes docs/scaling.md; about two minutes. For Linux.
 
 python -m tests.benchmarks findings [faults] [SCALE ...]
 
@@ -62,16 +61,14 @@ from tests.benchmarks import command_line
 from tests.benchmarks.ours import CommandFailed
 from tests.benchmarks.performance import LossesDiffer
 
-SHORT = {
-    work.__name__: work for work in (command_line.start, command_line.pair, command_line.ladder)
-}
+SHORT = {work.__name__: work for work in (command_line.start, command_line.ladder)}
 # Those whose arguments the module reads, and those without any.
 WITH_ARGUMENTS = ("performance", "gpu", "reliability", "findings")
 ALONE = ("memory", "documents", "scaling", "statistics")
 
 
 def main(*names: str) -> None:
-    """Runs the benchmark named on the command line, or the three that need no name."""
+    """Runs the benchmark named on the command line, or the two that need no name."""
     first, *rest = names or ("",)
     try:
         if first in WITH_ARGUMENTS or (first in ALONE and not rest):

@@ -1,15 +1,9 @@
-"""What the command line costs: the wait for an answer, a step against the baseline, a ladder."""
+"""What the command line costs: the wait for an answer, and a ladder of tiny models."""
 
 import statistics
 import tempfile
-from pathlib import Path
 
-import pandas as pd
-
-from tests.benchmarks.ours import GIB, runner, train
-from tests.benchmarks.pages import spread
-
-ROUNDS = 3
+from tests.benchmarks.ours import runner
 
 
 def start() -> None:
@@ -18,22 +12,6 @@ def start() -> None:
         seconds = [runner(*arguments) for _ in range(5)]
         name = " ".join(("python -m runner", *arguments))
         print(f"{name:<44} {statistics.median(seconds):6.2f} s (target: under 1)")
-
-
-def pair() -> None:
-    """Step 7 against the baseline, each in a process of its own, in turn."""
-    rates, memory = pd.DataFrame(), pd.DataFrame()
-    with tempfile.TemporaryDirectory() as folder:
-        for n in range(ROUNDS):
-            for stage in ("step02", "step07"):
-                run = train(Path(folder) / stage, stage, "train.steps=15").record
-                rates.loc[n, stage] = run.results.tokens_per_second
-                memory.loc[n, stage] = run.results.peak_memory_bytes / GIB
-                if n == 0:
-                    print(f"{stage}: not applied: {run.not_applied or 'nothing'}")
-    for stage in rates:
-        print(f"{stage}: {spread(rates[stage], 0)} tokens/s, {memory[stage].median():.1f} GiB")
-    print(f"step07 / baseline: {spread(rates['step07'] / rates['step02'], 2)} (target: 2.5)")
 
 
 def ladder() -> None:

@@ -83,18 +83,6 @@ class Step:
         head = (FP32 + element) * model.n_embd
         return self.tokens * (model.n_layer * layer + head)
 
-    @property
-    def touched_bytes(self) -> float:
-        """Bytes read and written in memory by all but the matrix products' own work.
-
-        Activations are written once and read twice. In every micro batch each weight is read twice,
-        and its gradient written, read and added to another; in every step gradients are read for
-        their norm, scaled, and AdamW reads four tensors and writes three.
-        """
-        activations = 3 * (self.activation_bytes + self.logit_bytes) * self.micro_batches
-        of_micro_batch, of_step = (2 + 4) * FP32, (1 + 2 + 7) * FP32
-        return activations + self.parameters * (of_micro_batch * self.micro_batches + of_step)
-
     def received_bytes(self, gloo: bool = False) -> float:
         """What each process receives in a step, and sends: rings, gradients and weights in fp32.
 
@@ -108,24 +96,6 @@ class Step:
         gathered = 2 * self.model.n_layer * self.block_parameters + self.root_parameters
         reduced = self.parameters * (2 if gloo else 1)
         return ring * (gathered * self.micro_batches + reduced)
-
-
-@dataclass(frozen=True)
-class Processor:
-    """What a processor sustains: FLOP/s in matrix products, bytes/s read and written in memory."""
-
-    flops_per_second: float
-    bytes_per_second: float
-
-    def seconds(self, step: Step) -> float:
-        """Of a step, without communication."""
-        return step.flops / self.flops_per_second + step.touched_bytes / self.bytes_per_second
-
-    @classmethod
-    def calibrated(cls, step: Step, seconds: float, bytes_per_second: float) -> "Processor":
-        """The processor on which a step took so long."""
-        products = seconds - step.touched_bytes / bytes_per_second
-        return cls(step.flops / products, bytes_per_second)
 
 
 # Assumptions, each with its source in scaling.md.j2.

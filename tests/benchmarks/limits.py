@@ -68,8 +68,8 @@ def matrix_products(device: torch.device, products: Products) -> list[dict[str, 
 
 def first_tokens(device: torch.device) -> int:
     """The tokens of a micro batch at the first size that is compared on such a device."""
-    point = plan_for(device.type).sizes[0].point
-    return point.micro_batch_size * point.context
+    size, *_ = plan_for(device.type).sizes
+    return size.micro_batch_size * size.context
 
 
 def product_rate(a: Tensor, b: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, from the measurements: a part for every machine."""
+"""docs/performance.md, from the measurements: a part for every machine."""
 
 import json
 from collections.abc import Iterator
@@ -6,19 +6,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import pandas as pd
-from matplotlib.figure import Figure
 
-import reports
 from conf.schema import Aim
-from reports.palette import STAGES, THEME
 from runner.training.device import DATASHEET_FLOPS
 from stages.ladder import read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
 from tests.benchmarks.pages import rendered, shown, spread
-from tests.benchmarks.plan import Plan, Point, plan_for
+from tests.benchmarks.plan import Plan, plan_for
 
 Entry = dict[str, Any]
 Cells = list[list[Any]]
@@ -36,12 +32,6 @@ OURS = ["step07", "step09"]
 TARGETS = {"huggingface": 2.0, "huggingface-compiled": 2.0, "plain": 1.7, "plain-compiled": 1.7}
 # Which part of the measured peak of matrix products step 7 is to reach at the largest size.
 PEAK_SHARE_TARGET = 0.65
-AXES = {
-    "micro_batch_size": "sequences in a micro batch",
-    "context": "tokens in a sequence",
-    "model": "model",
-    "grad_accum_steps": "micro batches in a step",
-}
 
 
 def judged(reached: bool) -> str:
@@ -77,7 +67,6 @@ class Measured:
         self.plan: Plan = plan_for(self.machine["device"], quick)
         self.estimates = estimates or {}
         self.peak = self.limit(self.precision)
-        self.picture = f"performance-{key}.png"
         # How the tests that need a GPU ended, where they ran.
         self.tests = self.entries.get("tests/gpu")
 
@@ -117,6 +106,7 @@ class Measured:
     def runs(self) -> pd.DataFrame:
         """The runs of the comparisons."""
         columns = ["size", "round", "contender", "precision", "rate", "memory", "loss", "first"]
+        columns.append("flops")  # of a token, of ours
         rows = [
             (
                 *name.split("/")[1:4],
@@ -125,6 +115,7 @@ class Measured:
                 entry["peak_memory_bytes"] / GIB,
                 entry.get("loss_difference"),
                 entry["step_seconds"][0] + entry.get("compile_s", 0.0),
+                entry.get("flops_per_token"),
             )
             for name, entry in self.entries.items()
             if name.startswith("peers/")
@@ -203,59 +194,12 @@ class Measured:
 
     def peak_share(self) -> float | None:
         """The part of the measured peak that step 7 reaches at the plan's largest size."""
-        size = self.plan.sizes[-1]
-        return self.share(self.point(size.point)) if size.spaced in self.sizes else None
-
-    def share(self, entry: Entry) -> float:
-        """The part of the measured peak that a run reaches in its own precision."""
-        flops: float = entry["flops_per_token"] * entry["tokens_per_second"]
-        return flops / self.limit(entry["precision"])
-
-    def point(self, point: Point) -> Entry | None:
-        """Step 7 at a point of the growth: measured there, or as one of the sizes compared."""
-        for size in self.plan.sizes:
-            own = (self.runs["size"] == size.name) & (self.runs["contender"] == "step07")
-            if size.point == point and own.any():
-                runs = self.runs[own]
-                return {
-                    **self.entries[f"peers/{size.name}/{runs['round'].iloc[0]}/step07"],
-                    "tokens_per_second": runs["rate"].median(),
-                    "peak_memory_bytes": runs["memory"].max() * GIB,
-                }
-        return self.entries.get(f"growth/{point.name}")
-
-    def ceilings(self) -> list[str]:
-        """By size, tokens/s if step 7 were nothing but matrix products at the peak's rate."""
-        found = []
-        for size in self.plan.sizes:
-            rows = self.compared(size.spaced)
-            if "huggingface" in rows.index:
-                rate = self.peak / self.point(size.point)["flops_per_token"]
-                ratio = f"{rate / rows['rate']['huggingface']:.1f} times transformers, eager"
-                found.append(f"{rate:,.0f} tokens/s at {size.spaced}, {ratio}")
-        return found
-
-    @cached_property
-    def axes(self) -> dict[str, pd.DataFrame]:
-        """By field, the points that were measured of the axes."""
-        found = {}
-        for field, axis in self.plan.axes.items():
-            points = [(getattr(p, field), e) for p in axis if (e := self.point(p))]
-            if points:
-                values, entries = zip(*points, strict=True)
-                frame = pd.DataFrame(entries).assign(value=values)
-                frame["share"] = [100 * self.share(entry) for entry in entries]
-                frame["gib"] = frame["peak_memory_bytes"] / GIB
-                found[field] = frame
-        return found
-
-    def growth(self, field: str) -> pd.DataFrame:
-        """The points of an axis; models with their millions of parameters."""
-        points = self.axes[field]
-        if field == "model":
-            millions = (points["parameters"] / 1e6).map(" ({:,.0f}M)".format)
-            points = points.assign(value=points["value"] + millions)
-        return points[["value", "tokens_per_second", "share", "gib"]]
+        size = self.plan.sizes[-1].spaced
+        if size not in self.sizes:
+            return None
+        runs = self.sizes[size][self.sizes[size]["contender"] == "step07"]
+        flops: float = runs["flops"].iloc[0] * runs["rate"].median()
+        return flops / self.limit(runs["precision"].iloc[0])
 
     @cached_property
     def swept(self) -> pd.DataFrame:
@@ -361,7 +305,7 @@ def overview(machines: list[Measured]) -> Cells:
 
 
 def write(data: Entry, folder: Path, quick: bool = False) -> None:
-    """Write performance.md and a picture for every machine into a folder, from the measurements."""
+    """Write performance.md into a folder, from the measurements."""
     file = folder / "memory.json"
     estimates = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     machines = [
@@ -369,45 +313,6 @@ def write(data: Entry, folder: Path, quick: bool = False) -> None:
         for key, part in data["machines"].items()
         if "limits" in part["measured"]
     ]
-    text = rendered(
-        "performance.md", machines=machines, overview=overview(machines), AXES=AXES, GIB=GIB
-    )
+    text = rendered("performance.md", machines=machines, overview=overview(machines), GIB=GIB)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "performance.md").write_text(text, encoding="utf-8")
-    for each in machines:
-        if each.axes:
-            draw(each, folder / each.picture)
-
-
-def draw(measured: Measured, file: Path) -> None:
-    """Tokens/s above and memory below, along the axes that were measured."""
-    axes = measured.axes
-    style = Path(reports.__file__).with_name("style.mplstyle")
-    light = {"figure.facecolor": "white", "savefig.facecolor": "white"}  # readable on any page
-    rows = (("tokens/s", "tokens_per_second"), ("peak memory, GiB", "gib"))
-    with matplotlib.style.context([style, light]):
-        figure = Figure(figsize=(max(5, 2.75 * len(axes)), 5), layout="constrained")
-        grid = figure.subplots(2, len(axes), sharex="col", squeeze=False)
-        for row, colour, (title, key) in zip(grid, STAGES[:2], rows, strict=True):
-            row[0].set_title(title)
-            for ax, (field, points) in zip(row, axes.items(), strict=True):
-                heights = points[key].tolist()
-                ax.plot(range(len(points)), heights, marker="o", markersize=4, color=colour)
-                for place, height in enumerate(heights):
-                    ax.annotate(
-                        f"{height:,.0f}" if height >= 100 else f"{height:,.1f}",
-                        (place, height), (0, 5), textcoords="offset points",
-                        ha="center", fontsize=8, color=THEME["muted"][0],
-                    )  # fmt: skip
-                ax.margins(x=0.15)
-                if field == "model":  # they differ by more than a linear scale can show
-                    ax.set_yscale("log")
-                    ax.set_ylim(min(heights) / 2, max(heights) * 3)
-                else:
-                    ax.set_ylim(0, max(heights) * 1.2)
-                ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
-                ax.yaxis.set_minor_formatter("")
-        for ax, (field, points) in zip(grid[1], axes.items(), strict=True):
-            ax.set_xticks(range(len(points)), points["value"].astype(str).str.replace("_", "\n"))
-            ax.set_xlabel(AXES[field])
-        figure.savefig(file, dpi=144)

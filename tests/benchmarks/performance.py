@@ -22,9 +22,9 @@ from typing import Any
 from runner.identity import code_hash, commit
 from runner.training.device import find_device
 from tests.benchmarks import machine, ours, page, surroundings
-from tests.benchmarks.plan import Plan, Point, Size, plan_for
+from tests.benchmarks.plan import Plan, Size, plan_for
 
-# The stage whose cost is followed as the work grows, and the stage that has each peer's optimizer.
+# The stage that is profiled, and the stage that has each peer's optimizer.
 STAGE = "step07"
 COUNTERPART = {
     "huggingface": "step07",
@@ -101,10 +101,6 @@ class Bench:
         """Every measurement but the limits, in the order in which they are made."""
         for size in self.plan.sizes:
             yield from self.comparison(size, own_precision)
-        compared = {size.point for size in self.plan.sizes}
-        for point in dict.fromkeys(p for axis in self.plan.axes.values() for p in axis):
-            if point not in compared:
-                yield f"growth/{point.name}", partial(self.growth, point)
         for size in self.plan.sizes:
             if size.name in self.plan.profile_steps:
                 yield f"profile/{size.name}", partial(self.profile, size)
@@ -112,7 +108,7 @@ class Bench:
 
     def around(self, names: Iterable[str]) -> Iterator[Job]:
         """What is spent around the steps."""
-        start = self.plan.sizes[0].point.overrides
+        start = self.plan.sizes[0].setup
         works = {
             "line": partial(in_own_process, SURROUNDINGS, "line"),
             "text": partial(in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes)),
@@ -171,21 +167,15 @@ class Bench:
         return {
             **found,
             "precision": precision,
-            "tokens_per_second": size.point.micro_batch_size * size.point.context / seconds,
+            "tokens_per_second": size.micro_batch_size * size.context / seconds,
             "loss_difference": difference,
         }
-
-    def growth(self, point: Point) -> Entry:
-        """The command line at one point of the growth."""
-        folder = self.runs / "growth" / point.name
-        steps = f"train.steps={self.plan.growth_steps}"
-        return entry_of(ours.train(folder, STAGE, *point.overrides, steps))
 
     def profile(self, size: Size) -> Entry:
         """One step of ours by kind of work."""
         steps = f"train.steps={self.plan.profile_steps[size.name]}"
         folder = f"output_dir={self.runs / 'profile' / size.name}"
-        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.point.overrides, steps, folder)
+        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.setup, steps, folder)
         return in_own_process("tests.benchmarks.profile_step", *given, "force=true")
 
     def _train(self, size: Size, number: int, stage: str) -> ours.Run:

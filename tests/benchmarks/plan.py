@@ -1,47 +1,21 @@
-"""What is measured for docs/performance.md: the sizes, and how the work grows from the first."""
+"""What is measured for docs/performance.md on a kind of device."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Point:
-    """One training set-up: a model, and the tokens of its micro batch and its step."""
+class Size:
+    """A training set-up at which all contenders are compared, in `rounds` rounds."""
 
     model: str
     micro_batch_size: int
     context: int
-    grad_accum_steps: int = 1
-
-    @property
-    def name(self) -> str:
-        accumulated = f"x{self.grad_accum_steps}" if self.grad_accum_steps > 1 else ""
-        return f"{self.model}/{self.micro_batch_size}x{self.context}{accumulated}"
-
-    @property
-    def overrides(self) -> list[str]:
-        """What the command line is given."""
-        given = [
-            f"model={self.model}",
-            f"train.micro_batch_size={self.micro_batch_size}",
-            f"train.context={self.context}",
-        ]
-        if self.grad_accum_steps > 1:
-            tokens = self.micro_batch_size * self.context * self.grad_accum_steps
-            given.append(f"train.total_batch_tokens={tokens}")
-        return given
-
-
-@dataclass(frozen=True)
-class Size:
-    """A point at which all contenders are compared, in `rounds` rounds."""
-
-    point: Point
     steps: int
     rounds: int
 
     @property
     def name(self) -> str:
-        return f"{self.point.micro_batch_size}x{self.point.context}"
+        return f"{self.micro_batch_size}x{self.context}"
 
     @property
     def spaced(self) -> str:
@@ -49,10 +23,16 @@ class Size:
         return self.name.replace("x", " x ")
 
     @property
+    def setup(self) -> list[str]:
+        """What the command line is given, but for the steps."""
+        sizes = f"train.micro_batch_size={self.micro_batch_size}", f"train.context={self.context}"
+        return [f"model={self.model}", *sizes]
+
+    @property
     def overrides(self) -> list[str]:
         """What the command line is given: every step is in the warmup, which peers need."""
         warmup = max(10, self.steps)  # step 9 has 10
-        return [*self.point.overrides, f"train.steps={self.steps}", f"train.warmup_steps={warmup}"]
+        return [*self.setup, f"train.steps={self.steps}", f"train.warmup_steps={warmup}"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +40,6 @@ class Plan:
     """What is measured. The last size is the largest."""
 
     sizes: list[Size]
-    axes: dict[str, list[Point]]  # by the field in which they differ
-    growth_steps: int
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
     sweep: list[str]  # overrides of the sweep that is compared with its own steps
     around: tuple[str, ...]
@@ -72,17 +50,10 @@ AROUND = ("line", "text", "compilation", "sweep", "smoke", "busy", "busy at the 
 
 CPU = Plan(
     sizes=[
-        Size(Point("gpt2", 4, 64), steps=8, rounds=3),
-        Size(Point("gpt2", 4, 256), steps=6, rounds=2),
-        Size(Point("gpt2", 4, 1024), steps=5, rounds=2),
+        Size("gpt2", 4, 64, steps=8, rounds=3),
+        Size("gpt2", 4, 256, steps=6, rounds=2),
+        Size("gpt2", 4, 1024, steps=5, rounds=2),
     ],
-    axes={
-        "micro_batch_size": [Point("gpt2", n, 64) for n in (1, 2, 4, 8)],
-        "context": [Point("gpt2", 4, n) for n in (64, 128, 256, 512, 1024)],
-        "model": [Point(m, 4, 64) for m in ("nano", "gpt2", "gpt2_medium")],
-        "grad_accum_steps": [Point("gpt2", 4, 64, n) for n in (1, 2, 4)],
-    },
-    growth_steps=6,
     profile_steps={"4x64": 8, "4x1024": 5},
     sweep=[],
     around=AROUND,
@@ -91,9 +62,7 @@ CPU = Plan(
 
 # What does not depend on the device is not repeated on a GPU.
 GPU = Plan(
-    sizes=[Size(Point("gpt2", n, 1024), steps=20, rounds=3) for n in (4, 16)],
-    axes={"micro_batch_size": [Point("gpt2", n, 1024) for n in (1, 2, 4, 8, 16)]},
-    growth_steps=20,
+    sizes=[Size("gpt2", n, 1024, steps=20, rounds=3) for n in (4, 16)],
     profile_steps={"4x1024": 8, "16x1024": 8},
     sweep=[],
     around=("compilation", "sweep"),
@@ -101,14 +70,7 @@ GPU = Plan(
 
 # Does it all work? Nothing that it measures means anything.
 QUICK = Plan(
-    sizes=[Size(Point("nano", 4, 16), 4, 2), Size(Point("nano", 4, 64), 3, 1)],
-    axes={
-        "micro_batch_size": [Point("nano", n, 16) for n in (2, 4)],
-        "context": [Point("nano", 4, n) for n in (16, 32, 64)],
-        "model": [Point("nano", 4, 16)],
-        "grad_accum_steps": [Point("nano", 4, 16, n) for n in (1, 2)],
-    },
-    growth_steps=3,
+    sizes=[Size("nano", 4, 16, steps=4, rounds=2), Size("nano", 4, 64, steps=3, rounds=1)],
     profile_steps={"4x16": 3, "4x64": 2},
     sweep=["scale=smoke", "train.steps=3"],
     around=AROUND,

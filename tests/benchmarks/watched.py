@@ -3,9 +3,8 @@
     torchrun --nproc-per-node 2 -m tests.benchmarks.watched FOLDER '[["+stage=step10", ...], ...]'
 
 The second argument is JSON: a list of runs, each the runner's arguments, which are trained one
-after the other; or a number of fp32 parameters, to measure a copy of memory and collectives of
-them. Each process writes what it saw into RANK.json in the folder. `worked_s` is how long cores
-worked for it, in all its threads, and `received_bytes` came from other processes.
+after the other. Each process writes what it saw into RANK.json in the folder. `received_bytes` came
+from other processes.
 """
 
 import json
@@ -13,15 +12,12 @@ import os
 import socket
 import struct
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -30,11 +26,9 @@ import runner.__main__
 from runner import world
 from runner.folder import RunFolder
 from runner.rows import Step
-from tests.benchmarks.limits import COPIED_BYTES
 
 # Where Linux counts the bytes that a connection received, in its struct tcp_info.
 BYTES_RECEIVED = 128
-REPEATS = 5
 
 
 def received_bytes() -> int:
@@ -53,21 +47,6 @@ def received_bytes() -> int:
     return total
 
 
-class Meter:
-    """What this process has spent since the meter was set."""
-
-    def __init__(self) -> None:
-        self.before = self._now()
-
-    def _now(self) -> tuple[float, float, int]:
-        return time.perf_counter(), time.process_time(), received_bytes()
-
-    def spent(self) -> dict[str, float]:
-        names = ("seconds", "worked_s", "received_bytes")
-        pairs = zip(names, self.before, self._now(), strict=True)
-        return {name: after - before for name, before, after in pairs}
-
-
 def own_bytes(tensors: Iterable[Tensor | None]) -> int:
     """Bytes of tensors, of those that are sharded this process's part."""
     local = (t.to_local() if isinstance(t, DTensor) else t for t in tensors)
@@ -79,13 +58,13 @@ def watch(*arguments: str) -> dict[str, Any]:
     steps: list[dict[str, float]] = []
     kept_bytes: dict[str, int] = {}
     add_step = RunFolder.add_step
-    meter = Meter()
+    before = received_bytes()
 
     def see_step(folder: RunFolder, step: Step) -> None:
-        nonlocal meter
-        steps.append({**meter.spent(), "seconds": step.step_ms / 1e3, "loss": step.loss})
+        nonlocal before
+        steps.append({"received_bytes": received_bytes() - before, "loss": step.loss})
         add_step(folder, step)
-        meter = Meter()
+        before = received_bytes()
 
     def see_memory(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -101,40 +80,9 @@ def watch(*arguments: str) -> dict[str, Any]:
     return {"steps": steps, "kept_bytes": kept_bytes}
 
 
-def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Medians of repeated work, after one turn that is not counted."""
-    found = []
-    for _ in range(1 + REPEATS):
-        if dist.is_initialized():
-            dist.barrier()
-        meter = Meter()
-        work()
-        found.append(meter.spent())
-    return pd.DataFrame(found[1:]).median().to_dict()
-
-
-def transfers(parameters: int) -> dict[str, dict[str, float]]:
-    """A copy of memory, and of several processes collectives of so many parameters."""
-    source = torch.ones(COPIED_BYTES // 4)
-    target = torch.empty_like(source)
-    found = {"copy": timed(lambda: target.copy_(source))}
-    if world.size() > 1:
-        dist.init_process_group("gloo")
-        part = torch.ones(parameters // world.size())
-        whole = part.repeat(world.size())
-        found |= {
-            "all-reduce": timed(lambda: dist.all_reduce(whole)),
-            "all-gather": timed(lambda: dist.all_gather_single(whole, part)),
-            "reduce-scatter": timed(lambda: dist.reduce_scatter_single(part, whole)),
-        }
-        dist.destroy_process_group()
-    return found
-
-
-def main(folder: str, what: str) -> None:
-    """Measures and writes what was seen."""
-    asked = json.loads(what)
-    found = [watch(*run) for run in asked] if isinstance(asked, list) else transfers(asked)
+def main(folder: str, runs: str) -> None:
+    """Trains the runs and writes what was seen."""
+    found = [watch(*run) for run in json.loads(runs)]
     (Path(folder) / f"{world.rank()}.json").write_text(json.dumps(found), encoding="utf-8")
 
 

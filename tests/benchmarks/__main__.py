@@ -33,11 +33,6 @@ python -m tests.benchmarks memory
 Traces how much GPU memory a step of each stage needs at each scale of a GPU, without a GPU, and
 writes docs/memory.md; about two minutes.
 
-python -m tests.benchmarks documents
-
-Writes a GB of documents as parquet and as JSON lines, tokenizes each into shards, and writes
-docs/documents.md; about five minutes on two cores.
-
 python -m tests.benchmarks scaling
 
 Checks on one, two and four processes of this machine what is predicted of the memory and traffic of
@@ -64,7 +59,7 @@ from tests.benchmarks.performance import LossesDiffer
 SHORT = {work.__name__: work for work in (command_line.start, command_line.ladder)}
 # Those whose arguments the module reads, and those without any.
 WITH_ARGUMENTS = ("performance", "gpu", "reliability", "findings")
-ALONE = ("memory", "documents", "scaling", "statistics")
+ALONE = ("memory", "scaling", "statistics")
 
 
 def main(*names: str) -> None:

@@ -14,7 +14,7 @@ from stages.ladder import read_ladder
 from tests.benchmarks import machine
 from tests.benchmarks.ours import GIB
 from tests.benchmarks.pages import rendered, shown, spread
-from tests.benchmarks.plan import Plan, plan_for
+from tests.benchmarks.plan import TEXTS, Plan, plan_for
 
 Entry = dict[str, Any]
 Cells = list[list[Any]]
@@ -258,14 +258,15 @@ class Measured:
             if busy := found.get(key):
                 name = f"a step beside a process that keeps a core busy / alone, {where}"
                 rows.append(beside(name, busy["beside_ms"] / busy["alone_ms"], 2, "times", 2))
-        if text := found.get("text"):
-            size, name = text["bytes"] / 1e6, "tokenizing a text of {:,.0f} MB"
-            rate = size / text["tokenized_s"]
-            rows += [
-                beside(name.format(size), rate, 15, "MB/s", at_least=True),
-                beside("its most memory", text["peak_memory_bytes"] / 1e9, 1, "GB", 2),
-                beside("opening it once it was checked", text["opened_s"] * 1e3, 10, "ms"),
-            ]
+        for kind in TEXTS:
+            if text := found.get(kind):
+                size, name = text["bytes"] / 1e6, "tokenizing {:,.0f} MB of .{}"
+                rate = size / text["tokenized_s"]
+                rows += [
+                    beside(name.format(size, kind), rate, 15, "MB/s", at_least=True),
+                    beside("its most memory", text["peak_memory_bytes"] / 1e9, 1, "GB", 2),
+                    beside("opening it once it was checked", text["opened_s"] * 1e3, 10, "ms"),
+                ]
         return rows
 
     @property

@@ -22,7 +22,7 @@ from typing import Any
 from runner.identity import code_hash, commit
 from runner.training.device import find_device
 from tests.benchmarks import machine, ours, page, surroundings
-from tests.benchmarks.plan import Plan, Size, plan_for
+from tests.benchmarks.plan import TEXTS, Plan, Size, plan_for
 
 # The stage that is profiled, and the stage that has each peer's optimizer.
 STAGE = "step07"
@@ -111,7 +111,12 @@ class Bench:
         start = self.plan.sizes[0].setup
         works = {
             "line": partial(in_own_process, SURROUNDINGS, "line"),
-            "text": partial(in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes)),
+            **{
+                name: partial(
+                    in_own_process, SURROUNDINGS, "text", str(self.plan.text_bytes), f".{name}"
+                )
+                for name in TEXTS
+            },
             "compilation": partial(
                 surroundings.compilation, self.runs / "compilation", STAGE, *start
             ),

@@ -46,7 +46,8 @@ class Plan:
     text_bytes: int = 0
 
 
-AROUND = ("line", "text", "compilation", "sweep", "smoke", "busy", "busy at the first size")
+TEXTS = ("txt", "jsonl", "parquet")  # kinds of files
+AROUND = ("line", *TEXTS, "compilation", "sweep", "smoke", "busy", "busy at the first size")
 
 CPU = Plan(
     sizes=[

@@ -1,17 +1,19 @@
 """What is spent around the steps: on a sweep, on compiling, on text, on the line of a step.
 
-python -m tests.benchmarks.surroundings text BYTES RESULT.json
-python -m tests.benchmarks.surroundings file FILE CACHE RESULT.json
+python -m tests.benchmarks.surroundings text BYTES ENDING RESULT.json
 python -m tests.benchmarks.surroundings line RESULT.json
 """
 
 import json
+import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from tests.records import synthetic_run
 
 Entry = dict[str, Any]
 LINES = 10_000
+# The mean size of a document of FineWeb-Edu's sample is about this.
+DOCUMENT_BYTES = 4_700
 
 
 def sweep(folder: Path, *overrides: str) -> Entry:
@@ -98,15 +102,40 @@ def busy(folder: Path, *overrides: str) -> Entry:
     return {"alone_ms": statistics.median(alone), "beside_ms": statistics.median(beside)}
 
 
-def text(size: str) -> Entry:
-    """Tokenize a text of so many bytes."""
+def text(size: str, ending: str) -> Entry:
+    """Tokenize so many bytes of documents in a file of a kind: .txt, .jsonl or .parquet."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "text.txt"
-        english = python_documentation(ours.CACHE).read_bytes()
-        with file.open("wb") as copies:
-            for number in range(max(1, int(size) // len(english))):
-                copies.write(f"\n{number}\n".encode() + english)
+        file = Path(folder) / f"text{ending}"
+        written = documents(int(size))
+        if ending == ".parquet":
+            import pyarrow  # which not every machine has
+            from pyarrow import parquet
+
+            schema = pyarrow.schema([("text", pyarrow.string())])
+            with parquet.ParquetWriter(file, schema, compression="snappy") as writer:
+                while rows := list(islice(written, 1000)):
+                    writer.write_table(pyarrow.table([rows], schema=schema))
+        else:
+            with file.open("w", encoding="utf-8") as lines:
+                for document in written:
+                    kept = json.dumps({"text": document}) if ending == ".jsonl" else document
+                    lines.write(f"{kept}\n")
         return tokenized(str(file), f"{folder}/cache")
+
+
+def documents(size: int) -> Iterator[str]:
+    """Documents of `size` bytes in all, of paragraphs of Python's documentation at random."""
+    draw = random.Random(1)
+    english = python_documentation(ours.CACHE).read_text(encoding="utf-8")
+    paragraphs = [paragraph for paragraph in english.split("\n\n") if paragraph.strip()]
+    written = 0
+    while written < size:
+        parts, length = [], 0
+        while length < min(DOCUMENT_BYTES, size):
+            parts.append(draw.choice(paragraphs))
+            length += len(parts[-1].encode()) + 2
+        yield "\n\n".join(parts)
+        written += length
 
 
 def tokenized(file: str, cache: str) -> Entry:
@@ -157,7 +186,7 @@ def line() -> Entry:
 def main(what: str, *arguments: str) -> None:
     """Measures one of them and writes the result."""
     *given, result = arguments
-    found = {"text": text, "file": tokenized, "line": line}[what](*given)
+    found = {"text": text, "line": line}[what](*given)
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from tests.faults.lab import Lab
         pytest.param(faults.asked_twice, 1, marks=pytest.mark.slow),
         pytest.param(faults.stage_ended, 1, marks=pytest.mark.slow),
         pytest.param(faults.out_of_memory, 1, marks=pytest.mark.slow),
-        (faults.disk_full, 1),
+        pytest.param(faults.disk_full, 3, marks=pytest.mark.slow),
         pytest.param(faults.folder_gone, 3, marks=pytest.mark.slow),
         pytest.param(faults.damaged, 2, marks=pytest.mark.slow),
         pytest.param(faults.two_sweeps, 1, marks=pytest.mark.slow),

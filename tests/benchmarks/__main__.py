@@ -24,7 +24,7 @@ there what is left.
 
 python -m tests.benchmarks reliability [NAME ...]
 
-Injects every fault of tests/faults many times, tries 18,000 cases of random input, and writes
+Injects every fault of tests/faults many times, tries 16,000 cases of random input, and writes
 docs/reliability.md; about three hours on two cores. With names, such as disk_full or overrides,
 only these, and the other lines stay as they were.
 

@@ -12,7 +12,7 @@ from reports.arm import Arm, Versus, is_finished
 from reports.commands import trained_by
 from reports.read import Records, Row
 from runner.rows import Asked
-from stages.ladder import Stage
+from stages.ladder import Stage, chain
 
 # The experiment, what must be equal, and the hash of the ladder's settings.
 Key = tuple[str, tuple[Any, ...], str]
@@ -45,7 +45,7 @@ class Comparison:
         self.what = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.typed.items())])
         self.versus, self.arm, other = versus, versus.arm, versus.other
         self.lost = [*(other.lost if other else []), *self.arm.lost]  # of both sides
-        self.chain = _chain(asked.stage, about)
+        self.chain = chain(asked.stage, {name: parent for name, (*_, parent) in about.items()})
         self.against = _named(*trained_by(asked.reference_command))
         self.same_as = self.against if asked.settings == asked.reference else ""
         # Whether it is compared with the stage that it stands on, if it stands on one.
@@ -135,14 +135,6 @@ def _claimed(found: Comparison, claims: Mapping[str, float]) -> float | None:
         changed, below = (found.stage,), "".join(found.chain[1:2])
     claimed = claims.get(changed[0]) if len(changed) == 1 and found.against == below else None
     return 1 / claimed if claimed and changed == found.without else claimed
-
-
-def _chain(stage: str, about: Mapping[str, About]) -> list[str]:
-    found, name = list[str](), stage
-    while name and name not in found:
-        found.append(name)
-        name = about[name][-1] or "" if name in about else ""
-    return found
 
 
 def by_size(value: Any) -> tuple[bool, float, str]:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from conf.errors import UsageError, did_you_mean
-from stages.ladder import Stage, flatten, nest
+from stages.ladder import Stage, chain, flatten, nest
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,8 @@ class Ladder:
 
     def chain(self, name: str) -> list[Stage]:
         """A stage and those that it stands on, the lowest first."""
-        found: list[Stage] = []
-        parent: str | None = name
-        while parent is not None and parent not in (stage.name for stage in found):
-            found.append(self.named(parent))
-            parent = found[-1].parent
-        return found[::-1]
+        parents = {stage.name: stage.parent for stage in self.stages}
+        return [self.named(below) for below in reversed(chain(name, parents))]
 
     def _entries(self, word: str, texts: Iterable[str]) -> Iterator[Entry]:
         for text in texts:

@@ -45,8 +45,22 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
             if problems is None:
                 raise
             problems.append(str(mistake))
-    stages = [replace(stage, number=_number(stage, found)) for stage in found.values()]
+    parents = {stage.name: stage.parent for stage in found.values()}
+    stages = [
+        replace(s, number=1 if s.about.aim is Aim.flow else 1 + len(chain(s.name, parents)))
+        for s in found.values()
+    ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
+
+
+def chain(stage: str, parents: Mapping[str, str | None]) -> list[str]:
+    """The names of a stage and of those that it stands on, downwards; it ends where they repeat."""
+    found: list[str] = []
+    name: str | None = stage
+    while name and name not in found:
+        found.append(name)
+        name = parents.get(name)
+    return found
 
 
 def flatten(plain: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -124,13 +138,3 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
     if about.name != file.stem:
         raise UsageError(f"{file}: stage.name is {about.name}; leave it out, or name it so too.")
     return about
-
-
-def _number(stage: Stage, stages: Mapping[str, Stage]) -> int:
-    if stage.about.aim is Aim.flow:
-        return 1
-    chain, parent = {stage.name}, stage.parent
-    while parent is not None and parent not in chain:
-        chain.add(parent)
-        parent = stages[parent].parent if parent in stages else None
-    return 1 + len(chain)

@@ -12,7 +12,7 @@ from reports.arm import Arm, Versus, is_finished
 from reports.commands import trained_by
 from reports.read import Records, Row
 from runner.rows import Asked
-from stages.ladder import Stage, chain
+from stages.ladder import Stage, lineage
 
 # The experiment, what must be equal, and the hash of the ladder's settings.
 Key = tuple[str, tuple[Any, ...], str]
@@ -32,11 +32,16 @@ class Comparison:
     claimed: float | None
 
     def __init__(
-        self, key: Key, lines: Sequence[Asked], about: Mapping[str, About], versus: Versus
+        self,
+        key: Key,
+        lines: Sequence[Asked],
+        about: About,
+        chain: Sequence[str],
+        versus: Versus,
     ) -> None:
         asked = self.asked = lines[-1]
         self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
-        self.number, self.title, self.aim, _ = about[asked.stage]
+        self.number, self.title, self.aim, _ = about
         entries = asked.without, asked.plus
         self.without, self.plus = (tuple(text.split(",")) if text else () for text in entries)
         self.is_plain = not any(entries)
@@ -45,7 +50,7 @@ class Comparison:
         self.what = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.typed.items())])
         self.versus, self.arm, other = versus, versus.arm, versus.other
         self.lost = [*(other.lost if other else []), *self.arm.lost]  # of both sides
-        self.chain = chain(asked.stage, {name: parent for name, (*_, parent) in about.items()})
+        self.chain = chain
         self.against = _named(*trained_by(asked.reference_command))
         self.same_as = self.against if asked.settings == asked.reference else ""
         # Whether it is compared with the stage that it stands on, if it stands on one.
@@ -84,6 +89,7 @@ def compare(
     }
     about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
     about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
+    parents = {name: parent for name, (*_, parent) in about.items()}
     conditions, claims = _conditions(rows), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)
@@ -103,7 +109,8 @@ def compare(
     found = []
     for (key, (*_, settings, reference)), lines in asked.items():
         pair = versus(arms[key[:2], settings], arms.get((key[:2], reference)))
-        found.append(Comparison(key, lines, about, pair))
+        stage = lines[-1].stage
+        found.append(Comparison(key, lines, about[stage], lineage(stage, parents), pair))
     baselines: dict[Key, Arm] = {}  # of two, as of an overlay that was edited, the newer one
     for each in found:
         if each.aim is Aim.baseline and each.is_plain:

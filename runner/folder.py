@@ -53,6 +53,7 @@ class RunFolder:
         self.watch: Callable[[Written], None] = lambda what: None
         self._writes = world.is_first()
         self._files: dict[str, TextIO] = {}
+        self._replaced: dict[str, bytes] = {}  # the files of the result that `start` replaced
         self.reload()
 
     def reload(self) -> None:
@@ -115,16 +116,19 @@ class RunFolder:
         stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by safetensors, killed
         if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS, EVENTS]
-        for name in stale if self._writes else ():
-            for left in self.path.glob(name):
-                left.unlink(missing_ok=True)
+        if self.status and self.status.is_final and not self.damage:
+            kept = (self.path / name for name in ("run.json", STEPS, HELD_OUT, LOG))
+            self._replaced = {file.name: file.read_bytes() for file in kept if file.exists()}
         if self.damage and self._writes and (self.path / "run.json").exists():
             os.replace(self.path / "run.json", self.path / "run.json.damaged")
         self.damage = None
         run.process = Process(platform.node(), os.getpid())
         run.started = now()
         self._run = run
-        self.save()
+        self.save()  # first, so that on a full disk a result stays whole
+        for name in stale if self._writes else ():
+            for left in self.path.glob(name):
+                left.unlink(missing_ok=True)
         self._open_files((), ())
 
     def ask(self, asked: Asked) -> None:
@@ -141,8 +145,17 @@ class RunFolder:
                 lines = '"' * quoted + "," * len(columns(Asked)) + "\n" + lines
             file.write(lines.encode(errors="backslashreplace"))
 
-    def remove(self) -> None:
-        """Delete the folder, and those above that are empty then, where nothing was trained."""
+    def undo_start(self) -> None:
+        """Give back the result that `start` replaced, or delete a folder that has none.
+
+        Folders above that are empty then go too. Raises OSError.
+        """
+        self._close_files()
+        for name, content in self._replaced.items():
+            write_atomically(self.path / name, content)
+        if self._replaced:
+            self.reload()
+            return
         self._run = None
         shutil.rmtree(self.path, ignore_errors=True)
         for above in (self.path.parent, self.path.parent.parent):

@@ -241,7 +241,7 @@ def _train_in(
             raise error if lost else UsageError(_failure(error, folder)) from failure
         trained = folder.steps or (folder.path / CHECKPOINT).exists()
         if isinstance(error, UsageError) and not (lost or trained):
-            folder.remove()  # a mistake in the command leaves nothing behind
+            folder.undo_start()  # a mistake in the command leaves nothing behind
             raise error from None
         _close(folder, Status.failed, _failure(error, folder), console)
 

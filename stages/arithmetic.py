@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from conf.errors import UsageError, did_you_mean
-from stages.ladder import Stage, chain, flatten, nest
+from stages.ladder import Stage, flatten, lineage, nest
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Ladder:
     def chain(self, name: str) -> list[Stage]:
         """A stage and those that it stands on, the lowest first."""
         parents = {stage.name: stage.parent for stage in self.stages}
-        return [self.named(below) for below in reversed(chain(name, parents))]
+        return [self.named(below) for below in reversed(lineage(name, parents))]
 
     def _entries(self, word: str, texts: Iterable[str]) -> Iterator[Entry]:
         for text in texts:

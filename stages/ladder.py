@@ -47,13 +47,13 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
             problems.append(str(mistake))
     parents = {stage.name: stage.parent for stage in found.values()}
     stages = [
-        replace(s, number=1 if s.about.aim is Aim.flow else 1 + len(chain(s.name, parents)))
+        replace(s, number=1 if s.about.aim is Aim.flow else 1 + len(lineage(s.name, parents)))
         for s in found.values()
     ]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
 
 
-def chain(stage: str, parents: Mapping[str, str | None]) -> list[str]:
+def lineage(stage: str, parents: Mapping[str, str | None]) -> list[str]:
     """The names of a stage and of those that it stands on, downwards; it ends where they repeat."""
     found: list[str] = []
     name: str | None = stage

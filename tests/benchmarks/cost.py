@@ -39,8 +39,6 @@ class Step:
         products = self.parameters - model.context_length * model.n_embd
         per_token = 6 * products + 12 * model.n_layer * model.n_embd * self.context
         self.flops = per_token * self.tokens * self.micro_batches
-        # Log probabilities, their gradient and that of the logits, in fp32.
-        self.logit_bytes = 3 * FP32 * self.tokens * model.padded_vocab_size
 
     @property
     def memory(self) -> dict[str, float]:
@@ -62,7 +60,8 @@ class Step:
             "gathered": FP32 * gathered * self.is_sharded,
             "bf16 weights": BF16 * casts * self.bf16,
             "activations": self.activation_bytes,
-            "logits": self.logit_bytes,
+            # Log probabilities, their gradient and that of the logits, in fp32.
+            "logits": 3 * FP32 * self.tokens * self.model.padded_vocab_size,
         }
 
     @property

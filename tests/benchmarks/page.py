@@ -105,8 +105,8 @@ class Measured:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """The runs of the comparisons."""
-        columns = ["size", "round", "contender", "precision", "rate", "memory", "loss", "first"]
-        columns.append("flops")  # of a token, of ours
+        columns = ["size", "round", "contender", "precision", "rate"]
+        columns += ["memory", "loss", "first", "flops"]
         rows = [
             (
                 *name.split("/")[1:4],

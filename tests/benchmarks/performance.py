@@ -203,7 +203,6 @@ def entry_of(run: ours.Run) -> Entry:
         "tokens_per_second": tokens / ours.steady_seconds(run.step_seconds),
         "compile_s": record.timings.compile_s,
         "flops_per_token": record.model.flops_per_token,
-        "parameters": record.model.parameters,
         "not_applied": record.not_applied,
     }
 

@@ -28,13 +28,13 @@ LONG_RUN_TOKENS = 10e9
 MODELS = {"gpt2": "124M", "gpt2_medium": "350M", "gpt2_large": "774M", "gpt2_xl": "1.5B"}
 
 STAGE = "step10"
-# The same precision on every processor.
-PLAIN = ("train.autocast=none", "train.compile=false", "device=cpu", "evaluation.every=null")
 EQUAL_STEPS = 20
-# 16 sequences a step, so that each of four processes has two micro batches.
-EQUAL = ("train.total_batch_tokens=512", f"train.steps={EQUAL_STEPS}", *PLAIN)
+# 16 sequences a step, so that each of four processes has two micro batches, in fp32 everywhere.
+EQUAL = (
+    "train.total_batch_tokens=512", f"train.steps={EQUAL_STEPS}", "evaluation.every=null",
+    "train.autocast=none", "train.compile=false", "device=cpu",
+)  # fmt: skip
 SHARDINGS = {"DDP": Sharding.none, "FSDP": Sharding.fsdp}
-
 
 # Micro batches whose memory is traced, on one GPU and under FSDP on several.
 TRACED = [(model, 4, gpus) for gpus in (1, 8) for model in MODELS] + [("gpt2", 8, 64)]
@@ -52,7 +52,9 @@ def watched(runs: list[list[str]], processes: int = 1) -> list[tuple[Measured, .
         folder = Path(name)
         asked = [[*common, *run, f"output_dir={folder}/{i}"] for i, run in enumerate(runs)]
         python(*module, name, json.dumps(asked), OMP_NUM_THREADS="1")
-        seen = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+        seen = [
+            json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(processes)
+        ]
     return list(zip(*seen, strict=True))
 
 

@@ -308,22 +308,23 @@ def disk_full(lab: Lab, times: int) -> None:
     on_disk = disk / experiment.name
     try:
         assert lab.run(on_disk, "+stage=step02").returncode == 0
-        finished = outcome(on_disk)["step02"]
         for i in range(times):
-            asked = STAGE, f"seed={i + 2}"
+            asked, finished = (STAGE, f"seed={i + 2}"), _results(on_disk)
             match i % 3:
                 case 0:  # room for nothing
                     _fill(disk, leave=0)
-                    done = lab.run(on_disk, *asked)
-                    assert done.returncode != 0
-                    assert "No space left on device" in done.stdout + done.stderr
+                    for words in (asked, ("+stage=step02", "force=true")):
+                        done = lab.run(on_disk, *words)
+                        assert done.returncode != 0
+                        assert "No space left on device" in done.stdout + done.stderr
                 case 1:  # room for the record and not for a checkpoint
                     _fill(disk, leave=1 << 20)
                     done = lab.run(on_disk, *asked)
                     assert done.returncode == 0, done.stdout + done.stderr
                     assert "a checkpoint needs" in done.stdout.split("step 0,")[0]
                     assert "No checkpoint at step 5" in done.stdout
-                    kept = lab.run(on_disk, *asked, "checkpoint=last", "force=true")
+                    finished = _results(on_disk)
+                    kept = lab.run(on_disk, *asked, "checkpoint=last")
                     assert kept.returncode == 2
                     assert "the weights that checkpoint=last keeps need" in kept.stderr
                 case 2:  # no room for the tokens
@@ -332,9 +333,16 @@ def disk_full(lab: Lab, times: int) -> None:
                     assert done.returncode == 1
                     assert "No space left on device" in done.stdout
             assert "Traceback" not in done.stdout + done.stderr
-            assert outcome(on_disk)["step02"] == finished
+            assert _results(on_disk) == finished
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def _results(experiment: Path) -> dict[Path, bytes]:
+    """The files of each finished run."""
+    names = "run.json", "steps.csv", "held_out.csv", "log.txt"
+    files = [file.with_name(name) for file in finished_records(experiment) for name in names]
+    return {file: file.read_bytes() for file in files}
 
 
 def _fill(disk: Path, leave: int) -> None:

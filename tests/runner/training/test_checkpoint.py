@@ -11,6 +11,7 @@ from rich.console import Console
 from conf.errors import UsageError
 from gpt2.config import Norm
 from gpt2.model import GPT
+from runner.api import train
 from runner.data.stream import HeldOut
 from runner.files import DamagedFile
 from runner.folder import RunFolder
@@ -23,7 +24,7 @@ from runner.training.parallel import Parallel
 from runner.training.weights import load_tensors, load_weights, save_tensors, save_weights
 from tests.conftest import Settings
 from tests.records import synthetic_run
-from tests.runner.conftest import Runs
+from tests.runner.conftest import QUICK, Runs
 from tests.runner.test_products import products
 from tests.runner.training.test_flow_checks import CONFIG
 
@@ -103,6 +104,21 @@ def test_missing_disk_space_is_reported_before_training(
     assert "1.0 MB are free, but a checkpoint needs 39.9 MB" in printed
     with pytest.raises(UsageError, match="checkpoint=best keeps need"):
         checkpoints(settings, tmp_path, "checkpoint=best")
+
+
+def test_without_space_for_its_weights_a_finished_run_stays_as_it_is(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("step05", *words, *QUICK, "train.steps=2")
+    finished = train(*asked).folder
+    before = {file.name: file.read_bytes() for file in finished.iterdir()}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    for typed in ("checkpoint=last", "force=true"):
+        with pytest.raises(UsageError, match="free some space"):
+            train(*asked, "checkpoint=last", typed)
+    after = {file.name: file.read_bytes() for file in finished.iterdir()}
+    assert after.pop("asked.csv").startswith(before.pop("asked.csv"))
+    assert after == before
 
 
 def test_the_best_weights_are_those_of_the_lowest_held_out_loss(runs: Runs) -> None:

@@ -96,7 +96,7 @@ class Lab:
             env=environment(**{**ALONE, **changed}),
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,  # one of 19,073 steps takes ten minutes on a busy machine
         )
 
     def undisturbed(self, *arguments: str) -> Outcome:

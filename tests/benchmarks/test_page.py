@@ -316,7 +316,8 @@ def test_gpu_ends_in_time_and_the_same_command_goes_on(
 ) -> None:
     ended = tmp_path / "ended"
     long_work = (
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background, too
         "try: time.sleep(60)\n"
         f"except KeyboardInterrupt: pathlib.Path({str(ended)!r}).touch()\n"
     )

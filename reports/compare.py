@@ -16,7 +16,7 @@ from stages.ladder import Stage, lineage
 
 # The experiment, what must be equal, and the hash of the ladder's settings.
 Key = tuple[str, tuple[Any, ...], str]
-About = tuple[int, str, Aim, str | None]  # of a stage: number, title, aim and parent
+About = tuple[int, str, Aim]  # of a stage: number, title and aim
 
 
 class Comparison:
@@ -41,7 +41,7 @@ class Comparison:
     ) -> None:
         asked = self.asked = lines[-1]
         self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
-        self.number, self.title, self.aim, _ = about
+        self.number, self.title, self.aim = about
         entries = asked.without, asked.plus
         self.without, self.plus = (tuple(text.split(",")) if text else () for text in entries)
         self.is_plain = not any(entries)
@@ -85,11 +85,11 @@ def compare(
     """
     rows = [run for run in records.rows if run.asked]
     about: dict[str, About] = {
-        line.stage: (0, line.stage, Aim.loss, None) for run in rows for line in run.asked
+        line.stage: (0, line.stage, Aim.loss) for run in rows for line in run.asked
     }
-    about |= {s.name: (s.number, s.about.title, s.about.aim, s.parent) for s in ladder}
-    about |= {r.stage: (r.number, r.title, Aim(r.aim), r.parent) for r in rows}
-    parents = {name: parent for name, (*_, parent) in about.items()}
+    about |= {s.name: (s.number, s.about.title, s.about.aim) for s in ladder}
+    about |= {r.stage: (r.number, r.title, Aim(r.aim)) for r in rows}
+    parents = {s.name: s.parent for s in ladder} | {r.stage: r.parent for r in rows}
     conditions, claims = _conditions(rows), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
     rounds: dict[Any, dict[Any, Row]] = defaultdict(dict)

@@ -151,9 +151,9 @@ class RunFolder:
         Folders above that are empty then go too. Raises OSError.
         """
         self._close_files()
-        for name, content in self._replaced.items():
-            write_atomically(self.path / name, content)
         if self._replaced:
+            for name, content in self._replaced.items():
+                write_atomically(self.path / name, content)
             self.reload()
             return
         self._run = None

@@ -323,7 +323,7 @@ def disk_full(lab: Lab, times: int) -> None:
                     assert done.returncode == 0, done.stdout + done.stderr
                     assert "a checkpoint needs" in done.stdout.split("step 0,")[0]
                     assert "No checkpoint at step 5" in done.stdout
-                    finished = _results(on_disk)
+                    finished = _results(on_disk) | finished  # that of the runs before is kept
                     kept = lab.run(on_disk, *asked, "checkpoint=last")
                     assert kept.returncode == 2
                     assert "the weights that checkpoint=last keeps need" in kept.stderr

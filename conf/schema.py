@@ -32,6 +32,7 @@ Seed = Annotated[int, Ge(0), Lt(2**63), Role.round]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Name = Annotated[str, Role.name]
 NameOrNone = Annotated[str | None, Role.name]
+LearningRate = Annotated[float, Gt(0), Lt(1e31)]  # AdamW divides it by 1 - beta
 
 
 def is_folder_name(name: str) -> bool:
@@ -131,6 +132,8 @@ class ScaleConf:
     """Sizes that only some stages use; a scale's YAML sets the others in their own groups."""
 
     name: str
+    learning_rate: LearningRate  # of the stages up to step08, which suits the scale's model
+    peak_learning_rate: LearningRate  # from step09 on, whose schedule warms up and decays
     accumulate_to_tokens: PositiveInt  # the batch of a step that accumulates gradients
     flow_micro_batch_size: PositiveInt
     flow_context: PositiveInt
@@ -197,7 +200,7 @@ class TrainConf:
     micro_batch_size: PositiveInt  # in sequences
     context: Annotated[int, Ge(2)]  # tokens of a sequence, of which one alone has nothing before it
     total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
-    learning_rate: Annotated[float, Gt(0), Lt(1e31)]  # AdamW divides it by 1 - beta
+    learning_rate: LearningRate
     schedule: Schedule
     warmup_steps: Annotated[int, Ge(0)]
     min_lr_ratio: Annotated[float, Ge(0), Le(1)]

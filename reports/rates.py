@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from conf.schema import ReportConf
 from reports.arm import Arm
@@ -15,7 +14,7 @@ from reports.ladders import Group
 from reports.read import Row
 from reports.statistics import Estimate, mean_difference, mean_over_windows
 from stages.arithmetic import Ablation, Ladder
-from stages.ladder import CONF, Stage, flatten
+from stages.ladder import Stage, flatten
 
 RATE = "train.learning_rate"
 
@@ -59,9 +58,11 @@ def find_rates(
         same = each.key[:2] == own.key[:2] and each.is_plain and mine == theirs
         if same and isinstance(rate := each.typed.get(RATE), int | float):
             grid[each.stage][float(rate)] = each.arm
-    # No rate is typed here: a record of a typed one does not hold that of the configuration.
-    common = OmegaConf.load(CONF / "config.yaml").train.learning_rate
-    untyped = Ladder(ladder, {**flatten(own.arm.newest.config), RATE: common})
+    # The scale's rates, since the runs' own may have been typed; older records have none.
+    settings = flatten(own.arm.newest.config)
+    if (common := settings.get("scale.learning_rate")) is None:
+        return []
+    untyped = Ladder(ladder, {**settings, RATE: common})
     stages: list[StageRates] = []
     reported: dict[str, pd.DataFrame] = {}
     for stage in ladder:

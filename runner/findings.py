@@ -59,7 +59,7 @@ def find(run: Run, steps: Sequence[Step], windows: Sequence[Window]) -> list[Fin
 @error(
     "The loss or its gradient is not finite at step {step}; before, the loss was up to {worst:.4g} "
     "and the gradient norm up to {norm}.",
-    "Lower train.learning_rate; train.clip_grad_norm and train.warmup_steps are for that.",
+    "Lower train.learning_rate, set train.clip_grad_norm, or raise train.warmup_steps.",
 )
 def diverged(e: Evidence) -> Facts:
     *_, last = e.steps
@@ -73,7 +73,7 @@ def diverged(e: Evidence) -> Facts:
 @error(
     "Later tokens change the prediction of earlier ones: the gradient with respect to them is "
     "{gradient:.2g} of that with respect to earlier tokens, and must be 0.",
-    "The training loss is too low to be compared; mask later positions, and take a model.norm that "
+    "The losses cannot be compared with others. Mask later positions, and choose a model.norm that "
     "does not mix positions.",
 )
 def future_leak(e: Evidence) -> Facts:
@@ -83,7 +83,7 @@ def future_leak(e: Evidence) -> Facts:
 
 @error(
     "{copied:.0%} of the targets are the input token itself.",
-    "A target is the token after; shift the targets by one.",
+    "A target is the next token: shift the targets by one.",
 )
 def targets_not_shifted(e: Evidence) -> Facts:
     copied = max((look.copied for look in e.run.looks), default=0.0)
@@ -92,7 +92,7 @@ def targets_not_shifted(e: Evidence) -> Facts:
 
 @error(
     "Only {shifted:.0%} of the targets are the input's next token.",
-    "Take inputs and targets from the same place of the text.",
+    "Take inputs and targets from the same place in the text.",
 )
 def labels_unrelated(e: Evidence) -> Facts:
     shifted = min((max(look.shifted, look.copied) for look in e.run.looks), default=1.0)
@@ -101,7 +101,7 @@ def labels_unrelated(e: Evidence) -> Facts:
 
 @error(
     "The batches of steps {at} are the same.",
-    "The model learns one batch by heart; move on in the text at every step.",
+    "The model memorises one batch. Read the next part of the text at every step.",
 )
 def repeated_batch(e: Evidence) -> Facts:
     looks = e.run.looks
@@ -130,7 +130,7 @@ def frozen_parameters(e: Evidence, on_purpose: bool = False) -> Facts:
 
 @note(
     "The model asks for no gradient of {names}, so they stay as they were drawn.",
-    "Nothing is wrong where that is meant.",
+    "This is right if you froze them on purpose.",
     name="frozen_parameters",
 )
 def frozen_on_purpose(e: Evidence) -> Facts:
@@ -139,7 +139,7 @@ def frozen_on_purpose(e: Evidence) -> Facts:
 
 @error(
     "The weights of the micro batches' losses in a step sum to {weight:.3g}, and not to 1.",
-    "Divide the loss of each micro batch by their number; see train.total_batch_tokens.",
+    "Divide the loss of each micro batch by their number, which train.total_batch_tokens decides.",
 )
 def accumulation_scale(e: Evidence) -> Facts:
     weights = [look.weight for look in e.trained if look.weight]
@@ -159,9 +159,9 @@ def _first_loss(e: Evidence) -> Facts:
 
 
 @warning(
-    "The first loss is {loss:.4g}, and ln({vocabulary}) = {uniform:.2f}: the untrained model is "
-    "sure of what it cannot know.",
-    "Draw smaller weights; model.init is for that.",
+    "The first loss is {loss:.4g}, above ln({vocabulary}) = {uniform:.2f}: the untrained model is "
+    "confident without a reason.",
+    "Draw smaller initial weights with model.init.",
 )
 def init_loss_high(e: Evidence) -> Facts:
     # Not > 0: a loss that is no number is too high as well.
@@ -169,9 +169,10 @@ def init_loss_high(e: Evidence) -> Facts:
 
 
 @warning(
-    "The first loss is {loss:.4g}, and ln({vocabulary}) = {uniform:.2f}: an untrained model cannot "
-    "know so much.",
-    "Look for targets in the input, unless it was trained before; see train.flow_checks.",
+    "The first loss is {loss:.4g}, below ln({vocabulary}) = {uniform:.2f}: an untrained model "
+    "cannot reach it.",
+    "Unless its weights were trained before, look for the targets in the input, "
+    "which train.flow_checks does too.",
 )
 def init_loss_low(e: Evidence) -> Facts:
     return _first_loss(e) if above_uniform(e.steps[0].loss, e.vocabulary) < 0 else None
@@ -188,7 +189,7 @@ def _carried(look: Inspection) -> float:
 @warning(
     "At step {step} the signal, its standard deviation over the positions, falls from {first} to "
     "{last}: the head cannot tell one token from another.",
-    "model.init, model.norm and model.residual are for that.",
+    "Change model.init, model.norm or model.residual.",
 )
 def activations_collapse(e: Evidence) -> Facts:
     weakest = min((look for look in e.run.looks if look.layers), key=_carried, default=None)
@@ -202,7 +203,7 @@ def activations_collapse(e: Evidence) -> Facts:
 @warning(
     "The untrained model's head gets a signal of {activation:.2g}, its standard deviation over the "
     "positions, and hardly tells one token from another.",
-    "model.norm is for that.",
+    "Set model.norm.",
     name="activations_collapse",
 )
 def weak_signal(e: Evidence) -> Facts:
@@ -214,7 +215,7 @@ def weak_signal(e: Evidence) -> Facts:
 
 @warning(
     "At step {step} the signal after {layer} has a standard deviation of {activation:.3g}.",
-    "Draw smaller weights, see model.init, or lower train.learning_rate.",
+    "Draw smaller initial weights with model.init, or lower train.learning_rate.",
 )
 def activations_explode(e: Evidence) -> Facts:
     layers = [(layer.activation or 0.0, look, layer) for look in e.trained for layer in look.layers]
@@ -225,8 +226,8 @@ def activations_explode(e: Evidence) -> Facts:
 
 
 @warning(
-    "At step {step} gradients shrink {fold} on their way to {layer}: the signal dies in depth.",
-    "model.residual is for that, after model.init and model.norm.",
+    "At step {step} gradients shrink {fold} on their way to {layer}, so early layers hardly learn.",
+    "Set model.residual, after model.init and model.norm.",
 )
 def vanishing_gradients(e: Evidence) -> Facts:
     ratios = []  # of the first layer's gradient to the largest of the others
@@ -243,7 +244,7 @@ def vanishing_gradients(e: Evidence) -> Facts:
 
 @warning(
     "At step {step} gradients grow {ratio:.0e}-fold from the last layer to the first.",
-    "model.init and model.norm are for that; train.clip_grad_norm clips them.",
+    "Change model.init or model.norm, or set train.clip_grad_norm.",
 )
 def exploding_gradients(e: Evidence) -> Facts:
     deep = [(look.step, look.layers) for look in e.trained if len(look.layers) > 2]
@@ -253,8 +254,9 @@ def exploding_gradients(e: Evidence) -> Facts:
 
 
 @warning(
-    "{share:.0%} of the units of a layer have one value at all positions of a sequence.",
-    "They learn nothing; model.init is for that, and a lower train.learning_rate.",
+    "{share:.0%} of the units of a layer have the same value at all positions of a sequence, and "
+    "learn nothing.",
+    "Change model.init, or lower train.learning_rate.",
 )
 def dead_units(e: Evidence) -> Facts:
     alive = [look for look in e.trained if look.layers and _carried(look) >= COLLAPSED]
@@ -284,9 +286,9 @@ def learning_rate_low(e: Evidence) -> Facts:
 
 
 @warning(
-    "The held-out loss stands still at {held_out:.2f}, near the entropy of single tokens, "
-    "{entropy:.2f}: the model knows how often tokens occur, and not what comes before them.",
-    "Signal is lost between the layers; model.init, model.norm and model.residual are for that.",
+    "The held-out loss stays at {held_out:.2f}, near the entropy of single tokens, {entropy:.2f}: "
+    "the model has learned how often tokens occur, and nothing from their context.",
+    "The layers lose the signal: change model.init, model.norm or model.residual.",
 )
 def stuck_at_unigram(e: Evidence) -> Facts:
     entropy = e.run.data.unigram_entropy
@@ -299,7 +301,7 @@ def stuck_at_unigram(e: Evidence) -> Facts:
 @warning(
     "The held-out loss is {held_out:.2f}, and that of the last steps {training:.2f}, after "
     "{passes:.1f} passes over the text.",
-    "Give more text, or stop earlier; train.weight_decay helps a little.",
+    "Train on more text, stop earlier, or raise train.weight_decay, which helps a little.",
 )
 def overfitting(e: Evidence) -> Facts:
     training = statistics.fmean(step.loss for step in e.steps[-RECENT:])
@@ -309,7 +311,7 @@ def overfitting(e: Evidence) -> Facts:
 
 
 SPIKE = f"At step {{step}} the loss is {{above:.2f}} nats above that of the {RECENT} steps before"
-AGAINST_SPIKES = "train.clip_grad_norm and train.warmup_steps are for that."
+AGAINST_SPIKES = "Set train.clip_grad_norm, or raise train.warmup_steps."
 
 
 @warning(f"{SPIKE}.", AGAINST_SPIKES)
@@ -332,14 +334,14 @@ def loss_spike(e: Evidence, recovered: bool = False) -> Facts:
     return {"above": above, "step": e.steps[i].step, "spikes": len(spikes)}
 
 
-@note(f"{SPIKE}, and in the next step it is back.", AGAINST_SPIKES, name="loss_spike")
+@note(f"{SPIKE}; the next step is back to normal.", AGAINST_SPIKES, name="loss_spike")
 def passing_spike(e: Evidence) -> Facts:
     return loss_spike(e, recovered=True)
 
 
 @note(
     "{share:.0%} of the steps were clipped at a norm of {limit:g}.",
-    "AdamW divides by the gradient's size, so little is lost; it is no sign of divergence.",
+    "Nothing is wrong: AdamW divides by the gradient's size, so clipping changes little.",
 )
 def always_clipped(e: Evidence) -> Facts:
     limit = e.run.settings.clip_grad_norm or math.inf

@@ -144,14 +144,14 @@ def test_advice_names_the_stage_that_changes_a_setting_the_users_own_too(
         "# @package _global_\ndefaults: [step02, _self_]\nmodel: {norm: rms}\n"
     )
     runner.train("step03", *words, "train.steps=2", config_dirs=[tmp_path])
-    advice = "model.residual (step05) is for that, after model.init (step03) and model.norm (early)"
+    advice = "Set model.residual (step05), after model.init (step03) and model.norm (early)"
     assert f"{advice}." in capsys.readouterr().out
 
 
 def test_advice_names_a_setting_alone_where_no_stage_changes_it(runs: Runs) -> None:
     run, _ = runs("+stage=step03", "train.steps=2")
     advice = [finding.advice for finding in run.findings]
-    assert "model.residual is for that, after model.init and model.norm." in advice
+    assert "Set model.residual, after model.init and model.norm." in advice
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_the_first_two_steps_are_those_of_a_plain_loop(runs: Runs) -> None:
     config = runs.settings(*asked)
     stream = TokenStream(runs.corpus(config).train, 2, 32, seed=2)
     model = GPT(config.model, seed=2).double()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(2):
         idx, targets = stream.micro_batch(step)
         optimizer.zero_grad()

@@ -25,14 +25,14 @@ def test_the_schedule_is_torchs_linear_warmup_then_cosine(settings: Settings) ->
         optimizer.step()
         schedule.step()
     assert [learning_rate(step, train) for step in range(50)] == pytest.approx(rates, rel=1e-6)
-    assert (max(rates), rates[-1]) == pytest.approx((6e-4, 6e-5))
+    assert (max(rates), rates[-1]) == pytest.approx((6e-3, 6e-4))
 
 
 def test_a_run_shorter_than_its_warmup_has_positive_rates(settings: Settings) -> None:
     train = settings("+stage=step09").train
     for steps, warmup in ((1, 10), (10, 10), (11, 10), (3, 0)):
         short = replace(train, steps=steps, warmup_steps=warmup)
-        assert all(0 < learning_rate(step, short) <= 6e-4 for step in range(steps))
+        assert all(0 < learning_rate(step, short) <= 6e-3 for step in range(steps))
 
 
 def test_only_matrices_decay_from_step_9_on(settings: Settings) -> None:
@@ -51,6 +51,6 @@ def test_the_baselines_optimizer_has_torchs_defaults_and_a_constant_rate(
     config = settings("+stage=step02")
     model = GPT(config.model, config.seed)
     ours = build_optimizer(model, config.train)
-    assert ours.defaults == torch.optim.AdamW(model.parameters(), lr=3e-4).defaults
+    assert ours.defaults == torch.optim.AdamW(model.parameters(), lr=3e-3).defaults
     assert len(ours.param_groups) == 1
-    assert {learning_rate(step, config.train) for step in range(50)} == {3e-4}
+    assert {learning_rate(step, config.train) for step in range(50)} == {3e-3}

@@ -34,7 +34,8 @@ def test_a_plan_asks_in_rounds_for_its_runs_which_can_be_made(name: str) -> None
     seen = [each for each, _ in groupby(rounds)]
     assert len(seen) == len(set(seen)), "a round begins when the one before it is over"
     base = {"train.steps": 50, "scale.accumulate_to_tokens": 64, "scale.flow_context": 16,
-            "scale.flow_micro_batch_size": 2, "model.norm": "none", "scale.peak_learning_rate": 6e-4}  # fmt: skip
+            "scale.flow_micro_batch_size": 2, "scale.peak_learning_rate": 6e-4,
+            "model.norm": "none"}  # fmt: skip
     ladder = Ladder(read_ladder(), base)
     for run in runs:
         lists = {word: run.get(word, []) for word in ("without", "plus")}

@@ -1,4 +1,4 @@
-"""What Hydra is told before it reads: types, resolvers, typed words, and its reader of files."""
+"""What Hydra needs before it reads: types, resolvers, typed words, and its reader of files."""
 
 import functools
 import re

@@ -281,7 +281,7 @@ class SampleConf:
 
 @dataclass
 class LoggerConf:
-    """To watch a run; what a logger can be told is beside its name."""
+    """To watch a run; a logger's settings are beside its name."""
 
     name: Logger
 

@@ -88,7 +88,7 @@ def find_answer(
 def _advice(
     stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
 ) -> Iterator[Advice]:
-    """What is said of a stage; with one seed nothing is undecided, since nothing is decided."""
+    """The advice on a stage; with one seed none is `undecided`, since nothing is decided."""
     kind, outcome, speed = verdict.kind, verdict.outcome, stage.versus.speed
     if outcome is Outcome.lower:
         yield Advice.with_more if stage.versus.takes_more else Advice.lower
@@ -114,7 +114,7 @@ def _advice(
 def _untested(
     main: Group, helps: Sequence[Comparison], harms: Sequence[Comparison], rules: ReportConf
 ) -> list[Untested]:
-    """The stages that help and stand on those that harm, unless they were tested without them."""
+    """The stages that help and are built on those that harm, if not tested without them."""
     found: dict[tuple[Comparison, ...], list[Comparison]] = defaultdict(list)
     for stage in helps:
         below = tuple(each for each in harms if each.stage in stage.chain[1:])

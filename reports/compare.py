@@ -22,8 +22,8 @@ About = tuple[int, str, Aim]  # of a stage: number, title and aim
 class Comparison:
     """A question that commands asked: a stage with its arithmetic and typed settings.
 
-    `asked` is its newest line, `key` what makes one ladder, `chain` the stage and those that it
-    stands on, downwards. `versus` compares its runs with those of its reference, called `against`,
+    `asked` is its newest line, `key` what makes one ladder, `chain` the stage and its ancestors,
+    downwards. `versus` compares its runs with those of its reference, called `against`,
     or `same_as` where both have the same settings, and `baseline` with those of the ladder's
     baseline. `claimed` is the speed-up that the guide claims for its difference from the reference.
     """
@@ -53,7 +53,7 @@ class Comparison:
         self.chain = chain
         self.against = _named(*trained_by(asked.reference_command))
         self.same_as = self.against if asked.settings == asked.reference else ""
-        # Whether it is compared with the stage that it stands on, if it stands on one.
+        # Whether it is compared with its parent, if it has one.
         self.is_on_parent = self.is_plain and self.against in ("", *self.chain[1:2])
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from reports.curves import Band
-from reports.formats import number
-from reports.palette import BAD, GRID, INK, LINE, MUTED, Look
+from reports.formats import number, slug
+from reports.palette import BAD, GREY, GRID, INK, LINE, MUTED, Look
+from reports.read import Floats
 from reports.statistics import Estimate
 
 COLOURS: Any = {
@@ -31,6 +32,10 @@ in_style = matplotlib.rc_context(COLOURS, fname=Path(__file__).with_name("style.
 DASHED = (0, (3, 2))
 CHARACTER = 0.0145  # of a label, as a share of the width
 LINEAR_NATS = 0.1  # differences in loss span orders of magnitude; up to this one it is linear
+LOG = " (log scale)"
+LABEL = 26  # characters of a row's label on one line
+MOST_LABELS = 12  # characters of the labels of one line, to which none is added
+COINCIDE = 0.004  # of the range of all curves: what is closer everywhere is drawn as one line
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,21 @@ def picture(figure: Figure, name: str, title: str, said: Iterable[str]) -> Pictu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    file = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:70]
-    return Picture(file, f"{title}: {'; '.join(said)}.", svg.getvalue())
+    return Picture(slug(name), f"{title}: {'; '.join(said)}.", svg.getvalue())
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A band to be drawn; `end` is a label at its end."""
+    """A band to be drawn; `end` is a label at its end. Its `runs`, if any, are drawn as thin lines.
+
+    Without them its range is shaded.
+    """
 
     name: str
     look: Look
     band: Band
     end: str = ""
+    runs: Sequence[Band] = ()
 
     @property
     def last(self) -> tuple[float, float]:
@@ -80,7 +88,9 @@ class Curve:
     def draw(self, axes: Axes) -> None:
         """The curve with its range shaded; a single point as a dot."""
         found, colour = self.band, self.look.hex
-        if np.any(found.high > found.low):
+        for run in self.runs:
+            axes.plot(run.x, run.y, color=colour, linewidth=0.4, alpha=0.25)
+        if not self.runs and np.any(found.high > found.low):
             # A spike of one step is narrower than a pixel where a point stands for several.
             style: Any = {"color": colour, "alpha": 0.16, "linewidth": 0.8 * found.thinned}
             axes.fill_between(found.x, found.low, found.high, **style)
@@ -96,30 +106,77 @@ def curves(
     log: str = "",
     limits: tuple[float, float] | None = None,
     level: float = math.nan,
+    span: tuple[float, float] | None = None,
+    height: float = 4.1,
 ) -> list[Picture]:
     """A figure of curves, with a legend where none has a label; none without curves.
 
-    `labels` are title, x and y; `log` names logarithmic axes; `limits` and dashed `level` are of y.
+    `labels` are title, x and y; `log` names logarithmic axes; `limits`, dashed `level` and grey
+    `span` are of y; `height` is in inches. Curves that coincide are one line with
+    the labels of all.
     """
     drawn = [curve for curve in drawn if np.isfinite(curve.band.y).any()]
     if not drawn:
         return []
+    drawn = _distinct(drawn, "y" in log)
     longest = max(len(curve.end) for curve in drawn)
     legend = 0 if longest else 0.2 * len(drawn)
     right, below = 0.95 - CHARACTER * longest, 0.5 + legend
-    figure, axes = blank(labels[0], 4.1 + legend, right=right, below=below)
+    figure, axes = blank(labels[0], height + legend, right=right, below=below)
     for curve in drawn:
         curve.draw(axes)
     axes.axhline(level, color=BAD, linewidth=1, linestyle=DASHED)
+    if span:
+        axes.axhspan(*span, color=GRID, alpha=0.6, linewidth=0)
+        for end in span:
+            axes.axhline(end, color=GREY, linewidth=1, linestyle=DASHED)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for which in log:
         _log_axis(axes, which)
-    axes.set(xlabel=labels[1], ylabel=labels[2], ylim=limits or axes.get_ylim())
+    axes.set(xlabel=labels[1] + LOG * ("x" in log), ylabel=labels[2] + LOG * ("y" in log))
+    axes.set_ylim(limits or axes.get_ylim())
     if legend:
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
     _label_ends(axes, [curve for curve in drawn if curve.end and math.isfinite(curve.last[1])])
     said = [f"{curve.name} {number(curve.last[1], '.3g')}" for curve in drawn]
     return [picture(figure, name, labels[0], said)]
+
+
+def _distinct(drawn: Sequence[Curve], log: bool) -> list[Curve]:
+    """The curves; those that coincide with an earlier one only add their name and label to it."""
+
+    def height(curve: Curve) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(curve.band.y) if log else curve.band.y
+
+    values = np.concatenate([np.zeros(0), *map(height, drawn)])
+    values = values[np.isfinite(values)]
+    near = COINCIDE * float(np.ptp(values)) if len(values) else 0.0
+
+    def coincide(one: Curve, other: Curve) -> bool:
+        labelled = one.end and other.end and len(one.band.x) == len(other.band.x)
+        if not labelled or not np.allclose(one.band.x, other.band.x):
+            return False
+        return np.allclose(height(one), height(other), rtol=0, atol=near, equal_nan=True)
+
+    kept: list[Curve] = []
+    for curve in drawn:
+        at = next((i for i, other in enumerate(kept) if coincide(other, curve)), None)
+        if at is None:
+            kept.append(curve)
+        else:
+            name, end = f"{kept[at].name}, {curve.name}", _joined(kept[at].end, curve.end)
+            kept[at] = replace(kept[at], name=name, end=end)
+    return kept
+
+
+def _joined(labels: str, one: str) -> str:
+    """Labels with one more: a range of numbers that follow each other."""
+    *before, last = labels.split(", ")
+    begin, _, end = last.partition("–")
+    if one.isdecimal() and (end or begin) == str(int(one) - 1):
+        return ", ".join([*before, f"{begin}–{one}"])
+    return f"{labels}, {one}" if len(labels) < MOST_LABELS else labels
 
 
 def _log_axis(axes: Axes, which: str) -> None:
@@ -175,10 +232,13 @@ def rows(
     """
     if not drawn:
         return []
-    left = 0.03 + CHARACTER * max(len(row.label) for row in drawn)
+    wrapped = [textwrap.wrap(row.label, LABEL, max_lines=3, placeholder="…") for row in drawn]
+    lines = max(map(len, wrapped))
+    left = 0.03 + CHARACTER * max(len(line) for label in wrapped for line in label or [""])
     right = 0.94 - CHARACTER * max(len(row.text) for row in drawn)
-    height = 0.9 + (0.26 if len(drawn) < 16 else 0.2) * len(drawn)
-    figure, axes = blank(labels[0], height, left, right)
+    below = 0.5 if margin is None else 0.66
+    height = 0.4 + below + (0.2 if lines == 1 else 0.13 * lines + 0.06) * len(drawn)
+    figure, axes = blank(labels[0], height, left, right, below)
     axes.axvline(level, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     if margin is not None:
@@ -196,9 +256,9 @@ def rows(
         axes.text(1.03, at, row.text, transform=across, va="center")
         within = f" ({found.low:,.3g} to {found.high:,.3g})" if found.known else ""
         said.append(f"{row.name} {row.text}{within}")
-    axes.set_yticks(range(len(drawn)), [row.label for row in drawn], color=INK)
+    axes.set_yticks(range(len(drawn)), map("\n".join, wrapped), color=INK, linespacing=0.9)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
-    bent = "" if margin is None else f"; logarithmic beyond ±{LINEAR_NATS:g}"
+    bent = "" if margin is None else f"\nscale: linear to ±{LINEAR_NATS:g}, logarithmic beyond"
     axes.set_xlabel(labels[1] + bent, loc="right")
     axes.grid(False, axis="y")
     return [picture(figure, name, ", ".join(labels), said)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,22 +12,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from conf.schema import Aim
 from reports import tables
 from reports.arm import Arm
 from reports.compare import Comparison
 from reports.curves import Band, thin
 from reports.drawing import DASHED, Curve, Picture, Row, blank, curves, in_style, picture, rows
-from reports.formats import count, number, signed, times
+from reports.formats import number, signed, times
 from reports.palette import BAD, GOOD, GREY, INK, MUTED, Look, looks
 from reports.read import Floats
 from reports.reference import guide_log
-from reports.report import Report
+from reports.report import PlanRuns, Report
 from reports.statistics import Estimate
 
 MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
 MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
 FLOOR = 1e-12  # what is drawn of a signal that is smaller, or nothing
-STEP, LOSS, NORM = "optimizer step", "loss, nats/token", "L2 norm"
+STEP, LOSS, NORM = "optimizer step", "training loss, nats/token", "L2 norm"
+HELD_OUT = "held-out loss, nats/token"
+BETTER = "← lower is better, nats/token"
+FASTER = "higher is better →; hollow: no claim"
+MOST_RUNS = 10  # up to which each run is a thin line beside its stage's mean
 
 
 class Painter:
@@ -41,37 +47,54 @@ class Painter:
         norms = [run.clip_grad_norm for run in main.runs]
         self._threshold = min((norm for norm in norms if pd.notna(norm)), default=math.nan)
 
-    def effects(self) -> list[Picture]:
-        """Each stage's difference in loss and its speed-up, against its reference."""
+    def differences(self) -> list[Picture]:
+        """Each stage's difference in held-out loss from its parent."""
+        drawn = [
+            self._row(s, loss, signed(loss.value), self._report.verdicts[s.name].is_decided)
+            for s in self.stages
+            if (loss := s.versus.loss)
+        ]
+        labels = "Held-out loss less the parent's", f"{BETTER}; hollow: undecided"
+        return rows("effect-loss", labels, drawn, margin=self._report.rules.margin)
+
+    def plan(self, number: int, plan: PlanRuns) -> list[Picture]:
+        """The differences in held-out loss of a plan's runs, and their speed-ups.
+
+        Those first that the plan's stages are about.
+        """
         losses, speeds = [], []
-        for stage in self.stages:
-            if loss := stage.versus.loss:
-                is_claim = self._report.verdicts[stage.name].is_decided
-                losses.append(self._row(stage, loss, signed(loss.value), is_claim))
-            if speed := stage.versus.speed:
-                speeds.append(self._row(stage, speed.estimate, times(speed), not speed.doubt))
-        labels = "Held-out loss against the stage below", "nats/token; grey: within the margin"
-        found = rows("effect-loss", labels, losses, margin=self._report.rules.margin)
-        labels = "Speed against the stage below", "times the tokens/s"
-        return found + rows("effect-speed", labels, speeds, level=1)
+        for row, verdict in zip(plan.rows, plan.verdicts, strict=True):
+            what, colour = f"{row.what} against {row.against}", self._look[row.stage].hex
+            if loss := row.versus.loss:
+                text, is_claim = signed(loss.value), verdict.is_decided
+                losses.append(Row(row.what, what, loss, colour, text, is_claim))
+            if speed := row.versus.speed:
+                claim = not speed.doubt
+                speeds.append(Row(row.what, what, speed.estimate, colour, times(speed), claim))
+        about = "Held-out loss less the reference's", f"{BETTER}; hollow: undecided"
+        found = rows(f"plan-{number}", about, losses, margin=self._report.rules.margin)
+        about = "Tokens/s over the reference's", FASTER
+        found += rows(f"plan-{number}-speed", about, speeds, level=1)
+        compared = {row.aim for row in plan.rows if row.versus.other}
+        return found[::-1] if compared == {Aim.speed} else found
 
     def worth(self) -> list[Picture]:
         """A row for each way to say what a step is worth, and a row a pair of steps."""
         worth, rules, steps, pairs = self._report.worth, self._report.rules, [], []
         for step in worth.steps if worth else ():
-            stage, title = step.stage, _cut(f"{step.stage.number} {step.stage.about.title}", 20)
+            stage, title = step.stage, f"{step.stage.number} {step.stage.about.title}"
             for way, change in step.ways.items():
-                label, name, title = f"{title}  {way.value}", f"{stage.name} {way.value}", ""
+                label, name, title = f"{title} {way.value}", f"{stage.name} {way.value}", ""
                 colour, text = self._look[stage.name].hex, signed(change.value)
                 steps.append(Row(label, name, change, colour, text))
         for each in worth.interactions if worth else ():
             name, change = f"{each.one} and {each.other}", each.change
             colour, is_claim = BAD if change.value > 0 else GOOD, each.p < 1 - rules.confidence
             pairs.append(Row(name, name, change, colour, signed(change.value), is_claim))
-        labels = "What each step is worth", "change of the held-out loss, nats/token"
+        labels = "Change of the held-out loss", BETTER
         pictures = rows("worth", labels, steps, margin=rules.margin)
-        title, axis = "Two steps together, beyond their sum", "filled: significant by Holm's method"
-        return pictures + rows("interactions", (title, f"nats/token; {axis}"), pairs, margin=0)
+        labels = "Two steps together, beyond their sum", f"{BETTER}; filled: significant"
+        return pictures + rows("interactions", labels, pairs, margin=0)
 
     def rates(self) -> list[Picture]:
         """The held-out loss of each stage against the learning rate, with a dot at the best."""
@@ -82,7 +105,7 @@ class Painter:
             drawn.append(Curve(name, look, Band(x, y, y, y), name))
             x, y = x[x == each.best], y[x == each.best]
             drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
-        labels = "Held-out loss by learning rate", "peak learning rate", "held-out loss, nats/token"
+        labels = "Held-out loss by learning rate", "learning rate, of a schedule the peak", HELD_OUT
         return curves("learning-rates", labels, drawn, "x")
 
     def settings(self) -> list[Picture]:
@@ -108,7 +131,7 @@ class Painter:
     @in_style
     def _panel(self, stage: Comparison, steps: float) -> Picture:
         look, base, said = self._look[stage.stage], self._baseline, []
-        figure, axes = blank(self._title(stage, 30), 2.9)
+        figure, axes = blank(_cut(self.title(stage), 34), 2.9)
         behind = [base] if base and base is not stage and base.arm.curves else []
         for each, place in zip([stage, *behind], (1.085, 1.045), strict=False):
             ends = [each.arm.mean("worst"), each.arm.mean("best")]
@@ -130,21 +153,37 @@ class Painter:
             style = {"textcoords": "offset points", "va": "top", "color": BAD}
             axes.annotate(said[-1], at, offset, **style)
         limits = {"xlim": (-0.02 * steps, 1.11 * steps), "ylim": self.loss_limits}
-        axes.set(xlabel="step", ylabel=LOSS, **limits)
+        axes.set(xlabel=STEP, ylabel=LOSS, **limits)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(said[0].removeprefix(f"{stage.name} "), loc="right", color=MUTED)
         return picture(figure, f"stage-{stage.name}", "Loss against steps", said)
 
+    def first(self) -> list[Picture]:
+        """The training losses of all stages against steps, over the baseline's range."""
+        drawn = []
+        for curve, stage in self._of_stages(lambda arm: _band(arm.curves, "step", "loss")):
+            runs = [_band([steps], "step", "loss") for steps in stage.arm.curves]
+            shown = runs if 1 < len(runs) <= MOST_RUNS else []
+            drawn.append(replace(curve, runs=shown))
+        arm, title = self._baseline and self._baseline.arm, "Loss against steps"
+        span = (arm.mean("best"), arm.mean("worst")) if arm and arm.curves else None
+        title += "; grey: the baseline's range" if span else ""
+        # A spike above where training begins would press together where the curves part.
+        low, high = self.loss_limits
+        begins = max([s.arm.mean("first") for s in self.stages] + [*(span or ())], default=high)
+        limits = low, min(high, begins + 0.05 * (begins - low))
+        labels = title, STEP, LOSS
+        return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)
+
     def losses(self) -> list[Picture]:
-        """The losses of all stages against steps, tokens and seconds."""
+        """The losses of all stages against tokens and seconds."""
         found = []
-        for per, x, axis, log in (
-            ("steps", "step", STEP, ""),
-            ("tokens", "tokens_seen", "tokens seen", "x"),
-            ("seconds", "seconds", "seconds of training, compilation apart", "x"),
+        for per, x, axis in (
+            ("tokens", "tokens_seen", "tokens seen"),
+            ("seconds", "seconds", "seconds of training, without compilation"),
         ):
             labels, drawn = (f"Loss against {per}", axis, LOSS), self._steps(x, "loss")
-            found += curves(f"loss-{per}", labels, drawn, log, self.loss_limits)
+            found += curves(f"loss-{per}", labels, drawn, "x", self.loss_limits)
         return found
 
     def norms(self) -> list[Picture]:
@@ -156,30 +195,32 @@ class Painter:
     def evaluations(self) -> list[Picture]:
         """The held-out loss and HellaSwag over the run, where stages have enough of them."""
         x, drawn = "steps trained for", self._curves(lambda arm: _by_step(arm.evaluations))
-        found = curves("held-out", ("Held-out loss", x, LOSS), drawn)
+        found = curves("held-out", ("Held-out loss", x, HELD_OUT), drawn)
         drawn = self._curves(lambda arm: _by_step([_hellaswag(run) for run in arm.measured]))
         labels = "HellaSwag, by the mean loss of an ending", x, "% of the items; dashed: chance"
         return found + curves("hellaswag", labels, drawn, level=25)
 
     def speeds(self) -> list[Picture]:
-        """Tokens per second, and use of the machine's peak."""
+        """Each stage's speed-up against its parent, and its use of the machine's peak."""
         stages = [stage for stage in self.stages if stage.arm.finished]
+        speeds = [
+            self._row(stage, speed.estimate, times(speed), not speed.doubt)
+            for stage in stages
+            if (speed := stage.versus.speed)
+        ]
+        labels = "Tokens/s over the parent's", FASTER
+        found = rows("effect-speed", labels, speeds, level=1)
         # One machine has one ceiling: the highest product measured in any of the runs.
         peak = max((p for s in stages if (p := s.arm.mean("peak_flops")) > 0), default=math.nan)
-        title, tokens, use = "Model FLOPs use", [], []
+        title, use = "Model FLOPs use", []
         for stage in stages:
-            arm, speed = stage.arm, stage.baseline.speed
-            rate, quoted = arm.mean("tokens_per_second"), 100 * arm.mean("datasheet_mfu")
-            text = count(rate) + f"  ({times(speed)})" * bool(speed)
-            tokens.append(self._row(stage, Estimate(rate), text))
-            share = 100 * arm.mean("mfu") * arm.mean("peak_flops") / peak
+            quoted = 100 * stage.arm.mean("datasheet_mfu")
+            share = 100 * stage.arm.mean("mfu") * stage.arm.mean("peak_flops") / peak
             text = number(share, ".0f", "%") + f"  ({quoted:.0f}%)" * math.isfinite(quoted)
             use.append(self._row(stage, Estimate(share), text))
             if math.isfinite(quoted):
                 title = "Model FLOPs use (in brackets: of the datasheet's bf16)"
-        labels = "Tokens per second, and times the baseline's", "tokens/s, median of warm steps"
-        found = rows("speed-tokens", labels, tokens, bars=True)
-        labels = title, "% of the highest matrix-product rate measured"
+        labels = title, "% of the fastest matrix product measured, higher is better →"
         return found + rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
 
     def signals(self) -> list[Picture]:
@@ -209,21 +250,28 @@ class Painter:
             found += curves(f"guide-{y.removeprefix('grad_')}", labels, drawn, log)
         return found
 
-    def _title(self, stage: Comparison, length: int = 23) -> str:
-        return _cut(f"{stage.number} {stage.title}" if self._numbered else stage.name, length)
+    def title(self, stage: Comparison) -> str:
+        """Its number and title; its name where several stages have one number."""
+        return f"{stage.number} {stage.title}" if self._numbered else stage.name
 
     def _row(self, stage: Comparison, found: Estimate, text: str, is_claim: bool = True) -> Row:
         colour = self._look[stage.stage].hex
-        return Row(self._title(stage), stage.name, found, colour, text, is_claim)
+        return Row(self.title(stage), stage.name, found, colour, text, is_claim)
 
     def _steps(self, x: str, y: str) -> list[Curve]:
         return self._curves(lambda arm: _band(arm.curves, x, y))
 
     def _curves(self, of: Callable[[Arm], Band | None]) -> list[Curve]:
+        return [curve for curve, _ in self._of_stages(of)]
+
+    def _of_stages(self, of: Callable[[Arm], Band | None]) -> list[tuple[Curve, Comparison]]:
         """A curve of each stage that has one, labelled with its number or name."""
-        ends = [str(s.number) if self._numbered else _cut(s.name, 12) for s in self.stages]
-        found = [(s, of(s.arm), end) for s, end in zip(self.stages, ends, strict=True)]
-        return [Curve(s.name, self._look[s.stage], band, end) for s, band, end in found if band]
+        found = []
+        for stage in self.stages:
+            end = str(stage.number) if self._numbered else _cut(stage.name, 12)
+            if band := of(stage.arm):
+                found.append((Curve(stage.name, self._look[stage.stage], band, end), stage))
+        return found
 
 
 def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:

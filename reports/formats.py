@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -72,6 +73,11 @@ def html(value: Any) -> Markup:
     """The same for the page."""
     parts = enumerate(map(escape, str(value).split(CODE)))
     return Markup("").join(Markup(f"<code>{each}</code>") if i % 2 else each for i, each in parts)
+
+
+def slug(name: str) -> str:
+    """A name as a part of an address or of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:70]
 
 
 def together(values: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,8 +27,6 @@ from runner.files import write_atomically
 
 # Samples that are shown of a run, evenly spread over it.
 MOST_SAMPLES = 6
-# What the head of the page names of the facts.
-HEAD = ("Model", "Data", "Tokens a step", "Device", "Scale", "Seeds", "Started")
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,23 @@ class Quote:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What to do with a stage: a `verdict`, by how much and how sure; `id` is its table's row."""
+
+    id: str
+    title: str
+    look: Look | None
+    verdict: str
+    tone: str
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report, the same in the page and in its Markdown twin.
 
-    Its title and what is said above it are those of `id` in the templates, where not given.
+    Where they are not given, title and notes are those of `id` in the templates. Of a
+    section that `opens` the page shows the first sentence and picture, and the rest on demand.
     """
 
     id: str
@@ -53,6 +64,7 @@ class Section:
     quotes: Sequence[Quote] = ()
     title: str = ""
     notes: Sequence[str] = ()
+    opens: bool = False
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -72,20 +84,23 @@ def write(report: Report, folder: Path) -> Path:
 def build(report: Report) -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
     say, records, main = words(report.rules), report.records, report.main
-    sections = _sections(report, say)
+    style = _looks(report)
+    painter = figures.Painter(report, style)
+    first, sections = painter.first(), _sections(report, painter, style, say)
     apart = [say("group", group, main) for group in report.apart if group.key[1:] != main.key[1:]]
-    found = facts(main)
     context = {
         "experiments": ", ".join(records.runs["experiment"].unique()),
         "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
-        "headline": " · ".join(f"{name.lower()} {found[name]}" for name in HEAD if name in found),
-        "facts": found,
+        "scope": say("scope", main),
+        "facts": facts(main),
         "notices": {
             say("fallback"): sorted(set(records.runs["data_fallback"].dropna())),
             say("not_all"): apart,
             say("problems"): records.problems,
         },
+        "lines": _lines(report, painter, style, say),
         "answer": sentences(say("answer", report)),
+        "first": first,
         "sections": sections,
         "theme": THEME,
         "sheet": (TEMPLATES / "page.css").read_text(encoding="utf-8"),
@@ -97,47 +112,60 @@ def build(report: Report) -> dict[str, bytes]:
     frames = {"stages": as_frame(rows), "steps": records.steps, "held_out": records.windows}
     texts |= {f"{n}.csv": f.to_csv(index=False, lineterminator="\n") for n, f in frames.items()}
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
-    for picture in (picture for section in sections for picture in section.pictures):
+    for picture in [*first, *(picture for s in sections for picture in s.pictures)]:
         files[f"figures/{picture.name}.svg"] = picture.svg
     return files
 
 
-def _sections(r: Report, say: Say) -> list[Section]:
+def _lines(r: Report, painter: figures.Painter, style: Mapping[str, Look], say: Say) -> list[Line]:
+    """The answer: a line a stage."""
+    lines = []
+    for s in r.main.stages if r.is_ladder else []:
+        verdict, look = r.verdicts[s.name], style.get(s.stage)
+        said, why = say("verdict", s, verdict), say("evidence", s, verdict, r.answer.advice)
+        about = formats.slug(s.name), painter.title(s), look
+        lines.append(Line(*about, said, verdict.tone.value, why))
+    return lines
+
+
+def _sections(
+    r: Report, painter: figures.Painter, style: Mapping[str, Look], say: Say
+) -> list[Section]:
     """The sections that the records have something for, in order."""
-    main, style = r.main, _looks(r)
-    painter = figures.Painter(r, style)
+    main = r.main
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
     top = top if top in painter.stages else None
     found = [
-        Section("effects", pictures=painter.effects()),
-        Section("ladder", [tables.ladder(r, style, say)]),
+        Section("ladder", [tables.ladder(r, style, say)], painter.differences()),
         Section("alternatives", [tables.side_by_side(r.alternatives)] if r.alternatives else [],
                 painter.settings()),
-        Section("worth", [tables.worth(r)] if r.worth else [], painter.worth()),
-        Section("rates", [tables.rates(r)] if r.rates else [], painter.rates()),
-        *(Section(f"plan-{i}", [tables.rows(plan.rows, say, plan)], title=plan.about.title,
-                  notes=[say("plan", plan, main)]) for i, plan in enumerate(r.plans)),
-        Section("stages", pictures=painter.panels()),
-        Section("all", pictures=painter.losses()),
-        Section("evaluations", pictures=painter.evaluations()),
         Section("speed", pictures=painter.speeds()),
+        Section("curves", pictures=painter.losses()),
         Section("signal", pictures=painter.signals()),
-        Section("norms", pictures=painter.norms()),
+        Section("worth", [tables.worth(r)] if r.worth else [], painter.worth(), opens=True),
+        Section("rates", [tables.rates(r)] if r.rates else [], painter.rates(), opens=True),
+        *(Section(f"plan-{i}", [tables.rows(plan.rows, say, plan)], painter.plan(i, plan),
+                  title=plan.about.title, notes=sentences(say("plan", plan, main)), opens=True)
+          for i, plan in enumerate(r.plans)),
+        Section("stages", pictures=painter.panels(), opens=True),
+        Section("evaluations", pictures=painter.evaluations(), opens=True),
+        Section("norms", pictures=painter.norms(), opens=True),
         Section("guide", notes=[say("guide_log", top, guide_log())] if top else [],
-                pictures=painter.guide(top) if top else []),
-        Section("samples", quotes=[_quote(s, say) for s in main.stages if s.arm.newest.samples]),
+                pictures=painter.guide(top) if top else [], opens=True),
+        Section("samples", quotes=[_quote(s, say) for s in main.stages if s.arm.newest.samples],
+                opens=True),
         Section("apart", [
-            tables.rows(g.stages, say, title=say("group", g, main)) for g in r.apart]),
-        Section("method"),
+            tables.rows(g.stages, say, title=say("group", g, main)) for g in r.apart], opens=True),
+        Section("terms", [tables.terms(say)]),
     ]  # fmt: skip
-    shown = [s for s in found if s.tables or s.pictures or s.quotes or s.id == "method"]
     return [
         replace(
             each,
             title=each.title or say("title", each.id.partition("-")[0]),
             notes=each.notes or sentences(say(each.id, r)),
         )
-        for each in shown
+        for each in found
+        if each.tables or each.pictures or each.quotes
     ]
 
 

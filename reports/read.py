@@ -69,7 +69,7 @@ class Records:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The runs one by one; what is no number is None where there is nothing to say."""
+        """The runs one by one; of an empty value that is not a number, None."""
         frame = self.runs.copy()
         words = frame.select_dtypes(exclude="number")
         frame[words.columns] = words.astype(object).where(words.notna(), None)

@@ -74,6 +74,11 @@ class Report:
         self.shared = sorted(shared & main.names)
         self.busy = find_busy(list(runs.values()), self.rules)
 
+    @property
+    def is_ladder(self) -> bool:
+        """Whether it is about the stages of a ladder, and not about settings of one stage."""
+        return bool(self.main.baseline or not self.answer.sweeps)
+
     def _plans(self, config_dirs: Sequence[Path]) -> list[PlanRuns]:
         """The runs of each plan, apart by experiment, conditions, model and scale."""
         members: dict[tuple[Any, ...], list[Comparison]] = defaultdict(list)

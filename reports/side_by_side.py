@@ -1,4 +1,4 @@
-"""The same question in several experiments or at several settings, on an equal footing."""
+"""The same question in several experiments or at several settings."""
 
 import json
 from collections import defaultdict

@@ -15,31 +15,33 @@ from reports.formats import CODE
 from reports.report import Report
 from reports.wording import sentences, words
 
-NARROW = 100  # columns of a terminal below which a stage's verdict is a line of its own
-ALL_NUMBERS = 70  # from which it has room for more numbers
-SHORT = ["Stage", "Held-out loss", "Difference", "×baseline"]
+WIDE = {"ladder": 70, "plan": 100}  # columns of a terminal from which a table has all numbers
+SHORT = ["Stage", "Held-out loss", "Difference", "Speed-up"]
 COMPARED = ["With", "Run", "Against", "Held-out loss", "From the lowest", "Difference", "Outcome"]
 MOST_ROWS = 12  # of a plan's table
 STYLES = {"good": "green", "bad": "red", "none": "dim"}
 
 
 def show(report: Report, written: Path, console: Console) -> None:
-    """Print the answer, the main ladder's table, what is shown apart, and the page's path."""
-    narrow = console.width < NARROW
-    compared = COMPARED + ([] if narrow else ["Speed-up"])
+    """Print the main ladder's table, the answer, what is shown apart, and the page's path."""
+    compared = COMPARED + ["Speed-up"] * (console.width >= WIDE["plan"])
     spoken = words(report.rules)
 
     def say(macro: str, *given: Any) -> str:
         return spoken(macro, *given).replace(CODE, "")
 
-    if report.answer.sweeps and not report.main.baseline:
+    if not report.is_ladder:
         _print(tables.side_by_side(report.answer.sweeps), COMPARED, console)
     else:
         ladder = tables.ladder(report, {}, say)
-        wide = SHORT + ["Interval", "Tokens/s"] * (console.width >= ALL_NUMBERS)
-        _print(ladder, wide + ["Verdict"] * (not narrow), console)
-        for stage, *_, verdict in ladder.rows if narrow else ():
-            console.print(Text(f"{stage.text}: ").append(_text(verdict)))
+        _print(ladder, SHORT + ["Range", "Tokens/s"] * (console.width >= WIDE["ladder"]), console)
+        console.print()
+        for s in report.main.stages:
+            verdict = report.verdicts[s.name]
+            said = Text(f"{s.name} {s.title}: ")
+            said.append(say("verdict", s, verdict), STYLES.get(verdict.tone.value, ""))
+            evidence = say("evidence", s, verdict, report.answer.advice)
+            console.print(said.append(f", {evidence}" if evidence else ""))
     for plan in report.plans:
         if len(plan.rows) <= MOST_ROWS:
             console.print(Text(plan.about.title or say("title", "plan"), style="bold"))

@@ -4,102 +4,132 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from conf.schema import Aim
 from reports.arm import Arm, Versus
 from reports.compare import Comparison, shown
-from reports.formats import NONE, bounds, change, count, loss, number, signed, times, together
+from reports.formats import (
+    NONE,
+    bounds,
+    change,
+    count,
+    loss,
+    number,
+    signed,
+    slug,
+    times,
+    together,
+)  # fmt: skip
 from reports.palette import Look
 from reports.report import PlanRuns, Report
 from reports.side_by_side import Alternatives
 from reports.speed import SpeedUp
-from reports.verdicts import Verdict
 from reports.worth import Way
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 # The columns that hold no numbers, and how they are set.
-KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome"), "")
-KINDS |= {"Verdict": "judged"}
+KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome", "Meaning"), "")
+KINDS |= {"Verdict": "judged", "Term": ""}
+TERMS = (
+    "Parent", "Held-out loss", "Range", "Difference", "Brackets", "Take it, leave it out",
+    "No difference", "Undecided", "Before step", "Speed", "Comparable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with notes below it, and what can be opened: lines by what is above them."""
+    """A text with notes below it."""
 
     text: str
     notes: Sequence[str] = ()
     tone: str = ""
     look: Look | None = None
-    more: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 Cells = Mapping[str, Cell | str]
+More = Mapping[str, Sequence[str]]
 
 
 class Table:
-    """Rows of cells, or of their texts, by the title of the column; `columns` adds its kind."""
+    """Rows of cells, or of their texts, by the title of the column; `columns` adds its kind.
 
-    def __init__(self, found: Sequence[Cells], title: str = "", kind: str = "") -> None:
-        self.title, self.kind = title, kind
+    Below a row `more` can be opened: lines by what they are about. `ids` are those of its rows.
+    """
+
+    def __init__(
+        self, found: Sequence[Cells], title: str = "", more: Sequence[More] = (),
+        ids: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.title, self.more, self.ids = title, more, ids
         self.columns = [(name, KINDS.get(name, "number")) for row in found[:1] for name in row]
         self.rows = [[Cell(c) if isinstance(c, str) else c for c in row.values()] for row in found]
 
 
 def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
-    """The main ladder: what each stage changes, its interval, losses, speed and verdict."""
-    known: dict[str, str] = {}
+    """The main ladder: the range, losses, speed and verdict of each stage, and all else to open."""
     found: list[Cells] = []
     for s in r.main.stages:
-        arm, run, why = s.arm, s.arm.newest, s.arm.not_applied
-        changes = run.changes if run.stage == s.stage else {}
-        again = [what for what in why if known.get(what) == why[what]]
-        notes = [s.title, *(f"{k} {shown(a)} → {shown(b)}" for k, (a, b) in changes.items())]
-        notes += [*arm.notes, *(f"Not applied: {w}: {why[w]}" for w in why if w not in again)]
-        notes += [f"Still not applied: {together(again)}"] if again else []
-        known |= why
-        speed = count(arm.mean("tokens_per_second"))
-        spread, error = arm.spread("held_out"), arm.mean("held_out_error")
-        by_text = [] if math.isnan(error) else [f"± {loss(error)} by the text"]
-        beside = by_text if math.isnan(spread) else [f"sd {loss(spread)}"]
-        compiled = f"{number(run.compile_s, '.1f', ' s')} to compile, {run.compile_cache}"
-        at = s.versus.at_tokens if s.versus.takes_more else None
-        equal = [f"{signed(at.loss.value)} at equal tokens"] if at else []
+        arm, verdict = s.arm, r.verdicts[s.name]
+        skipped = [f"not applied: {together(list(arm.not_applied))}"] if arm.not_applied else []
         found.append({
-            "Stage": Cell(s.name, notes, look=look.get(s.stage)),
-            "Interval": _interval(arm),
-            "Held-out loss": Cell(loss(arm.mean("held_out")), beside),
-            "Difference": _difference(s.versus, equal),
-            "To the baseline": _difference(s.baseline),
-            "Tokens/s": Cell(speed, [compiled] if run.compile_cache else []),
-            "×baseline": _speed_up(s.baseline.speed),
-            "Peak memory": number(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB"),
-            "Verdict": _verdict(s, r.verdicts[s.name], changes, say),
+            "Stage": Cell(s.name, [s.title, *skipped], look=look.get(s.stage)),
+            "Range": _range(arm),
+            "Held-out loss": loss(arm.mean("held_out")),
+            "Difference": _difference(s.versus),
+            "Tokens/s": count(arm.mean("tokens_per_second")),
+            "Speed-up": _speed_up(s.versus.speed),
+            "Verdict": Cell(say("verdict", s, verdict), tone=verdict.tone.value),
         })  # fmt: skip
-    return Table(found, kind="ladder")
+    more = [_more(r, s, say) for s in r.main.stages]
+    return Table(found, more=more, ids=[slug(s.name) for s in r.main.stages])
 
 
-def _verdict(s: Comparison, verdict: Verdict, changes: Mapping[str, Any], say: Say) -> Cell:
-    """A verdict; below it the guide's words, findings and checks can be opened."""
-    run, needed, findings = s.arm.newest, verdict.seeds_needed, s.arm.findings
-    notes = [f"about {needed} seeds would decide"] if needed else []
-    notes += [say("claimed", s)] if s.claimed and s.versus.speed else []
-    notes += [run.message] if run.message and run.status not in ("finished", "failed") else []
-    more = {
+def _more(r: Report, s: Comparison, say: Say) -> More:
+    """What is known of a stage besides its row in the ladder."""
+    arm, run, verdict, base = s.arm, s.arm.newest, r.verdicts[s.name], s.baseline
+    changes = run.changes if run.stage == s.stage else {}
+    evidence = say("evidence", s, verdict, r.answer.advice)
+    spread, error = arm.spread("held_out"), arm.mean("held_out_error")
+    deviations = {"over the seeds": spread, "by the sampling of the text": error}
+    of_loss = [f"{loss(value)} {what}" for what, value in deviations.items() if value > 0]
+    speed = [times(base.speed) + " the speed"] if base.speed else []
+    found = {
+        "Changes": [f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in changes.items()],
         "The guide": [run.guide] if changes or s.aim is Aim.baseline else [],
-        ", ".join(findings): [
-            f"{f.severity.value}, in {n} of {len(s.arm.runs)} runs: {f.sentence} {f.advice}"
-            for n, f in findings.values()
+        "Verdict": [evidence] if evidence else [],
+        "The guide's claim": [say("claimed", s)] if s.claimed and s.versus.speed else [],
+        "To the baseline": [change(base.loss), *speed] if base.loss else [],
+        "Clipping": [say("clipping", s)] if s.aim is Aim.stability and arm.clipped else [],
+        "Without a loss": [say("lost", s)] if s.lost else [],
+        "Message": [run.message] if run.message and run.status != "finished" else [],
+        "Standard deviation of the loss": of_loss,
+        "Peak memory": _known(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB"),
+        "Compilation": [f"{number(run.compile_s, '.1f', ' s')}, {run.compile_cache}"]
+        if run.compile_cache else [],
+        "Not applied": [f"{what}: {why}" for what, why in arm.not_applied.items()],
+        "Notes": arm.notes,
+        "Findings": [
+            f"{name} ({f.severity.value}, {n} of {len(arm.runs)} runs): {f.sentence} {f.advice}"
+            for name, (n, f) in arm.findings.items()
         ],
-        "The checks": [f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in run.checks],
-    }
-    opened = {summary: lines for summary, lines in more.items() if lines}
-    return Cell(say("verdict", s, verdict), notes, verdict.tone.value, more=opened)
+        "Checks": [f"{'✓' if c.passed else '✗'} {c.name}: {c.detail}" for c in run.checks],
+    }  # fmt: skip
+    return {about: lines for about, lines in found.items() if lines}
 
 
-def _interval(arm: Arm) -> str:
-    """The guide's interval."""
+def _known(value: float, form: str, unit: str) -> list[str]:
+    return [number(value, form, unit)] if math.isfinite(value) else []
+
+
+def terms(say: Say) -> Table:
+    """What the report's words mean."""
+    return Table([{"Term": Cell(term), "Meaning": say("term", term)} for term in TERMS])
+
+
+def _range(arm: Arm) -> str:
+    """The guide's interval: the highest and the lowest training loss."""
     worst, best = arm.mean("worst"), arm.mean("best")
     return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
 
@@ -109,13 +139,12 @@ def _seeds(arm: Arm) -> str:
     return ", ".join(f"{n} {status}" for status, n in arm.statuses.items())
 
 
-def _difference(versus: Versus, more: Sequence[str] = ()) -> Cell:
+def _difference(versus: Versus) -> Cell:
     """A difference in loss, with its interval, and over what it is where that is not all seeds."""
     found = versus.loss
     if found is None:
         return Cell(NONE)
-    within = [bounds(found), *_over(versus)] if found.known else []
-    return Cell(signed(found.value), [*within, *more])
+    return Cell(signed(found.value), [bounds(found), *_over(versus)] if found.known else [])
 
 
 def _over(versus: Versus) -> list[str]:
@@ -139,7 +168,7 @@ def side_by_side(found: Sequence[Alternatives]) -> Table:
             "Stage": Cell(stage.name, [stage.title]),
             "With": settings(row.differs),
             "Seeds": _seeds(arm),
-            "Interval": _interval(arm),
+            "Range": _range(arm),
             "Held-out loss": loss(arm.mean("held_out")),
             "From the lowest": "lowest" if row is stage.lowest else change(row.more),
             "Tokens/s": count(arm.mean("tokens_per_second")),
@@ -203,6 +232,6 @@ def rows(
             "Held-out loss": loss(versus.arm.mean("held_out")),
             "Difference": Cell(change(versus.loss), _over(versus)),
             "Speed-up": _speed_up(versus.speed, claim),
-            "Outcome": Cell(outcome.value if outcome else NONE, why),
+            "Outcome": Cell(say("outcome", outcome) if outcome else NONE, why),
         })  # fmt: skip
     return Table(cells, title)

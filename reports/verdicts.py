@@ -133,8 +133,9 @@ def _untested(found: Comparison, rules: ReportConf) -> Verdict:
     elif kind is Kind.flow and (checks := arm.newest.checks):
         tone = Tone.good if all(check.passed for check in checks) else Tone.bad
     elif kind is Kind.speed and loss:  # the loss of a speed stage is never an outcome
-        paces = {Pace.faster: Tone.good, Pace.slower: Tone.bad, Pace.even: Tone.even}
-        tone = paces.get(found.versus.speed.pace, tone) if found.versus.speed else tone
+        kept = Tone.good if keeps_loss(loss, rules) else Tone.even
+        paces = {Pace.faster: kept, Pace.slower: Tone.bad}
+        tone = paces.get(found.versus.speed.pace, Tone.even) if found.versus.speed else tone
         several = loss.over is Sample.seeds and loss.n >= rules.minimum_seeds
         tone = Tone.bad if several and loss.low > rules.margin else tone
     return Verdict(kind, tone)

@@ -127,4 +127,4 @@ def peaks(runs: Sequence[Row]) -> list[str]:
     known = [run for run in runs if is_finite(run.peak_flops)]
     known.sort(key=lambda run: run.peak_flops)
     found = {str(run.peak_flops_dtype): run.peak_flops for run in known}
-    return [f"{flops / 1e12:.3g} TFLOP/s in {dtype}" for dtype, flops in sorted(found.items())]
+    return [f"{flops / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, flops in sorted(found.items())]

@@ -22,7 +22,7 @@ from stages.ladder import Stage
 class Way(str, Enum):
     """A way to say what a step is worth: the held-out loss with it less the one without it."""
 
-    in_place = "in place"  # on the stage that it stands on
+    in_place = "in place"  # on its parent
     alone = "alone"  # on the baseline
     missing = "when missing"  # the top stage, less the same without the step
     average = "on average"  # its Shapley value, over all orders of the factorial's steps

@@ -1,4 +1,4 @@
-"""How a command begins and ends: what Hydra is told first, and every error as one sentence."""
+"""How a command begins and ends: what Hydra needs first, and every error as one sentence."""
 
 import logging
 import os

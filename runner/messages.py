@@ -78,7 +78,7 @@ def fail(message: str) -> NoReturn:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, in the unit that suits it."""
+    """A duration as text, in the unit that suits it."""
     minutes = seconds / 60
     if minutes < 1:
         return f"{seconds:.0f} s"

@@ -89,7 +89,7 @@ class Products:
 
     @property
     def summary(self) -> str:
-        """The rates in words."""
+        """The rates as text."""
         words = f"{_shown(self.fp32_flops)} GFLOP/s in fp32"
         if self.fp32_setting != "highest":
             words += (

@@ -55,7 +55,7 @@ class StageInfo:
 
     name: str = described("name of the stage, as in +stage=step07", "stage")
     number: int = described("position on the ladder, from 1")
-    parent: str | None = optional("the stage that it stands on, or empty")
+    parent: str | None = optional("the stage that it is built on, or empty")
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
     guide: str = described("the guide's words in short")

@@ -39,7 +39,7 @@ class Ablation:
     def read(cls, stage: str, values: Mapping[str, Any]) -> "Ablation":
         """A stage, with the lists `without` and `plus` of some values by key.
 
-        Raises UsageError for what is no list.
+        Raises UsageError for a value that is not a list.
         """
         lists = {word: values.get(word, []) for word in ("without", "plus")}
         for word, entries in lists.items():
@@ -161,7 +161,7 @@ class Ladder:
         }
 
     def chain(self, name: str) -> list[Stage]:
-        """A stage and those that it stands on, the lowest first."""
+        """A stage and its ancestors, the lowest first."""
         parents = {stage.name: stage.parent for stage in self.stages}
         return [self.named(below) for below in reversed(lineage(name, parents))]
 

@@ -1,7 +1,6 @@
-"""Every command and file of the README and of docs/your_own_model.md, tried in an empty folder.
+"""Every command and file of the README and of the pages in docs/, tried in an empty folder.
 
-At the smallest scale; sweeps of many runs of the README are listed and not trained, but for the one
-over the whole ladder.
+At the smallest scale; sweeps of many runs are listed and not trained, but for the README's ladder.
 """
 
 import re
@@ -19,29 +18,23 @@ from runner.record import Status, read_runs
 from tests.conftest import ROOT
 from tests.environment import environment
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TUTORIAL = (ROOT / "docs" / "your_own_model.md").read_text(encoding="utf-8")
 FILE = re.compile(r"`(my_model\.py|mine/\w+/\w+\.yaml)`.*?```\w+\n(.*?)```", re.DOTALL)
 # Several machines are in tests/runner/test_torchrun.py, the hub in data/test_hub.py there.
-COMMANDS = [
-    line.partition(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith(("python -m ", "torchrun "))
-    and not re.search("--nnodes|fineweb|huggingface", line)
-]
-# What is typed in the text between the blocks.
-IN_TEXT = (
-    "python -m runner --config-dir=mine",
-    "python -m runner --config-dir=mine +stage=step07b",
-    "python -m runner --config-dir=mine +plan=norms",
-    "python -m runner +plan=inside_step09",
-    "python -m runner --config-dir=mine +recipe=week",
-    "python -m reports --config-dir=mine outputs/ladder",
-    "python -m runner --cfg job +stage=step02 'plus=[step03]'",
-)
+ELSEWHERE = re.compile("--nnodes|fineweb|huggingface|launcher=slurm")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "your_own_model.md"
+
+
+def commands(page: Path) -> list[str]:
+    """What a page tells to type, without its comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if re.match("python -m (runner|reports)|torchrun ", line)]
+
+
+TRIED = {page.name: commands(page) for page in PAGES if page != TUTORIAL and commands(page)}
 SMALL = {"scale": "smoke", "train.steps": "2", "data": "text"}
-WHOLE_LADDER = "python -m runner -m '+stage=glob(step*)'"
+WHOLE_LADDER = "python -m runner -m '+stage=glob(step*)' seed=1,2,3,4,5"
 
 Tried = Callable[..., str]
 
@@ -62,11 +55,9 @@ def tried(tmp_path: Path, cache_dir: Path) -> Tried:
     return run
 
 
-def write_files(folder: Path, page: str, names: list[str]) -> None:
-    """The files that a page tells to write, which are my_model.py and these in mine/."""
-    files = dict(FILE.findall(page))
-    assert {*files} == {"my_model.py", *(f"mine/{name}.yaml" for name in names)}
-    for name, content in files.items():
+def write_files(folder: Path, page: Path) -> None:
+    """The files that a page tells to write."""
+    for name, content in FILE.findall(page.read_text(encoding="utf-8")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
 
@@ -80,38 +71,59 @@ def small(command: str) -> list[str]:
     return [f"{key}={value}" for key, value in wanted.items() if key not in keys]
 
 
+def test_the_pages_have_commands() -> None:
+    assert WHOLE_LADDER in TRIED["README.md"]
+    assert len(TRIED) >= 7
+    assert sum(map(len, TRIED.values())) >= 40
+
+
 @pytest.mark.slow
-def test_every_command_of_the_readme_works(tmp_path: Path, text_file: Path, tried: Tried) -> None:
-    assert len(COMMANDS) >= 18
+@pytest.mark.parametrize("name", TRIED)
+def test_every_command_of_a_page_works(
+    name: str, tmp_path: Path, text_file: Path, tried: Tried
+) -> None:
+    page = next(page for page in PAGES if page.name == name)
     (tmp_path / "book.txt").write_bytes(text_file.read_bytes())
     (tmp_path / "web").mkdir()
     rows = {"text": text_file.read_text(encoding="utf-8").split("\n\n")}
     parquet.write_table(pyarrow.table(rows), tmp_path / "web" / "a.parquet")
-    names = ["plan/norms", "stage/step07b", "recipe/week"]
-    write_files(tmp_path, README, names)
-    assert WHOLE_LADDER in COMMANDS
-    tried(WHOLE_LADDER, "checkpoint=last", *small(WHOLE_LADDER))
+    write_files(tmp_path, page)
+    first = "python -m runner -m '+stage=step02,step10' checkpoint=last"
+    tried(first, *small(first))
     for copy in ("a", "b"):
         (tmp_path / "outputs" / copy).symlink_to(tmp_path / "outputs" / "ladder")
     (weights,) = tmp_path.glob("outputs/ladder/step10/*/weights.safetensors")
-    for command in [*COMMANDS, *IN_TEXT]:
+    for command in TRIED[name]:
+        if ELSEWHERE.search(command):
+            continue
         many = "+plan" in command or " -m " in command.partition("-m runner")[2]
-        command = command.replace("LABEL", weights.parent.name)
         listed = ["dry_run=true"] if many and "dry_run" not in command else []
+        if command == WHOLE_LADDER:
+            command, listed = command.replace("1,2,3,4,5", "1"), []
+        command = command.replace("LABEL", weights.parent.name)
         assert tried(command, *listed, *small(command)).strip(), command
-    assert (tmp_path / "outputs/a-and-b/index.html").exists()
-    assert (tmp_path / "gpt2-mine/config.json").exists()
-    assert "RMS norm" in tried("python -m runner --config-dir=mine")
+    if name == "README.md":
+        assert (
+            "10 Gradient accumulation"
+            in (tmp_path / "outputs/ladder/report/index.html").read_text()
+        )
+    if name == "reading_the_report.md":
+        assert (tmp_path / "outputs/a-and-b/index.html").exists()
+    if name == "long_runs.md":
+        assert (tmp_path / "gpt2-mine/config.json").exists()
+    if name == "your_own_stage.md":
+        assert "RMS norm" in tried("python -m runner --config-dir=mine")
 
 
 @pytest.mark.slow
 def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
-    write_files(tmp_path, TUTORIAL, ["model/recurrent", "stage/step04b", "plan/skip"])
-    blocks = re.findall(r"```sh\n(.*?)```", TUTORIAL, re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert len(set(commands)) == 7
+    write_files(tmp_path, TUTORIAL)
+    make_text = re.search(r"python -c .*", TUTORIAL.read_text(encoding="utf-8"))
+    assert make_text
+    typed = [make_text[0], *commands(TUTORIAL)]
+    assert len(set(typed)) == 7
     printed = []
-    for command in commands:
+    for command in typed:
         trains = "stage" in command or "plan" in command
         printed.append(tried(command, *(["train.steps=3", "device=cpu"] if trains else [])))
     same = "step03: not applicable to this model: trains exactly as step02"
@@ -126,7 +138,16 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
     assert "Skip connection" in (tmp_path / "outputs/ladder/report/report.md").read_text()
 
 
-def test_the_files_that_the_readme_links_to_exist() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(links) > 8
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_that_a_page_links_to_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_list_of_pages_is_whole() -> None:
+    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert not [
+        page.name
+        for page in PAGES[1:]
+        if f"({page.name})" not in listed and page.name != "README.md"
+    ]

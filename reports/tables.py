@@ -102,7 +102,6 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
         "The guide's claim": [say("claimed", s)] if s.claimed and s.versus.speed else [],
         "To the baseline": [change(base.loss), *speed] if base.loss else [],
         "Clipping": [say("clipping", s)] if s.aim is Aim.stability and arm.clipped else [],
-        "Without a loss": [say("lost", s)] if s.lost else [],
         "Message": [run.message] if run.message and run.status != "finished" else [],
         "Standard deviation of the loss": of_loss,
         "Peak memory": _known(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB"),

@@ -216,10 +216,12 @@ class Lab:
         return Report([self.path])
 
     def stage(self, name: str) -> tuple[Comparison, Verdict, str]:
-        """A stage of the main ladder, with its verdict, as it is and in words."""
+        """A stage of the main ladder, with its verdict, as it is and as its line says it."""
         report = self.report
         (stage,) = (each for each in report.main.stages if each.name == name)
-        return stage, report.verdicts[name], SAY("verdict", stage, report.verdicts[name])
+        verdict = report.verdicts[name]
+        said = SAY("verdict", stage, verdict), SAY("evidence", stage, verdict, report.answer.advice)
+        return stage, verdict, ", ".join(filter(None, said))
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ SEEN = """async width => {
   for (const image of document.images) { image.loading = 'eager'; await image.decode() }
   return {
     whole: document.documentElement.scrollWidth,
-    wide: all.filter(e => !e.closest('thead') && right(e) > width + 1).map(e => e.outerHTML),
+    wide: all.filter(e => !e.closest('thead, nav') && right(e) > width + 1).map(e => e.outerHTML),
     narrow: [...document.querySelectorAll('.verdict')]
-      .filter(e => e.getBoundingClientRect().width < 60).map(e => e.textContent),
+      .filter(e => e.getBoundingClientRect().height > 70).map(e => e.textContent),
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     colours: [style('body', 'backgroundColor'), style('img', 'filter')],
     pictures: [...document.images].map(e => [e.naturalWidth, e.alt]),
@@ -101,5 +101,9 @@ def test_there_are_no_scripts_and_none_is_needed(browser: Browser, page: Path) -
     for said in ("7.550 to 6.150 held-out loss", "diverged at step 30", "[10.95, 6.30]"):
         assert said in text
     assert opened.locator("script").count() == 0
-    opened.locator("summary", has_text="Its 14 rows").click()
-    assert "train.learning_rate=0.0007" in opened.locator("body").inner_text()
+    rates = opened.locator("section", has=opened.locator("h2", has_text="Learning rates"))
+    assert "train.learning_rate=0.0007" not in rates.inner_text()
+    rates.locator("summary").click()
+    assert "train.learning_rate=0.0007" in rates.inner_text()
+    opened.get_by_label("More on step07").click()
+    assert "model.attention: manual → flash" in opened.locator("body").inner_text()

@@ -144,7 +144,7 @@ def test_why_a_stage_is_compared_with_none_is_said_with_the_command(lab: Lab) ->
         _, verdict, said = lab.stage(name)
         assert (verdict.kind, verdict.outcome) == (Kind.no_reference, None)
         command = f"; train it with {code(f'python -m runner -m +stage={below} seed=1,2')}"
-        assert said == f"not compared: {below} {ended}{command if below != 'step08' else ''}"
+        assert said == f"not compared, {below} {ended}{command if below != 'step08' else ''}"
     report = lab.report
     unfinished = {s.value: names(found) for s, found in report.answer.unfinished.items()}
     assert unfinished == {status: [stage] for stage, status in ends.items()}
@@ -157,7 +157,7 @@ def test_a_run_that_failed_before_its_windows_were_known_is_in_the_ladder(lab: L
     lab.run("step03", status="failed", message="No memory.", **unknown)
     report, (_, verdict, said) = lab.report, lab.stage("step03")
     assert names(report.main.stages) == ["step02", "step03"]
-    assert (verdict.kind, verdict.tone, said) == (Kind.unfinished, Tone.bad, "failed: No memory.")
+    assert (verdict.kind, verdict.tone, said) == (Kind.unfinished, Tone.bad, "failed, No memory.")
     assert names(report.answer.unfinished[Status.failed]) == ["step03"]
     assert report.apart == []
 
@@ -196,14 +196,17 @@ def test_an_outcome_is_decided_at_the_end_and_names_the_step_from_which_it_holds
         "step05": (Outcome.equivalent, None),
     }  # fmt: skip
     _, verdict, said = lab.stage("step03")
-    assert (verdict.tone, said) == (Tone.good, "lower loss from step 40 on; higher before")
+    assert (verdict.tone, said) == (
+        Tone.good,
+        "take it, −0.400 (−0.400 to −0.400) at the end, worse before step 40",
+    )
 
 
 @pytest.mark.parametrize(
     ("seeds", "given", "doubt", "said"),
     [
-        (FIVE, {}, None, "faster; loss within 0.02"),
-        ((1,), {}, Doubt.few, "one round of the 5 that decide"),
+        (FIVE, {}, None, "take it, 2.40× the speed (2.40 to 2.40) at the same loss"),
+        ((1,), {}, Doubt.few, "only 1 of at least 5 rounds"),
         (FIVE, {"at": 24 * 60}, Doubt.apart, "the rounds were not interleaved"),
         (FIVE, {"resumed_at": [20]}, Doubt.interrupted, "runs were interrupted"),
         (FIVE, {"ended": "2026-12-01T00:00:00+00:00"}, Doubt.shared, "runs shared the machine"),
@@ -257,7 +260,7 @@ def test_accumulation_is_compared_at_equal_tokens_too(lab: Lab) -> None:
     assert at.loss.value == pytest.approx(expected)
     assert expected > 0
     assert (verdict.outcome, verdict.tone) == (Outcome.lower, Tone.even)
-    assert said == "lower loss at equal steps, with 8 times the tokens"
+    assert said.startswith("costs tokens, −0.240 (−0.240 to −0.240) with 8 times the tokens; +2.6")
     advice = lab.report.answer.advice
     assert (names(advice["lower"]), names(advice["with_more"])) == ([], ["step10"])
 

@@ -91,8 +91,8 @@ def test_a_report_has_every_file_and_a_picture_for_everything(page: Path) -> Non
     }  # fmt: skip
     for name in (
         "effect-loss", "effect-speed", "worth", "interactions", "learning-rates", "stage-step07",
-        "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag", "speed-tokens",
-        "speed-mfu", "gradient-norms", "guide-loss", "guide-norm",
+        "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag", "plan-0", "speed-mfu",
+        "gradient-norms", "guide-loss", "guide-norm",
     ):  # fmt: skip
         assert f"figures/{name}.svg" in files
     table = pd.read_csv(page.parent / "stages.csv").query("group == 0").set_index("what")

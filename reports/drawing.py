@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,8 @@ CHARACTER = 0.0145  # of a label, as a share of the width
 LINEAR_NATS = 0.1  # differences in loss span orders of magnitude; up to this one it is linear
 LOG = " (log scale)"
 LABEL = 26  # characters of a row's label on one line
+PATH = re.compile(rb' d="[^"]*"')
+PLACES = re.compile(rb"(\.\d\d)\d+")  # a hundredth of a point is enough of a path's numbers
 MOST_LABELS = 12  # characters of the labels of one line, to which none is added
 COINCIDE = 0.004  # of the range of all curves: what is closer everywhere is drawn as one line
 
@@ -63,7 +66,8 @@ def picture(figure: Figure, name: str, title: str, said: Iterable[str]) -> Pictu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(slug(name), f"{title}: {'; '.join(said)}.", svg.getvalue())
+    shorter = PATH.sub(lambda path: PLACES.sub(rb"\1", path[0]), svg.getvalue())
+    return Picture(slug(name), f"{title}: {'; '.join(said)}.", shorter)
 
 
 @dataclass(frozen=True)

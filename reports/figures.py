@@ -31,7 +31,8 @@ FLOOR = 1e-12  # what is drawn of a signal that is smaller, or nothing
 STEP, LOSS, NORM = "optimizer step", "training loss, nats/token", "L2 norm"
 HELD_OUT = "held-out loss, nats/token"
 BETTER = "← lower is better, nats/token"
-FASTER = "higher is better →; hollow: no claim"
+FASTER = "higher is better →; hollow: undecided"
+MOST_ROWS = 12  # of a plan's figure
 MOST_RUNS = 10  # up to which each run is a thin line beside its stage's mean
 
 
@@ -54,15 +55,17 @@ class Painter:
             for s in self.stages
             if (loss := s.versus.loss)
         ]
-        labels = "Held-out loss less the parent's", f"{BETTER}; hollow: undecided"
+        labels = "Held-out loss minus the parent's", f"{BETTER}; hollow: undecided"
         return rows("effect-loss", labels, drawn, margin=self._report.rules.margin)
 
     def plan(self, number: int, plan: PlanRuns) -> list[Picture]:
         """The differences in held-out loss of a plan's runs, and their speed-ups.
 
-        Those first that the plan's stages are about.
+        Those first that the plan's stages are about. A long plan has its table alone.
         """
         losses, speeds = [], []
+        if len(plan.rows) > MOST_ROWS:
+            return []
         for row, verdict in zip(plan.rows, plan.verdicts, strict=True):
             what, colour = f"{row.what} against {row.against}", self._look[row.stage].hex
             if loss := row.versus.loss:
@@ -71,7 +74,7 @@ class Painter:
             if speed := row.versus.speed:
                 claim = not speed.doubt
                 speeds.append(Row(row.what, what, speed.estimate, colour, times(speed), claim))
-        about = "Held-out loss less the reference's", f"{BETTER}; hollow: undecided"
+        about = "Held-out loss minus the reference's", f"{BETTER}; hollow: undecided"
         found = rows(f"plan-{number}", about, losses, margin=self._report.rules.margin)
         about = "Tokens/s over the reference's", FASTER
         found += rows(f"plan-{number}-speed", about, speeds, level=1)
@@ -168,6 +171,7 @@ class Painter:
         arm, title = self._baseline and self._baseline.arm, "Loss against steps"
         span = (arm.mean("best"), arm.mean("worst")) if arm and arm.curves else None
         title += "; grey: the baseline's range" if span else ""
+        title += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
         # A spike above where training begins would press together where the curves part.
         low, high = self.loss_limits
         begins = max([s.arm.mean("first") for s in self.stages] + [*(span or ())], default=high)

@@ -99,6 +99,7 @@ def build(report: Report) -> dict[str, bytes]:
             say("problems"): records.problems,
         },
         "lines": _lines(report, painter, style, say),
+        "legend": say("legend", report),
         "answer": sentences(say("answer", report)),
         "first": first,
         "sections": sections,

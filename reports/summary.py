@@ -36,6 +36,8 @@ def show(report: Report, written: Path, console: Console) -> None:
         ladder = tables.ladder(report, {}, say)
         _print(ladder, SHORT + ["Range", "Tokens/s"] * (console.width >= WIDE["ladder"]), console)
         console.print()
+        if legend := say("legend", report):
+            console.print(Text(legend, "dim"))
         for s in report.main.stages:
             verdict = report.verdicts[s.name]
             said = Text(f"{s.name} {s.title}: ")

@@ -94,7 +94,7 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
     spread, error = arm.spread("held_out"), arm.mean("held_out_error")
     deviations = {"over the seeds": spread, "by the sampling of the text": error}
     of_loss = [f"{loss(value)} {what}" for what, value in deviations.items() if value > 0]
-    speed = [times(base.speed) + " the speed"] if base.speed else []
+    speed = [times(base.speed) + " the tokens/s"] if base.speed else []
     found = {
         "Changes": [f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in changes.items()],
         "The guide": [run.guide] if changes or s.aim is Aim.baseline else [],
@@ -157,7 +157,7 @@ def _over(versus: Versus) -> list[str]:
 def _speed_up(speed: SpeedUp | None, more: Sequence[str] = ()) -> Cell:
     if speed is None:
         return Cell(NONE)
-    return Cell(times(speed), ["no claim" if speed.doubt else bounds(speed.estimate), *more])
+    return Cell(times(speed), ["undecided" if speed.doubt else bounds(speed.estimate), *more])
 
 
 def side_by_side(found: Sequence[Alternatives]) -> Table:
@@ -226,7 +226,7 @@ def rows(
         tokens = [more] if versus.takes_more else []
         cells.append({
             "Run": what,
-            "Against": Cell(against or NONE, tokens),
+            "Against": Cell(against if versus.other else NONE, tokens),
             "Seeds": _seeds(versus.arm),
             "Held-out loss": loss(versus.arm.mean("held_out")),
             "Difference": Cell(change(versus.loss), _over(versus)),

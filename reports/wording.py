@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from conf.schema import ReportConf
 from reports import formats, tables
@@ -48,7 +49,7 @@ def environment(is_html: bool) -> jinja2.Environment:
         zip=zip,
         bracketed=lambda said: f" ({said})" if said else "",
         percentage=lambda share, digits=0: f"{share:.{digits}%}",
-        base64=lambda content: base64.b64encode(content).decode("ascii"),
+        in_place=in_place,
         settings=tables.settings,
         factorial=math.factorial,
         keeps_loss=keeps_loss,
@@ -90,6 +91,12 @@ def words(rules: ReportConf) -> Callable[..., str]:
 def sentences(said: str) -> list[str]:
     """What a macro says, by its ends."""
     return [each.strip() for each in said.split(END) if each.strip()]
+
+
+def in_place(svg: bytes) -> Markup:
+    """A picture as the address of an image in the page: a quarter shorter than in base64."""
+    text = quote(svg.replace(b"\n", b" "), safe=" <>=/:;,.-+()'!*[]{}|~^`$@?")
+    return Markup(f"data:image/svg+xml,{text}")
 
 
 def is_finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What each step is worth: in place, alone, when missing, and on average over all orders."""
+"""What each step is worth: in place, alone, added last, and on average over all orders."""
 
 import math
 from collections import defaultdict
@@ -24,7 +24,7 @@ class Way(str, Enum):
 
     in_place = "in place"  # on its parent
     alone = "alone"  # on the baseline
-    missing = "when missing"  # the top stage, less the same without the step
+    last = "added last"  # the top stage less the same without the step
     average = "on average"  # its Shapley value, over all orders of the factorial's steps
 
 
@@ -77,7 +77,7 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     alone = {c.plus[0]: c.versus for c in added if len(c.plus) == 1}
     missing = {c.without[0]: c.versus.swapped for c in taken if c.versus.other}
     in_place = {name: each.versus for name, each in plain.items()}
-    found = {Way.in_place: in_place, Way.alone: alone, Way.missing: missing}
+    found = {Way.in_place: in_place, Way.alone: alone, Way.last: missing}
     losses = _factorial(plain[lowest].arm, added) if lowest else pd.DataFrame()
     whole = losses.dropna()
     names = list(map(str, whole.columns.names)) if len(whole) else []

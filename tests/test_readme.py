@@ -140,7 +140,7 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_files_that_a_page_links_to_exist(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#:]+)[)#]", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
 
 

@@ -125,7 +125,7 @@ def test_a_claim_of_the_guide_stands_beside_what_was_measured_for_its_change_alo
 ) -> None:
     seeds, pad, inside = (Lab(tmp_path / name) for name in ("seeds", "pad", "inside"))
     seeds.stages(**dict.fromkeys(ORDER[4:7]))
-    assert claimed(seeds) == {"step07": "1.35×; here 1.21× the speed (1.21 to 1.21)"}, (
+    assert claimed(seeds) == {"step07": "1.35×; here 1.21× the tokens/s (1.21 to 1.21)"}, (
         "step06 changes more than the claim is about"
     )
     for repeat in range(2, 7):
@@ -134,7 +134,7 @@ def test_a_claim_of_the_guide_stands_beside_what_was_measured_for_its_change_alo
         for at, entry in ((7, "step06:model.pad_vocab"), (8, "step04")):
             pad.run("step06", without=[entry], repeat=repeat, step_ms=step_ms, at=at)
     assert claimed(pad) == {
-        "step06 without step06:model.pad_vocab": "0.77×; here 0.91× the speed (0.89 to 0.93)"
+        "step06 without step06:model.pad_vocab": "0.77×; here 0.91× the tokens/s (0.89 to 0.93)"
     }
     (plan,) = pad.report.plans
     speeds = [row[5] for row in tables.rows(plan.rows, SAY, plan).rows]

@@ -198,14 +198,14 @@ def test_an_outcome_is_decided_at_the_end_and_names_the_step_from_which_it_holds
     _, verdict, said = lab.stage("step03")
     assert (verdict.tone, said) == (
         Tone.good,
-        "take it, −0.400 (−0.400 to −0.400) at the end, worse before step 40",
+        "take it, −0.400 (−0.400 to −0.400) at the end, worse before optimizer step 40",
     )
 
 
 @pytest.mark.parametrize(
     ("seeds", "given", "doubt", "said"),
     [
-        (FIVE, {}, None, "take it, 2.40× the speed (2.40 to 2.40) at the same loss"),
+        (FIVE, {}, None, "take it, 2.40× the tokens/s (2.40 to 2.40) at the same loss"),
         ((1,), {}, Doubt.few, "only 1 of at least 5 rounds"),
         (FIVE, {"at": 24 * 60}, Doubt.apart, "the rounds were not interleaved"),
         (FIVE, {"resumed_at": [20]}, Doubt.interrupted, "runs were interrupted"),
@@ -260,7 +260,9 @@ def test_accumulation_is_compared_at_equal_tokens_too(lab: Lab) -> None:
     assert at.loss.value == pytest.approx(expected)
     assert expected > 0
     assert (verdict.outcome, verdict.tone) == (Outcome.lower, Tone.even)
-    assert said.startswith("costs tokens, −0.240 (−0.240 to −0.240) with 8 times the tokens; +2.6")
+    assert said.startswith(
+        "costs tokens, −0.240 (−0.240 to −0.240) at equal steps, with 8 times the tokens; +2.6"
+    )
     advice = lab.report.answer.advice
     assert (names(advice["lower"]), names(advice["with_more"])) == ([], ["step10"])
 

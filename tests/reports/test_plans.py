@@ -117,8 +117,8 @@ def test_a_step_left_out_is_compared_with_the_whole_stage(lab: Lab) -> None:
     }  # fmt: skip
     ways = {step.stage.name: step.ways for step in report.worth.steps}
     assert report.worth.top == "step09"
-    assert ways["step04"][Way.missing].value == pytest.approx(1)
-    assert ways["step09"][Way.missing].value == pytest.approx(-0.5)
+    assert ways["step04"][Way.last].value == pytest.approx(1)
+    assert ways["step09"][Way.last].value == pytest.approx(-0.5)
     assert [stage.what for stage in report.main.stages] == ["step02", "step08", "step09"]
 
 

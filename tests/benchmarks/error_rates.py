@@ -33,7 +33,8 @@ PAGE = DOCS / "statistics.md"
 BANK = "statistics"  # the experiment that holds the runs
 SEEDS = 64
 GAINS = (1.0, 1.003, 0.997)
-FAMILY = 6  # loss and stability stages that stand on another, from step03 to step10
+RATE = "train.learning_rate=3e-4"  # at which the bank was measured
+FAMILY = 6  # loss and stability stages with a parent, from step03 to step10
 SIZES = (5, 10)  # seeds of a resampled comparison
 REDRAWN = "other draws and another order of the data"
 CHANGES = 200
@@ -59,7 +60,8 @@ def train_bank() -> None:
         ("+stage=step05", f"model.gain={gains}", seeds, "evaluation.every=null"),
         ("+stage=step02,step05", f"evaluation.tokens={WHOLE}", "evaluation.every=null"),
     ):
-        command = ["-m", "runner", "-m", "scale=smoke", f"experiment={BANK}", NO_REPORT, *sweep]
+        words = ["scale=smoke", RATE, f"experiment={BANK}", NO_REPORT, *sweep]
+        command = ["-m", "runner", "-m", *words]
         if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
             raise CommandFailed(f"python {' '.join(command)} failed")
 

@@ -258,7 +258,7 @@ def rows(
             axes.hlines(at, found.low, found.high, row.colour, linewidth=4, alpha=0.5)
             axes.plot(found.value, at, "o", color=row.colour, mew=1.4, mfc=face)
         axes.text(1.03, at, row.text, transform=across, va="center")
-        within = f" ({found.low:,.3g} to {found.high:,.3g})" if found.known else ""
+        within = f" ({found.low:.3f} to {found.high:.3f})" if found.known else ""
         said.append(f"{row.name} {row.text}{within}")
     axes.set_yticks(range(len(drawn)), map("\n".join, wrapped), color=INK, linespacing=0.9)
     axes.set_ylim(len(drawn) - 0.5, -0.5)

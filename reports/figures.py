@@ -168,15 +168,15 @@ class Painter:
             runs = [_band([steps], "step", "loss") for steps in stage.arm.curves]
             shown = runs if 1 < len(runs) <= MOST_RUNS else []
             drawn.append(replace(curve, runs=shown))
-        arm, title = self._baseline and self._baseline.arm, "Loss against steps"
+        arm = self._baseline and self._baseline.arm
         span = (arm.mean("best"), arm.mean("worst")) if arm and arm.curves else None
-        title += "; grey: the baseline's range" if span else ""
-        title += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
+        axis = f"{STEP}; grey: the baseline's range" if span else STEP
+        axis += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
         # A spike above where training begins would press together where the curves part.
         low, high = self.loss_limits
         begins = max([s.arm.mean("first") for s in self.stages] + [*(span or ())], default=high)
         limits = low, min(high, begins + 0.05 * (begins - low))
-        labels = title, STEP, LOSS
+        labels = "Loss against steps", axis, LOSS
         return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)
 
     def losses(self) -> list[Picture]:

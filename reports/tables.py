@@ -34,7 +34,8 @@ KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome", "Me
 KINDS |= {"Verdict": "judged", "Term": ""}
 TERMS = (
     "Parent", "Held-out loss", "Range", "Difference", "Brackets", "Take it, leave it out",
-    "No difference", "Undecided", "Before step", "Speed", "Comparable",
+    "No difference", "Check its loss", "Costs tokens", "Undecided", "Before optimizer step",
+    "Speed", "Comparable",
 )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def terms(say: Say) -> Table:
 def _range(arm: Arm) -> str:
     """The guide's interval: the highest and the lowest training loss."""
     worst, best = arm.mean("worst"), arm.mean("best")
-    return f"[{worst:.2f}, {best:.2f}]" if math.isfinite(worst) else NONE
+    return f"{worst:.2f} to {best:.2f}" if math.isfinite(worst) else NONE
 
 
 def _seeds(arm: Arm) -> str:

@@ -41,7 +41,7 @@ class Techniques:
             why_not[BF16] = products.why_not(products.bf16)
         self.bf16 = asked_for[BF16] and BF16 not in why_not
         if self.bf16:
-            why_not[TF32] = "bf16 autocast leaves no matrix product in fp32"
+            why_not[TF32] = "bf16 autocast computes all matrix products already"
         elif not products.tf32_is_faster:
             why_not[TF32] = products.why_not(products.high)
         tf32 = asked_for[TF32] and TF32 not in why_not

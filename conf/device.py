@@ -46,7 +46,7 @@ def visible_gpus() -> str:
 
 
 def runs_at_once() -> int:
-    """How many runs are to share this machine: one on each GPU, and two where there is none."""
+    """How many runs share this machine: one on each GPU, or two without a GPU."""
     _, count = _ask_driver()
     return count or 2
 

@@ -165,7 +165,7 @@ class StageConf:
 
 @dataclass
 class PlanConf:
-    """What a plan asks; its runs are the parameters of its sweeper.
+    """A plan's question; its runs are the parameters of its sweeper.
 
     `reference` is for a plan whose runs are not compared as others are: the overrides that replace
     its own in what they are compared with, where null leaves out the plan's.

@@ -30,7 +30,7 @@ class Arm:
 
     `rounds` holds one for each seed and repeat, `runs` one a seed: its lowest repeat that finished,
     else its lowest. `measured` are the finished ones of them, or all where none has finished.
-    `not_applied` says why techniques did not act, and `notes` what has no effect, or an odd one.
+    `not_applied` says why techniques did not act, `notes` what has no or an unexpected effect.
     """
 
     def __init__(self, rounds: Sequence[Row], records: Records) -> None:

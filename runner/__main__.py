@@ -78,14 +78,14 @@ def main() -> None:
 
 
 def refuse_sweep(overrides: list[str]) -> None:
-    """Exit with a sentence for what only a sweep can do."""
+    """Exit with a sentence if a single run is asked for what only a sweep can do."""
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override() or override.key_or_group == "hydra/launcher":
             fail(f"{override.input_line}: it asks for several runs; add -m.")
 
 
 def parse_dry_run(overrides: list[str]) -> bool:
-    """Whether the runs are to be listed, and not trained."""
+    """Whether the runs are listed instead of trained."""
     asked = parse([o for o in overrides if override_key(o) == "dry_run"])["dry_run"]
     return bool(OmegaConf.merge({"dry_run": BooleanNode(False)}, {"dry_run": asked}).dry_run)
 
@@ -129,7 +129,7 @@ def _held_out(cfg: DictConfig) -> float:
 
 
 def _folders() -> list[Path]:
-    """The folders of configuration of the command, the user's own before the project's."""
+    """The command's configuration folders: the user's first, then the project's."""
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 

@@ -219,6 +219,6 @@ def _estimate(row: PlannedRuns, paces: Sequence[Pace]) -> float | None:
 
 
 def _evaluations(settings: Mapping[str, Any], steps: int) -> int:
-    """How often a run is evaluated: during training, and at the end."""
+    """The number of a run's evaluations: during training, and at the end."""
     every = settings["evaluation.every"]
     return 1 + ((steps - 1) // every if every else 0)

@@ -16,7 +16,7 @@ from runner.rows import Step, Window
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a run when it ends."""
+    """What is known about a run when it ends."""
 
     run: Run
     steps: Sequence[Step]
@@ -24,7 +24,7 @@ class Evidence:
 
     @cached_property
     def trained(self) -> list[Inspection]:
-        """The looks that saw a step taken."""
+        """The inspections during which a step was taken."""
         return [look for look in self.run.looks if look.step_norm is not None]
 
     @cached_property
@@ -39,7 +39,7 @@ class Evidence:
 
     @property
     def passes(self) -> float:
-        """How often the training text was seen."""
+        """Passes over the training text."""
         return sum(step.tokens for step in self.steps) / (self.run.data.train_tokens or math.inf)
 
 

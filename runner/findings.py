@@ -1,4 +1,4 @@
-"""What went wrong in a run, by name: from its steps, its evaluations and the looks into its model.
+"""What went wrong in a run, by name: from its steps, evaluations and inspections.
 
 Each rule is a function of the evidence that measures, and each threshold stands here with its
 reason. What the rules make of planted faults and of healthy runs is measured in docs/findings.md.
@@ -14,7 +14,7 @@ from runner.observations import Finding, Inspection
 from runner.record import Run
 from runner.rows import Step, Window
 
-# A model that knows nothing has a loss of ln(vocabulary); init adds what its first logits vary by.
+# A model that knows nothing has a loss of ln(vocabulary); its first logits' spread adds to it.
 FIRST_LOSS_DISTANCE = 1.0
 # What an untrained model's head gets: about 1 behind a norm, and 0.03 from GPT-2's embeddings.
 WEAK_SIGNAL = 0.05

@@ -44,7 +44,7 @@ def measured(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conditions(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide losses. Composed without a stage, they are those of every stage."""
+    """The settings that decide losses. Without a stage, they are what all stages share."""
     return _with_roles(plain, Role.losses)
 
 

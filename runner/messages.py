@@ -31,7 +31,7 @@ EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
 
 
 class Unfailing(io.FileIO):
-    """A file to write to: what can reach nobody, or no disk, is lost without an error."""
+    """A file to write to: what cannot be written is lost without an error."""
 
     def write(self, text: Buffer, /) -> int:
         with suppress(OSError):
@@ -40,7 +40,7 @@ class Unfailing(io.FileIO):
 
 
 def open_streams() -> None:
-    """Let no write to this process's own streams fail, and no character be refused."""
+    """Make writes to this process's own streams never fail, for any character."""
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed one
         os.set_inheritable(null, True)
     os.close(null)
@@ -65,7 +65,7 @@ def warn(console: Console, text: str) -> None:
 def error(message: str) -> None:
     """Print an error on standard error.
 
-    Of several processes, which meet the same mistakes, the first to meet this one speaks.
+    Of several processes with the same mistake, the first one prints it.
     """
     if world.is_first_to_say(message):
         say(Console(stderr=True), message, "red")
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def no_such_key(name: str) -> str:
-    """What to say of a key that the configuration does not have."""
+    """The sentence about a key that the configuration does not have."""
     known = {key.name: key.name for key in keys()}
     if name in known and name.startswith("model."):
         return f"This model has no setting {name}, which another kind of model has."

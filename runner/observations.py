@@ -1,4 +1,4 @@
-"""What a run observes of its model beside its losses: checks, looks, findings, texts, accuracy."""
+"""What a run observes besides its losses: checks, inspections, findings, texts, accuracy."""
 
 import math
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Accuracy:
 
 @dataclass
 class Layer:
-    """The signal after one layer, in one look; null where a number is not finite."""
+    """The signal after one layer, in one inspection; null where a number is not finite."""
 
     name: str
     activation: float | None  # standard deviation over the positions, RMS over the channels

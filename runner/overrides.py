@@ -1,4 +1,4 @@
-"""Overrides as Hydra reads them: their values, and the runs that a sweep's ask for."""
+"""Overrides as Hydra reads them: their values, and the runs of a sweep."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

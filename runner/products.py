@@ -71,7 +71,7 @@ class Products:
 
     @property
     def precisions(self) -> str:
-        """What runs must have in common for their losses to be compared: `fp32, bf16 autocast`.
+        """What comparable runs have in common: `fp32, bf16 autocast`.
 
         Settings that keep the mantissa of fp32 differ in the order of additions only.
         """
@@ -84,7 +84,7 @@ class Products:
 
     @property
     def gains(self) -> dict[str, str]:
-        """What was measured of each lower precision."""
+        """What was measured for each lower precision."""
         return {TF32: self._compared(self.high), BF16: self._compared(self.bf16)}
 
     @property
@@ -100,7 +100,7 @@ class Products:
         return f"{words}{tf32}, {_shown(self.bf16.flops)} in bf16 autocast"
 
     def why_not(self, rate: Rate) -> str:
-        """Why a lower precision brings nothing, where it does not."""
+        """Why a lower precision brings nothing."""
         if not rate.flops:
             return "this device cannot compute such matrix products"
         if rate.exact:

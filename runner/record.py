@@ -116,7 +116,7 @@ class Timings:
     compile_s: float = described("seconds of compilation, which step_ms leaves out", default=0.0)
     train_s: float = described("seconds of training", default=0.0)
     evaluation_s: float = described("seconds of evaluations, samples included", default=0.0)
-    diagnosis_s: float = described("seconds of looks into the model", default=0.0)
+    diagnosis_s: float = described("seconds of inspections of the model", default=0.0)
 
 
 @dataclass
@@ -156,7 +156,7 @@ class KeptWeights:
 
 @dataclass
 class Process:
-    """Who trains, or trained, the run."""
+    """The process that trains, or trained, the run."""
 
     host: str
     pid: int
@@ -205,7 +205,7 @@ class Run:
     applied: list[str] = several("the techniques that acted")
     not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
     attention_kernel: str | None = optional("flash, cudnn, efficient or math, where torch chose it")
-    notes: list[str] = several("what has no effect, or an odd one")
+    notes: list[str] = several("what has no effect, or an unexpected one")
     checks: list[FlowCheck] = several("the flow checks, see FlowCheck")
     products: Products | None = optional("rates of the device's matrix products, see Products")
     model: ModelInfo = field(default_factory=ModelInfo)

@@ -1,4 +1,4 @@
-"""The rows of a run's tables, steps.csv, held_out.csv and asked.csv, and what a column holds."""
+"""The rows and columns of a run's tables: steps.csv, held_out.csv and asked.csv."""
 
 import contextlib
 import csv
@@ -118,7 +118,7 @@ def read_asked(folder: Path) -> list[Asked]:
 
 
 def printable(value: Any) -> Any:
-    """JSON without control characters, which no page and no terminal should be given."""
+    """JSON without control characters, which could change a page or a terminal."""
     match value:
         case str():
             return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value)

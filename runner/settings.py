@@ -111,7 +111,7 @@ def _check_custom(model: CustomConfig) -> None:
 
 
 def remarks(config: Config) -> list[str]:
-    """What in a configuration has no effect, or an odd one, in sentences."""
+    """Sentences about settings that have no effect, or an unexpected one."""
     train, found = config.train, []
     constant = train.schedule is Schedule.constant
     if constant and train.warmup_steps:

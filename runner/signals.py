@@ -68,7 +68,7 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 @dataclass
 class ThisProcess:
-    """What the runner knows of the process that it is in: a command's, a stage's or a launcher's.
+    """The state of the current process: a command's, a stage's or a launcher's.
 
     `command` is its id where it is a command's, whose forks are none. `asked` are the signals that
     have asked it to end, and `place` says which of the workers of `hydra/launcher=cores` it is.
@@ -134,7 +134,7 @@ this_process = ThisProcess()
 
 
 def say_why_first() -> None:
-    """Let no signal end the first of several processes before it has said why it fails."""
+    """Keep signals from ending the first of several processes before it prints why it fails."""
     if world.size() > 1 and world.is_first():  # torchrun sends one to all when one has failed
         install_handlers(signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""What a sweep says of its runs, and the exit status of a command."""
+"""What a sweep prints about its runs, and the exit status of a command."""
 
 import math
 import sys

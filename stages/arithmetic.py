@@ -53,7 +53,7 @@ class Ablation:
 
     @property
     def overrides(self) -> list[str]:
-        """The arithmetic as one types it."""
+        """The arithmetic as it is typed."""
         lists = {"without": self.without, "plus": self.plus}
         return [f"{word}=[{','.join(entries)}]" for word, entries in lists.items() if entries]
 
@@ -131,7 +131,7 @@ class Ladder:
         return next((name for name in names if self.settings(Ablation(name)) == whole), None)
 
     def same_but_for(self, asked: Ablation, inert: Collection[str]) -> str | None:
-        """The lowest stage in the chain that differs in nothing but settings without effect."""
+        """The lowest stage in the chain that differs only in settings without effect."""
         if not inert:
             return None
         if same := self.plain_stage(asked):

@@ -1,4 +1,4 @@
-"""The ladder, read from the overlays in conf/stage and in folders of the user's own."""
+"""The ladder, read from the overlays in conf/stage and in the user's folders."""
 
 import math
 from collections.abc import Iterable, Mapping

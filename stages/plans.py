@@ -1,4 +1,4 @@
-"""The plans and recipes in conf/ and in folders of the user's own: which runs each asks for."""
+"""The plans and recipes in conf/ and in the user's folders, and the runs of each."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -77,7 +77,7 @@ def load(
         parts.append(tokens[: cache.most - number * cache.size])
         size += shard.bytes * len(parts[-1]) / shard.tokens
     if not parts:
-        raise UsageError("The data has no text: all its documents are empty; give other ones.")
+        raise UsageError("The data has no text: all its documents are empty; choose other data.")
     index_sha256 = sha256(json.dumps([shard.sha256 for shard in shards]).encode()).hexdigest()
     split = len(parts[0]) - int(len(parts[0]) * held_out_fraction)
     train, held_out = [parts[0][:split], *parts[1:]], parts[0][split:]

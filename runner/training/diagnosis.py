@@ -1,6 +1,6 @@
 """Looks into a model: one sequence forward and backward, and what the step then changes.
 
-A look leaves everything as it was: weights, buffers and gradients.
+An inspection leaves everything as it was: weights, buffers and gradients.
 """
 
 import math
@@ -130,7 +130,7 @@ class Seen:
 
 @dataclass
 class Diagnosis:
-    """The looks into one model: `look` before a step, and `finish` after it."""
+    """The inspections of one model: `look` before a step, and `finish` after it."""
 
     model: LanguageModel
     trained: nn.Module  # what a step calls

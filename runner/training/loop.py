@@ -268,7 +268,7 @@ def run_steps(training: Training) -> None:
 
 
 def look_into(training: Training) -> Inspection | None:
-    """A look before the next step if one is due: first, last, and where the model is evaluated."""
+    """An inspection before the next step if one is due: first, last, and at evaluations."""
     config, folder, parallel = training.config, training.folder, training.parallel
     step, last = len(folder.steps), config.train.steps - 1
     due = step in (0, last) or config.evaluation.is_due(step) or not folder.steps[-1].is_finite

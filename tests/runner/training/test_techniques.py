@@ -23,7 +23,7 @@ CASES = [
     (BF16, Autocast.bf16, EXACT_BF16, "changes nothing"),
     (TF32, Autocast.none, AMPERE, None),
     (TF32, Autocast.none, products(high=100), "changes nothing"),
-    (TF32, Autocast.auto, AMPERE, "no matrix product in fp32"),
+    (TF32, Autocast.auto, AMPERE, "all matrix products already"),
 ]
 
 

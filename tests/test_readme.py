@@ -88,11 +88,10 @@ def test_every_command_of_a_page_works(
     rows = {"text": text_file.read_text(encoding="utf-8").split("\n\n")}
     parquet.write_table(pyarrow.table(rows), tmp_path / "web" / "a.parquet")
     write_files(tmp_path, page)
-    first = "python -m runner -m '+stage=step02,step10' checkpoint=last"
-    tried(first, *small(first))
-    for copy in ("a", "b"):
-        (tmp_path / "outputs" / copy).symlink_to(tmp_path / "outputs" / "ladder")
-    (weights,) = tmp_path.glob("outputs/ladder/step10/*/weights.safetensors")
+    if name in ("plans.md", "reading_the_report.md"):
+        tried("python -m runner +stage=step02", *small("+stage=step02"))
+        for copy in ("a", "b"):
+            (tmp_path / "outputs" / copy).symlink_to(tmp_path / "outputs" / "ladder")
     for command in TRIED[name]:
         if ELSEWHERE.search(command):
             continue
@@ -100,7 +99,9 @@ def test_every_command_of_a_page_works(
         listed = ["dry_run=true"] if many and "dry_run" not in command else []
         if command == WHOLE_LADDER:
             command, listed = command.replace("1,2,3,4,5", "1"), []
-        command = command.replace("LABEL", weights.parent.name)
+        if "LABEL" in command:
+            (weights,) = tmp_path.glob("outputs/ladder/step10/*/weights.safetensors")
+            command = command.replace("LABEL", weights.parent.name)
         assert tried(command, *listed, *small(command)).strip(), command
     if name == "README.md":
         assert (
@@ -126,8 +127,8 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
     for command in typed:
         trains = "stage" in command or "plan" in command
         printed.append(tried(command, *(["train.steps=3", "device=cpu"] if trains else [])))
-    same = "step03: not applicable to this model: trains exactly as step02"
-    assert any(same in text for text in printed)
+    same = "not applicable, trains exactly as step02"
+    assert any(same in " ".join(text.split()) for text in printed)
     assert any("Skip connection" in text for text in printed)
     runs = read_runs(tmp_path / "outputs" / "ladder").values()
     assert all(run.status is Status.finished for run in runs)

@@ -1,4 +1,4 @@
-"""The folders that a command names: experiments, and those of the user's own configuration."""
+"""The folders that a command names: experiments, and the user's configuration."""
 
 import itertools
 from pathlib import Path
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 
 def config_dirs(config: DictConfig) -> list[Path]:
-    """The folders in which a command's user keeps stages and plans of their own."""
+    """The folders with the user's custom stages and plans."""
     sources = config.hydra.runtime.config_sources
     return [Path(source.path) for source in sources if source.provider == "command-line"]
 

@@ -1,4 +1,4 @@
-"""What is printed of a run that has ended."""
+"""What is printed about a run that has ended."""
 
 import math
 from pathlib import Path

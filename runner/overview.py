@@ -59,7 +59,7 @@ def _show_choices(
     meaning: Callable[[Path], str],
     problems: list[str],
 ) -> None:
-    """What may be added of a group, with its meaning; a file that has none joins the problems."""
+    """Print a group's choices and their meanings; an invalid file's error joins `problems`."""
     meanings = {}
     for name, file in group_files(group, folders, "*.y*ml").items():
         try:
@@ -82,7 +82,7 @@ def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:
 
 
 def _as_typed(key: str, value: object) -> str:
-    """A stage's change as one types it; the scale decides values that refer to it."""
+    """A stage's change as an override; `by the scale` stands for values that refer to it."""
     if "${" in str(value):
         return f"{key} by the scale"
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}"

@@ -1,8 +1,8 @@
 """The one schema of a run's record, `<experiment>/<stage>/<label>/`: its run.json.
 
 The runner writes what these types hold, and reports read it back as the same types. Beside each
-field is what it means. What makes runs comparable is here, once. The tables beside run.json are
-described in `runner.rows`, and what is seen of a model in `runner.observations`.
+field is what it means. What makes runs comparable is defined only here. `runner.rows` describes the
+tables beside run.json, and `runner.observations` what is seen of a model.
 """
 
 import contextlib
@@ -234,7 +234,7 @@ class Run:
 
     @property
     def baseline_command(self) -> str:
-        """The command that trains the baseline that it is compared with."""
+        """The command that trains this run's baseline."""
         own = ("+stage=", "without=", "plus=")
         words = [word for word in shlex.split(self.command) if not word.startswith(own)]
         return shlex.join([*words, "+stage=step02"])
@@ -320,7 +320,7 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int], known: Results) 
 
 
 def must_be_equal(run: Run) -> tuple[str | None, ...]:
-    """What two runs have in common whose losses may be compared, their settings and seed aside.
+    """What two runs must share for comparable losses, besides their settings and seed.
 
     The text, its held-out windows, the device and its name, code, torch and precision.
     """
@@ -330,7 +330,7 @@ def must_be_equal(run: Run) -> tuple[str | None, ...]:
 
 
 def speed_conditions(run: Run) -> tuple[Any, ...]:
-    """What else they have in common where their speeds may be compared too.
+    """What they must share for comparable speeds too.
 
     CPU threads, processes, sharding, and how matrix products are computed.
     """
@@ -339,7 +339,7 @@ def speed_conditions(run: Run) -> tuple[Any, ...]:
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:
-    """The newest finished baseline that a run may be compared with: its conditions, its seed."""
+    """The newest finished baseline comparable with a run: the same conditions and seed."""
     alike = [
         other
         for other in read_runs(experiment).values()

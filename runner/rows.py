@@ -19,7 +19,7 @@ COLD_STEPS = 3
 
 
 def described(doc: str, column: str | None = None, **default: Any) -> Any:
-    """A field of a record: what it holds, and its column's name where it is not the field's."""
+    """A field of a record: what it holds, and its column's name if it is not the field's."""
     return field(metadata={"doc": doc, "column": column}, **default)
 
 
@@ -66,10 +66,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one command asked of the run.
+    """One command's request for the run.
 
-    Hashes are the first 16 hexadecimal digits of SHA-256. Two runs are the two sides of a
-    comparison where the `reference` of one is the `settings` of the other.
+    Hashes are the first 16 hexadecimal digits of SHA-256. Two runs are compared if the `reference`
+    of one is the `settings` of the other.
     """
 
     stage: str = described("the stage as it was asked for, whatever the run is recorded as")
@@ -102,13 +102,13 @@ def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
 
 
 def read_asked(folder: Path) -> list[Asked]:
-    """The distinct lines of asked.csv in a run's folder, in order; [] where it cannot be read.
+    """The distinct lines of asked.csv in a run's folder, in order; [] if it cannot be read.
 
     A line that is not whole, or has other columns, is left out.
     """
     header = list(columns(Asked))
     asked: dict[Asked, None] = {}
-    with contextlib.suppress(OSError, csv.Error):  # the latter where the last line is cut short
+    with contextlib.suppress(OSError, csv.Error):  # csv.Error if the last line is cut short
         text = printable((folder / ASKED).read_bytes().decode(errors="replace"))
         lines = (f"{line}\n" for line in text.split("\n")[:-1])
         for row in csv.reader(lines, strict=True):
@@ -118,7 +118,7 @@ def read_asked(folder: Path) -> list[Asked]:
 
 
 def printable(value: Any) -> Any:
-    """JSON without control characters, which no page and no terminal should be given."""
+    """JSON without control characters, which no page and no terminal should get."""
     match value:
         case str():
             return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value)

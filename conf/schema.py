@@ -41,7 +41,7 @@ def is_folder_name(name: str) -> bool:
 
 
 class Autocast(Enum):
-    """Matrix products with fp32 weights: in fp32, in bfloat16 where that is faster, or always."""
+    """Matrix products with fp32 weights: in fp32, in bfloat16 if faster, or always in bfloat16."""
 
     none = "none"
     auto = "auto"
@@ -49,7 +49,7 @@ class Autocast(Enum):
 
 
 class MatmulPrecision(Enum):
-    """fp32 matrix products: `highest` keeps all of fp32, `high` may use TF32 where it is faster."""
+    """fp32 matrix products: `highest` keeps all of fp32, `high` may use TF32 if it is faster."""
 
     highest = "highest"
     high = "high"

@@ -94,7 +94,7 @@ def parse_dry_run(overrides: list[str]) -> bool:
 def task(cfg: DictConfig) -> float:
     """The single run of the command, or one run of its sweep.
 
-    Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed,
+    Returns the held-out loss in nats/token, which sweepers can minimise; NaN if a run failed,
     diverged, or was interrupted in a launcher's worker.
     """
     # Named by its module: a launcher's workers get a copy of everything else that is named here.

@@ -1,4 +1,4 @@
-"""What a command asks for: the stage, `without` and `plus`, and what it is compared with."""
+"""What a command asks for: the stage, `without` and `plus`, and what the run is compared with."""
 
 import json
 import shlex

@@ -43,7 +43,7 @@ class Evidence:
         return sum(step.tokens for step in self.steps) / (self.run.data.train_tokens or math.inf)
 
 
-Facts = Mapping[str, float | str] | None  # None where nothing is wrong
+Facts = Mapping[str, float | str] | None  # None if nothing is wrong
 Measure = TypeVar("Measure", bound=Callable[..., Facts])
 RULES: list[Callable[[Evidence], Finding | None]] = []
 SETTING = re.compile(r"\b(?:model|train)\.\w+")

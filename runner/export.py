@@ -33,7 +33,7 @@ def export(weights: Path, folder: Path) -> None:
     """Write kept weights as a folder that `GPT2LMHeadModel.from_pretrained` reads.
 
     The rows that pad the vocabulary are left out. Raises UsageError for weights that
-    GPT2LMHeadModel cannot hold, and OSError where the folder cannot be written.
+    GPT2LMHeadModel cannot hold, and OSError if the folder cannot be written.
     """
     from safetensors.torch import save_file
 

@@ -20,8 +20,8 @@ from stages.ladder import flatten
 
 ROOT = Path(__file__).parent.parent
 
-# The code that changes a training step's numbers: the model, the data path and the loop. Messages,
-# progress and records are outside it, so that a corrected word trains nothing again.
+# The code that changes a training step's numbers: the model, the data path and the loop. A changed
+# word in another folder trains nothing again; in these, even a changed comment does.
 NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 
 
@@ -81,7 +81,7 @@ def short_hash(settings: Any) -> str:
 
 
 def _as_integer(text: str) -> float:
-    """A number as an integer, where it is one."""
+    """A number as an integer, if it is one."""
     return int(number) if (number := float(text)).is_integer() else number
 
 

@@ -17,7 +17,7 @@ class FlowCheck:
 
 @dataclass
 class DrawnText:
-    """Text drawn from the model after so many steps; older records have one, from the end."""
+    """Text drawn from the model after so many steps; older records have only the last one."""
 
     prompt: str
     seed: int
@@ -49,7 +49,7 @@ class Accuracy:
 
 @dataclass
 class Layer:
-    """The signal after one layer, in one look; null where a number is not finite."""
+    """The signal after one layer, in one look; null if a number is not finite."""
 
     name: str
     activation: float | None  # standard deviation over the positions, RMS over the channels

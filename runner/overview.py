@@ -70,7 +70,7 @@ def _show_choices(
 
 
 def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:
-    """Each command and its meaning, side by side where the terminal is wide enough for both."""
+    """Each command and its meaning, side by side if the terminal is wide enough for both."""
     widest = max(map(len, meanings))
     side_by_side = widest + max(map(len, meanings.values())) + 4 <= console.width
     for command, meaning in meanings.items():

@@ -23,7 +23,7 @@ def described(doc: str, column: str | None = None, **default: Any) -> Any:
     return field(metadata={"doc": doc, "column": column}, **default)
 
 
-optional = partial(described, default=None)  # null where there is nothing to say
+optional = partial(described, default=None)  # null if there is nothing to say
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Asked:
     of one is the `settings` of the other.
     """
 
-    stage: str = described("the stage as it was asked for, whatever the run is recorded as")
+    stage: str = described("the requested stage, even if the run is recorded as another one")
     without: str = described("the steps taken back from it, joined by commas, or empty")
     plus: str = described("the steps added to it, joined by commas, or empty")
-    typed: str = described("the typed settings that decide losses, but a recipe's: JSON by key")
-    plan: str = described("name of the plan that asked for it, or empty")
+    typed: str = described("typed settings that decide losses, without a recipe's: JSON by key")
+    plan: str = described("name of the plan that requested it, or empty")
     settings: str = described("hash of the settings that decide losses")
-    base: str = described("hash of those without the stage: what the stages of a ladder share")
+    base: str = described("hash of these settings without the stage; all stages share it")
     reference: str = described("`settings` of what it is compared with, or empty")
     reference_command: str = described("command that trains what it is compared with, or empty")
 

@@ -181,7 +181,7 @@ def train_recorded(config: Config, source: Source, path: Path, planned: Run, ask
 
     Waits while another command trains in the folder `path`, and does not train what that has
     finished. Of several processes the first writes. Raises UsageError for a mistake that is found
-    before the first step, OSError where the record cannot be opened, and Interrupted.
+    before the first step, OSError if the record cannot be opened, and Interrupted.
     """
     console = Console()
     from runner.training.device import find_device

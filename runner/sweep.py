@@ -75,7 +75,7 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        open_streams()  # where a worker begins
+        open_streams()  # a worker begins here
         if self.total > 1 and not this_process.asked:
             number = config.hydra.job.num + 1
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
@@ -102,7 +102,7 @@ def _say_ended(config: DictConfig) -> None:
 
 
 def _ended(config: DictConfig) -> dict[tuple[Path, str, str | None], Run]:
-    """The runs that have ended, those of earlier commands too, by their file, start and end."""
+    """All runs that have ended, also those of earlier commands, by their file, start and end."""
     return {
         (file, run.started, run.ended): run
         for experiment in experiments(config)

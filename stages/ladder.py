@@ -54,7 +54,7 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
 
 
 def lineage(stage: str, parents: Mapping[str, str | None]) -> list[str]:
-    """The names of a stage, its parent, and so on downwards; it ends where they repeat."""
+    """The names of a stage, its parent, and so on downwards; it ends if they repeat."""
     found: list[str] = []
     name: str | None = stage
     while name and name not in found:

@@ -26,7 +26,7 @@ def install(what: str) -> None:
 
 
 def main() -> int:
-    """Becomes what is to be run, or returns the exit status of a mistake."""
+    """Replaces this process by the command, or returns the exit status of a mistake."""
     if sys.version_info < (3, 10):  # noqa: UP036 - the sentence is for those who have an older one
         print(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 2
@@ -44,7 +44,7 @@ def main() -> int:
         print(f"pip could not install the project (status {error.returncode}).", file=sys.stderr)
         return 1
     os.chdir(ROOT)
-    os.execv(PYTHON, [str(PYTHON), "-m", *command])  # which Ctrl-C then reaches alone
+    os.execv(PYTHON, [str(PYTHON), "-m", *command])  # Ctrl-C then reaches only that process
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import platform
 import subprocess
 import sys
 
-# The scales of a GPU and the bytes of memory from which each is taken. A card has a little less or
-# more than its name says. What each scale needs: docs/memory.md.
+# The scales for GPUs, each with the least memory in bytes that selects it. A card has a little less
+# or more than its name says. What each scale needs: docs/memory.md.
 CUDA_SCALES = {"cuda": 38e9, "cuda_24gb": 22e9, "cuda_12gb": 11e9, "cuda_8gb": 0}
 
 ASK_DRIVER = """
@@ -23,7 +23,7 @@ if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), 0) == 0:
 
 
 def device_scale() -> str:
-    """The name of the scale: by Apple silicon, the memory of an NVIDIA GPU, else the CPU."""
+    """The scale that suits this machine: Apple silicon, an NVIDIA GPU by its memory, or a CPU."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
     memory, count = _ask_driver()
@@ -33,7 +33,7 @@ def device_scale() -> str:
 
 
 def smaller_scale(scale: str) -> str | None:
-    """The scale of a GPU with half the micro batch; None where there is none."""
+    """The scale of a GPU with half the micro batch; None if there is none."""
     names = list(CUDA_SCALES)
     return names[names.index(scale) + 1] if scale in names[:-1] else None
 
@@ -46,16 +46,16 @@ def visible_gpus() -> str:
 
 
 def runs_at_once() -> int:
-    """How many runs share this machine: one on each GPU, or two without a GPU."""
+    """How many runs share this machine: one per GPU, or two without a GPU."""
     _, count = _ask_driver()
     return count or 2
 
 
 @functools.cache
 def _ask_driver() -> tuple[int, int]:
-    """Bytes of the first GPU that the driver shows, and how many it shows; zeros without one.
+    """Memory of the first visible GPU in bytes, and the number of visible GPUs; zeros without one.
 
-    Another process asks the driver, since what this one forks could not use CUDA after that.
+    Another process asks the driver: otherwise this one's forks could not use CUDA.
     """
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:

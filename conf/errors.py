@@ -9,17 +9,17 @@ class UsageError(Exception):
 
 
 class Reported(UsageError):
-    """One that has been printed, or that another process prints."""
+    """A UsageError that is already printed, or that another process prints."""
 
 
 class LostProcess(UsageError):
-    """Of several processes that train a run, another one failed, ended or hangs."""
+    """Several processes train a run, and another one of them failed, ended or hangs."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest of the known words as a question after a sentence; empty where none is near.
+    """A question that suggests the nearest known word; empty if no word is near.
 
-    Of a mapping it is what the nearest key stands for.
+    For a mapping it suggests the value of the nearest key.
     """
     for near in get_close_matches(word, list(known), n=1):
         return f" Did you mean {known[near] if isinstance(known, Mapping) else near}?"

@@ -19,16 +19,16 @@ class Key:
 
 
 def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Iterator[Key]:
-    """Every key of a configuration and of its sections; `role` is that of all of them."""
+    """Every key of a configuration and of its sections; `role` holds for all of them."""
     types, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     for entry in fields(kind):
         notes = getattr(hints[entry.name], "__metadata__", ())
         own = next((note for note in notes if isinstance(note, Role)), None)
-        if entry.name == "name":  # of what is chosen for the section
+        if entry.name == "name":  # the name of the section's choice
             own = Role.name
         section, name = types[entry.name], f"{prefix}{entry.name}"
         yield Key(name, section, role or own or Role.losses)
-        parts = (section, *get_args(section))  # one that may be null is one of a union's
+        parts = (section, *get_args(section))  # a section that may be null is part of a union
         for below in (GPTConfig, CustomConfig) if section is ModelConfig else parts:
             if isinstance(below, type) and is_dataclass(below):
                 yield from keys(below, f"{name}.", role or own)
@@ -36,7 +36,7 @@ def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Ite
 
 @functools.cache
 def role_of(name: str) -> Role:
-    """The role of a dotted key; below a key without a type of its own, as an argument is, its."""
+    """The role of a dotted key. A key outside the schema, such as an argument, has its parent's."""
     roles = _roles()
     while name not in roles and "." in name:
         name = name.rpartition(".")[0]

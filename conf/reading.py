@@ -18,8 +18,8 @@ from conf.keys import keys
 from conf.schema import Config, ExporterConfig, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig
 
-# An override without lists, functions but choice(), and interpolations; and in it what is quoted,
-# or what Hydra would read as a number or a truth value.
+# An override without lists, interpolations and functions except choice(). NUMBER finds in it quoted
+# text, and what Hydra would read as a number or a truth value.
 PLAIN = re.compile(r"\+{0,2}([\w.]+)=\s*(choice\()?[^][(){}$\\]*\)?\s*")
 NUMBER = re.compile(
     r"""'[^']*'|"[^"]*"|(?<=[=,(])\s*([-+.\d][-+.\w]*|(?i:true|false|nan|inf))\s*(?=[,)]|$)"""
@@ -59,7 +59,7 @@ def scale_model(scale: str | None) -> str:
 
 
 def times_accumulated(steps: int, *, _root_: DictConfig) -> int:
-    """As many times more steps as the scale accumulates micro batches: as many tokens."""
+    """The steps that see as many tokens without accumulation as `steps` do with it."""
     train = _root_.train
     return steps * _root_.scale.accumulate_to_tokens // (train.micro_batch_size * train.context)
 

@@ -17,7 +17,7 @@ from gpt2.config import ModelConfig, PositiveFloat, PositiveInt
 class Role(Enum):
     """What the value of a key is for. Every list of keys is made from the roles beside the types.
 
-    A section's role, where it has one, is that of all keys below it.
+    If a section has a role, all keys below it have the same role.
     """
 
     losses = "decides losses: the settings of runs that are compared; the role of most keys"
@@ -36,12 +36,12 @@ LearningRate = Annotated[float, Gt(0), Lt(1e31)]  # AdamW divides it by 1 - beta
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a name becomes a folder, and no path to another one."""
+    """Whether a name is one folder's name, and not a path."""
     return name.isprintable() and name not in ("", ".", "..") and Path(name).name == name
 
 
 class Autocast(Enum):
-    """Matrix products with fp32 weights: in fp32, in bfloat16 where that is faster, or always."""
+    """Matrix products with fp32 weights: in fp32, in bfloat16 if faster, or always in bfloat16."""
 
     none = "none"
     auto = "auto"
@@ -49,7 +49,7 @@ class Autocast(Enum):
 
 
 class MatmulPrecision(Enum):
-    """fp32 matrix products: `highest` keeps all of fp32, `high` may use TF32 where it is faster."""
+    """fp32 matrix products: `highest` keeps all of fp32, `high` may use TF32 if it is faster."""
 
     highest = "highest"
     high = "high"
@@ -93,14 +93,14 @@ class Checkpoint(Enum):
 
 
 class Logger(Enum):
-    """What gets a run's numbers beside its record, to watch it: TensorBoard, or nothing."""
+    """Where a run's numbers also go, so that it can be watched: TensorBoard, or nowhere."""
 
     none = "none"
     tensorboard = "tensorboard"
 
 
 class Order(Enum):
-    """In which order a run sees its data: shuffled by the seed, or as it is."""
+    """The order in which a run sees its data: shuffled by the seed, or unchanged."""
 
     shuffled = "shuffled"
     in_order = "in_order"
@@ -108,10 +108,10 @@ class Order(Enum):
 
 @dataclass
 class DataConf:
-    """Where text comes from: a dataset of the Hugging Face hub, `path`, or what `url` gives.
+    """Where text comes from: a dataset of the Hugging Face hub, `path`, or a download from `url`.
 
-    `path` is a file, folder or glob. `split` and `subset` are a dataset's; it and files of
-    documents have a `column` of text.
+    `path` is a file, folder or glob. `split` and `subset` select a part of a dataset. `column`
+    holds the text of a dataset or of files of documents.
     """
 
     name: str
@@ -132,15 +132,15 @@ class ScaleConf:
     """Sizes that only some stages use; a scale's YAML sets the others in their own groups."""
 
     name: str
-    learning_rate: LearningRate  # of the stages up to step08, which suits the scale's model
-    peak_learning_rate: LearningRate  # from step09 on, whose schedule warms up and decays
-    accumulate_to_tokens: PositiveInt  # the batch of a step that accumulates gradients
+    learning_rate: LearningRate  # up to step08; it suits the scale's model
+    peak_learning_rate: LearningRate  # from step09 on, with warmup and decay
+    accumulate_to_tokens: PositiveInt  # batch of a step with gradient accumulation
     flow_micro_batch_size: PositiveInt
     flow_context: PositiveInt
 
 
 class Aim(str, Enum):
-    """What a stage is for, and so what a report judges it by."""
+    """What a stage is for; a report judges it by this."""
 
     flow = "flow"
     baseline = "baseline"
@@ -151,9 +151,9 @@ class Aim(str, Enum):
 
 @dataclass
 class StageConf:
-    """What the guide says about a step; the rest of its overlay is what the step changes.
+    """What the guide says about a step; the rest of the overlay is the step's changes.
 
-    `claims` are the speed-ups that it names, by the configuration key that each is due to.
+    `claims` are the speed-ups that it names, each by the configuration key that causes it.
     """
 
     name: str
@@ -165,20 +165,20 @@ class StageConf:
 
 @dataclass
 class PlanConf:
-    """A plan's question; its runs are the parameters of its sweeper.
+    """What a plan asks; its sweeper's parameters define its runs.
 
-    `reference` is for a plan whose runs are not compared as others are: the overrides that replace
-    its own in what they are compared with, where null leaves out the plan's.
+    `reference` changes what the plan's runs are compared with: the same run with these overrides,
+    which replace the plan's own. A null removes one.
     """
 
-    title: str = ""  # its file's name where it has none
+    title: str = ""  # default: the file's name
     question: str = ""
     reference: dict[str, Any] | None = None
 
 
 @dataclass
 class RecipeConf:
-    """A long run as someone published it; its file chooses a stage and sets the rest."""
+    """A published long run; its file chooses a stage and sets the rest."""
 
     name: str
     title: str
@@ -198,7 +198,7 @@ class TrainConf:
 
     steps: PositiveInt
     micro_batch_size: PositiveInt  # in sequences
-    context: Annotated[int, Ge(2)]  # tokens of a sequence, of which one alone has nothing before it
+    context: Annotated[int, Ge(2)]  # tokens of a sequence; a token alone has no context
     total_batch_tokens: PositiveInt | None  # of an optimizer step; None: one micro batch
     learning_rate: LearningRate
     schedule: Schedule
@@ -218,7 +218,7 @@ class TrainConf:
     flow_checks: bool
     checkpoint_every: Annotated[CheckpointEvery, Role.name]
     sharding: Annotated[Sharding, Role.name]
-    # After which a process that does not answer ends the run.
+    # A process that does not answer for so long ends the run.
     timeout_minutes: Annotated[PositiveFloat, Role.name]
 
     @property
@@ -231,7 +231,7 @@ class TrainConf:
         return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
 
     def share(self, processes: int) -> tuple[int, int]:
-        """Sequences of a micro batch and micro batches of a step, in each of some processes."""
+        """Sequences per micro batch and micro batches per step, in each process."""
         sequences = self.micro_batch_size * self.grad_accum_steps // processes
         sizes = range(self.micro_batch_size, 0, -1)
         micro_batch_size = next(size for size in sizes if sequences % size == 0)
@@ -248,7 +248,7 @@ class EvaluationConf:
     samples: Annotated[bool, Role.numbers]
     hellaswag: NameOrNone  # the file of its items
     hellaswag_items: Annotated[PositiveInt | None, Role.numbers]  # None: all
-    # Of matrix products, before the steps and after them.
+    # For the matrix products measured before the steps, and for those after them.
     peak_seconds: Annotated[PositiveFloat, Role.numbers]
 
     def is_due(self, steps: int) -> bool:
@@ -281,7 +281,7 @@ class SampleConf:
 
 @dataclass
 class LoggerConf:
-    """To watch a run; a logger's settings are beside its name."""
+    """The logger by which a run is watched; its settings are beside its name."""
 
     name: Logger
 
@@ -327,7 +327,7 @@ class SamplerConfig:
 
 @dataclass
 class ExporterConfig:
-    """The command that writes kept weights as Hugging Face's transformers reads them."""
+    """The command that writes kept weights in the format of Hugging Face's transformers."""
 
     weights: str
     folder: str

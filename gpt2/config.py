@@ -37,7 +37,7 @@ class Init(Enum):
 GPT2_TOKENS = 50257
 
 PositiveInt = Annotated[int, Gt(0)]
-PositiveFloat = Annotated[float, Gt(0), Lt(1e38)]  # as fp32 can hold it
+PositiveFloat = Annotated[float, Gt(0), Lt(1e38)]  # in the range of fp32
 
 
 @dataclass
@@ -47,7 +47,7 @@ class ModelConfig:
     name: str
     context_length: PositiveInt  # the longest input, in tokens
     vocab_size: Annotated[int, Ge(GPT2_TOKENS)]
-    pad_vocab: bool  # the number of embedding rows up to a multiple of 128
+    pad_vocab: bool  # round the embedding rows up to a multiple of 128
     norm: Norm
     residual: bool
     attention: Attention
@@ -72,11 +72,11 @@ class GPTConfig(ModelConfig):
 
 @dataclass
 class CustomConfig(ModelConfig):
-    """A custom model: what `target`, package.module:name, returns for its arguments."""
+    """A custom model, which `target`, package.module:name, returns for these arguments."""
 
     target: str
     arguments: Any  # by name
-    knobs: Any  # keys of ModelConfig -> the arguments that are given their values
+    knobs: Any  # key of ModelConfig -> the argument that gets its value
 
 
 # What stages switch in a model. A custom model has those that its `knobs` name.
@@ -84,5 +84,5 @@ KNOBS = ("init", "gain", "norm", "residual", "pad_vocab", "attention", "loss_chu
 
 
 def inert(knobs: Collection[str]) -> list[str]:
-    """The knobs that a model with these ones lacks: their values have no effect on it."""
+    """The knobs that a model with only these lacks: their values have no effect on it."""
     return [knob for knob in KNOBS if knob not in knobs]

@@ -1,7 +1,7 @@
-"""What training, evaluation, sampling and the flow checks ask of a model, with defaults.
+"""What training, evaluation, sampling and the flow checks need from a model, with defaults.
 
-GPT answers everything itself. A custom model is wrapped in
-`runner.training.custom.Adapted`; one that subclasses LanguageModel may answer more than it must.
+GPT defines all of it. A custom model is wrapped in `runner.training.custom.Adapted`, or subclasses
+LanguageModel and may then override any of it.
 """
 
 import torch
@@ -21,8 +21,8 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Logits (B, T, V) and None, or with targets the mean cross entropy in nats per token.
 
-        `idx_BT` and `targets_BT` are int64. V is `vocab_size`, or in training more, where rows
-        that pad the vocabulary are no token. With targets the logits may be None.
+        `idx_BT` and `targets_BT` are int64. V is `vocab_size`. In training it may be larger: the
+        other rows only pad the vocabulary. With targets the logits may be None.
         """
         raise NotImplementedError
 
@@ -37,7 +37,7 @@ class LanguageModel(nn.Module):
         """
         idx_BT = torch.zeros(1, context, dtype=torch.int64, device=next(self.parameters()).device)
         training = self.training
-        self.eval()  # which draws no random numbers and keeps the statistics of a batch norm
+        self.eval()  # it draws no random numbers and keeps the statistics of a batch norm
         # A fused kernel of attention would not be counted on every device.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loss = self(idx_BT, idx_BT)[1]
@@ -47,7 +47,7 @@ class LanguageModel(nn.Module):
         return counter.get_total_flops() / context
 
     def token_embedding(self) -> nn.Module | None:
-        """The module whose output depends on a token alone; None where none is found."""
+        """The module whose output depends only on the token; None if none is found."""
         found = (module for module in self.modules() if isinstance(module, nn.Embedding))
         return next((m for m in found if m.num_embeddings >= self.vocab_size), None)
 
@@ -65,9 +65,9 @@ class LanguageModel(nn.Module):
 
 
 def in_depth(model: nn.Module) -> dict[str, nn.Module]:
-    """The members of a model's longest list of modules, or where it has none its children.
+    """The members of a model's longest list of modules, or its children if it has no list.
 
-    A list inside another one, as an MLP's in a list of blocks, does not count.
+    A list inside another list does not count, such as an MLP's in a list of blocks.
     """
     stacks: dict[str, nn.Module] = {}
     for name, module in model.named_modules():

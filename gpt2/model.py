@@ -1,4 +1,4 @@
-"""The GPT-2 of Radford et al. (2019), with the parts that the ladder adds made optional.
+"""The GPT-2 of Radford et al. (2019), in which the parts that the ladder adds are optional.
 
 Tensors carry their shape in their name: B batch, T time (tokens), C channels (n_embd),
 H heads, D channels of a head, V vocabulary.
@@ -43,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
 
     def queries_keys_values(self, x_BTC: Tensor) -> tuple[Tensor, ...]:
-        """Of each head: (B, H, T, D)."""
+        """The queries, keys and values of each head: (B, H, T, D)."""
         B, T, C = x_BTC.shape
         heads = (B, T, self.n_head, C // self.n_head)
         return tuple(
@@ -138,9 +138,9 @@ class GPT(LanguageModel):
         """The mean cross entropy of the last block's output, computed by the norm and the head."""
         x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
         chunk = self.config.loss_chunk_tokens
-        # Older versions of torch have no chunked loss. Not under autocast, which does not apply
-        # inside it: it would stay in fp32. Where this function is compiled, its temporaries are
-        # fused away.
+        # Older versions of torch have no chunked loss. It ignores autocast and would stay in fp32,
+        # so it is not used under autocast. If this function is compiled, its temporaries are fused
+        # away.
         chunked = chunk is not None and hasattr(nn, "LinearCrossEntropyOptions")
         if not chunked or torch.is_autocast_enabled(x_NC.device.type):
             return F.cross_entropy(F.linear(x_NC, self._head_weight()).float(), targets_N)

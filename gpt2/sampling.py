@@ -6,14 +6,14 @@ from gpt2.language_model import LanguageModel
 from gpt2.tokenizer import encode, tokenizer
 
 
-@torch.no_grad()  # a model may keep what it computes, and train on with it
+@torch.no_grad()  # a model may keep what it computes, and use it in later training
 def sample(
     model: LanguageModel, prompt: str, tokens: int, temperature: float, top_k: int, seed: int
 ) -> str:
     """`prompt` followed by `tokens` tokens, each drawn from the `top_k` most likely.
 
     The draws depend only on the seed. Padding of the vocabulary is never drawn. The text ends early
-    where the logits are not finite.
+    if the logits are not finite.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

@@ -14,8 +14,8 @@ from gpt2.config import GPT2_TOKENS
 
 END_OF_TEXT = GPT2_TOKENS - 1
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# For `(?!\S)` tiktoken goes back over 999,998 blanks at most. In a text of more characters than
-# this, it is given long white space apart, as the pattern makes one piece of it.
+# For `(?!\S)` tiktoken goes back over 999,998 blanks at most. In a text with more characters than
+# this, long white space is encoded separately: the pattern makes one piece of it anyway.
 MOST_CHARACTERS = 900_000
 BLANK = re.compile(r"([^\S\x1c-\x1f]{256,}(?![\S\x1c-\x1f]))")  # \x1c is blank only to Python
 

@@ -2,7 +2,7 @@
 
 import runner
 run = runner.train("step07", "train.steps=20", "scale=smoke")
-run.record.results.held_out, run.steps    # the record, and a DataFrame with a row a step
+run.record.results.held_out, run.steps    # the record, and a DataFrame with one row per step
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-# This project's packages are those beside this one, whatever the current folder has of such a name.
+# Import this project's packages from beside this one, even if the current folder has such names.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 for name in importlib.import_module("conf").PACKAGES:
     importlib.import_module(name)
@@ -25,7 +25,7 @@ del sys.path[0], name
 
 
 def __getattr__(name: str) -> Any:
-    """`train`, imported when it is asked for: a command needs none of it."""
+    """`train`, imported on first use: a command does not need it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("runner.api"), name)

@@ -38,8 +38,8 @@ NAMES_RUNS = {"stage", "plan", "recipe"}
 def main() -> None:
     """Run the command and exit.
 
-    0 success, 1 a stage failed or diverged, 2 a mistake in the command, 128 + a signal. Of several
-    processes of torchrun only the first prints, and decides whether a stage failed.
+    0 success, 1 a stage failed or diverged, 2 a mistake in the command, 128 + a signal. With
+    torchrun, only the first process prints, and it decides whether a stage failed.
     """
     if not world.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,21 +71,21 @@ def main() -> None:
             list_runs(typed, folders, Console())
     else:
         if any("glob(" in word for word in typed):
-            expand({}, typed, folders)  # one that matches nothing is refused
+            expand({}, typed, folders)  # refuses one that matches nothing
         if not (for_hydra or flags.multirun or keys & {"plan", "hydra.mode"}):
             refuse_sweep(typed)
         task()
 
 
 def refuse_sweep(overrides: list[str]) -> None:
-    """Exit with a sentence if a single run is asked for what only a sweep can do."""
+    """Exit with an error for what only a sweep can do."""
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override() or override.key_or_group == "hydra/launcher":
             fail(f"{override.input_line}: it asks for several runs; add -m.")
 
 
 def parse_dry_run(overrides: list[str]) -> bool:
-    """Whether the runs are listed instead of trained."""
+    """Whether to list the runs instead of training them."""
     asked = parse([o for o in overrides if override_key(o) == "dry_run"])["dry_run"]
     return bool(OmegaConf.merge({"dry_run": BooleanNode(False)}, {"dry_run": asked}).dry_run)
 
@@ -94,17 +94,17 @@ def parse_dry_run(overrides: list[str]) -> bool:
 def task(cfg: DictConfig) -> float:
     """The single run of the command, or one run of its sweep.
 
-    Returns the held-out loss in nats/token, which sweepers can minimise; NaN where a run failed,
+    Returns the held-out loss in nats/token, which sweepers can minimise; NaN if a run failed,
     diverged, or was interrupted in a launcher's worker.
     """
-    # By its module, since a launcher's workers get a copy of whatever else is named here.
+    # Named by its module: a launcher's workers get a copy of everything else that is named here.
     return signals.this_process.train(partial(_held_out, cfg))
 
 
 def _held_out(cfg: DictConfig) -> float:
-    """Train a run; returns its held-out loss, NaN where its record says that it did not finish."""
+    """Train a run and return its held-out loss, or NaN if the run did not finish."""
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
-    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, whatever job.chdir is
+    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, even with job.chdir
     try:
         overrides = list(HydraConfig.get().overrides.task)
         trained, command = read_command(cfg, overrides, read_ladder(_folders()))
@@ -129,7 +129,7 @@ def _held_out(cfg: DictConfig) -> float:
 
 
 def _folders() -> list[Path]:
-    """The command's configuration folders: the user's first, then the project's."""
+    """The command's configuration folders, the user's before the project's."""
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 

@@ -40,12 +40,12 @@ class TrainedRun:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """A row a step; `runner.rows.Step` describes the columns."""
+        """One row per step; `runner.rows.Step` describes the columns."""
         return self._table(STEPS)
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
-        """A row a window of each evaluation; `runner.rows.Window` describes the columns."""
+        """One row per window of each evaluation; `runner.rows.Window` describes the columns."""
         return self._table(HELD_OUT)
 
     def _table(self, name: str) -> pd.DataFrame:
@@ -62,14 +62,14 @@ class TrainedRun:
 def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -> TrainedRun:
     """Train a stage in this process, or find it finished, as `python -m runner +stage=...` does.
 
-    `overrides` are those of the command line; `config_dirs` hold stages of your own. A run that
+    `overrides` are as on the command line; `config_dirs` hold custom stages. A run that
     failed or diverged is returned too: see `record.status`. Raises `conf.errors.UsageError` for a
-    mistake, and KeyboardInterrupt after Ctrl-C, when the same call goes on.
+    mistake, and KeyboardInterrupt after Ctrl-C; the same call then resumes.
     """
     folders = [Path(folder) for folder in config_dirs]
     register()
     composed.cache_clear()  # of other folders
-    # A recipe chooses a stage already, which is replaced.
+    # A recipe already chooses a stage; this one replaces it.
     sign = "" if "recipe" in map(override_key, overrides) else "+"
     asked = as_typed([f"{sign}stage={stage}", *overrides])
     draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's

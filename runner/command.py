@@ -1,4 +1,4 @@
-"""What a command asks for: the stage, `without` and `plus`, and what it is compared with."""
+"""What a command asks for: the stage, `without` and `plus`, and what the run is compared with."""
 
 import json
 import shlex
@@ -25,8 +25,8 @@ from stages.ladder import Stage, flatten
 class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
-    `notes` are for the user: what could not be taken back; `asked` is what the record keeps of the
-    command; `changed_by` is the lowest stage of the ladder that changes a setting.
+    `notes` tell the user what could not be taken back. `asked` is the part of the command that the
+    record keeps. `changed_by` gives the lowest stage that changes each setting.
     """
 
     stage: StageInfo
@@ -39,9 +39,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Request:
-    """What the overrides of one run ask for, over the configuration that all stages share.
+    """What the overrides of one run ask for, and the configuration that all stages share.
 
-    `shared` are the overrides but for the stage, `without`, `plus` and the plan. `base` is composed
+    `shared` are the overrides except the stage, `without`, `plus` and the plan. `base` is composed
     from them without the round, so that a sweep composes it once; a recipe chooses its stage in it.
     """
 
@@ -78,7 +78,7 @@ class Request:
 
     @property
     def stage(self) -> Stage:
-        """The stage of the ladder that trains exactly so, or else the one that was asked for."""
+        """The stage of the ladder that trains exactly the same, or else the requested one."""
         return self.ladder.named(self.ladder.plain_stage(self.ablation) or self.ablation.stage)
 
     @property
@@ -87,7 +87,7 @@ class Request:
         return self.ladder.same_but_for(self.ablation, inert_keys(self.ladder.base))
 
     def configuration(self) -> DictConfig:
-        """The configuration that trains, but for the round and what describes the stage."""
+        """The configuration of the run, without the round and the stage's description."""
         if self.base.recipe is not None:
             return self.base
         values = self.ladder.settings(self.ablation)
@@ -96,7 +96,7 @@ class Request:
 
     @property
     def words(self) -> list[str]:
-        """The overrides of a command that asks for this."""
+        """The overrides of a command for this request."""
         return [*self.shared, f"+stage={self.ablation.stage}", *self.ablation.overrides]
 
 
@@ -116,10 +116,10 @@ def _chosen_stage(*overrides: str) -> str | None:
 def read_command(
     cfg: DictConfig, overrides: Sequence[str], stages: Sequence[Stage]
 ) -> tuple[DictConfig, Command]:
-    """The configuration that trains, with the arithmetic done, and the command.
+    """The configuration of the run, with `without` and `plus` applied, and the command.
 
-    `cfg` is what Hydra composed from the overrides. A run that trains exactly what a stage of the
-    ladder does is that stage. Raises UsageError.
+    `cfg` is what Hydra composed from the overrides. A run that trains exactly as a stage of the
+    ladder counts as that stage. Raises UsageError.
     """
     request = Request.read(overrides, stages)
     asked, ladder, stage = request.ablation, request.ladder, request.stage
@@ -132,7 +132,7 @@ def read_command(
         words += asked.overrides
         for entry in map(Entry.read, asked.without):
             for key, later in ladder.set_again(asked, entry).items():
-                notes.append(f"{key} of {entry.step} is not taken back, as {later} sets it again.")
+                notes.append(f"{key} of {entry.step} is not taken back: {later} sets it again.")
     if cfg.recipe:
         words = list(overrides)
     if not below:
@@ -176,7 +176,7 @@ def read_command(
 
 
 def _reference(request: Request, plan: DictConfig | None) -> Request | None:
-    """What a run is compared with: by its plan, without what is added, as it is, or the parent."""
+    """What a run is compared with: the plan's choice, itself without plus, its stage or parent."""
     asked, stage = request.ablation, request.ladder.named(request.ablation.stage)
     if stage.about.aim is Aim.flow or request.base.recipe:
         return None
@@ -199,18 +199,18 @@ def _reference(request: Request, plan: DictConfig | None) -> Request | None:
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
-    """All values of a configuration by dotted key, but for what is asked for."""
+    """All values of a configuration by dotted key, without those of `Role.asked`."""
     flat = flatten(resolved(cfg))
     return {key: value for key, value in flat.items() if role_of(key) is not Role.asked}
 
 
 def _is_asked(key: str) -> bool:
-    """Whether an override says what is asked for, and so is not shared by all stages."""
+    """Whether an override belongs to this request alone, and not to all stages."""
     return role_of(key) is Role.asked or key == "plan"
 
 
 def _with_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """A copy of a configuration with these values, typed as it is."""
+    """A copy of a configuration with these values and the same types."""
     changed = cfg.copy()
     for key, value in values.items():
         # A custom model may be given arguments that the configuration does not know.

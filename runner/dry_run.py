@@ -1,6 +1,6 @@
-"""`dry_run=true`: the runs that a command asks for, and how long those will take that are left.
+"""`dry_run=true`: the runs of a command, and how long the remaining ones will take.
 
-The time is that of the most similar finished runs of this machine in the same experiment.
+The estimate is from the most similar finished runs on this machine in the same experiment.
 """
 
 import platform
@@ -33,17 +33,17 @@ from runner.record import Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import read_ladder
 
-# What tells the runs of a row apart.
+# The keys in which the runs of one row differ.
 ROUND = [key.name for key in keys() if key.role is Role.round]
-# Runs that begin within so many seconds after another ended are of one sweep.
+# A run that begins within so many seconds after another ended is of the same sweep.
 BETWEEN_RUNS_S = 20
 
 
 @dataclass
 class PlannedRuns:
-    """The runs that differ in `ROUND` alone: their configuration, and which rounds are done.
+    """Runs that differ only in `ROUND`: their configuration, and which rounds are done.
 
-    `to_train` counts those that are left and that no other row before trains too.
+    `to_train` counts the remaining runs that no earlier row trains.
     """
 
     shown: str
@@ -63,7 +63,7 @@ class PlannedRuns:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a finished run: apart from its steps, for each token, and for each evaluation."""
+    """Seconds of a finished run: a fixed part, per token, and per evaluation."""
 
     settings: dict[str, Any]
     fixed: float
@@ -72,7 +72,7 @@ class Pace:
 
     @classmethod
     def of(cls, run: Run, seconds: float) -> "Pace":
-        """The pace of a run that took so many seconds in all."""
+        """The pace of a run that took this many seconds in total."""
         settings = measured(run.config)
         training, evaluating = run.timings.train_s, run.timings.evaluation_s
         token = training / (run.results.steps * run.results.tokens_per_step)
@@ -151,9 +151,9 @@ def _rows(runs: Sequence[Sequence[str]], config_dirs: Sequence[Path]) -> list[Pl
 def _find_done(
     row: PlannedRuns, records: Mapping[Path, Run], trained: set[tuple[Path, str]]
 ) -> None:
-    """Fill in which of a row's runs would be found done.
+    """Note which of a row's runs are already done.
 
-    `trained` are those of the rows before, to which its own are added: experiment, fingerprint.
+    `trained` has experiment and fingerprint of the earlier rows' runs; this row's runs are added.
     """
     kept = row.plain["checkpoint"] != Checkpoint.none.name
     done = {run.fingerprint for file, run in records.items() if is_done(run, file.parent, kept)}
@@ -204,9 +204,9 @@ def _paces(records: Sequence[Run]) -> list[Pace]:
 
 
 def _estimate(row: PlannedRuns, paces: Sequence[Pace]) -> float | None:
-    """Seconds of the runs to train: the median by the paces of the most similar runs, if any.
+    """Seconds for the runs to train: the median over the paces of the most similar runs, if any.
 
-    Those have the same device and model, but for what stages switch in it.
+    Similar runs have the same device and the same model, except for what stages switch in it.
     """
     settings, switched = measured(row.plain), {f"model.{knob}" for knob in KNOBS}
     differing: dict[int, list[float]] = {}

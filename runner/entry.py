@@ -29,7 +29,7 @@ DIED = {
 def errors_in_a_sentence() -> Iterator[None]:
     """Run a Hydra command so that a user's error ends in one sentence and status 2.
 
-    A signal that ends the command gives 128 + its number: 130 for Ctrl-C. Where the user has set
+    A signal that ends the command gives 128 + its number: 130 for Ctrl-C. If the user has set
     HYDRA_FULL_ERROR, errors end in their traceback.
     """
     open_streams()
@@ -44,7 +44,7 @@ def errors_in_a_sentence() -> Iterator[None]:
     except Interrupted as interrupted:
         _end_interrupted(interrupted)
     except Exception as mistake:
-        # OmegaConf fails with errors of its own where a signal interrupts it.
+        # OmegaConf raises its own errors when a signal interrupts it.
         cause: BaseException | None = mistake
         while cause is not None and not isinstance(cause, Interrupted):
             cause = cause.__context__
@@ -75,7 +75,7 @@ def _end_interrupted(interrupted: Interrupted) -> NoReturn:
 
 
 def _beginning(mistake: Exception) -> str | None:
-    """How the sentence on a library's error begins; None where it is no error of the command."""
+    """The beginning of the sentence on a library's error; None if the command did not cause it."""
     if NO_LAUNCHER.search(str(mistake)):
         return ""
     if isinstance(mistake, RecursionError):

@@ -1,4 +1,4 @@
-"""What a rule is given of a run, and how what it measures becomes a finding."""
+"""What a rule knows about a run, and how its measurement becomes a finding."""
 
 import math
 import re
@@ -43,7 +43,7 @@ class Evidence:
         return sum(step.tokens for step in self.steps) / (self.run.data.train_tokens or math.inf)
 
 
-Facts = Mapping[str, float | str] | None  # None where nothing is wrong
+Facts = Mapping[str, float | str] | None  # None if nothing is wrong
 Measure = TypeVar("Measure", bound=Callable[..., Facts])
 RULES: list[Callable[[Evidence], Finding | None]] = []
 SETTING = re.compile(r"\b(?:model|train)\.\w+")
@@ -52,10 +52,10 @@ SETTING = re.compile(r"\b(?:model|train)\.\w+")
 def rule(
     severity: Severity, sentence: str, advice: str, name: str | None = None
 ) -> Callable[[Measure], Measure]:
-    """Make a function that measures a rule; its finding has the function's name, or another.
+    """Make a rule of a function that measures; its finding has the function's name, or `name`.
 
-    `sentence` is a format of what the function returns, of which the record keeps the numbers. A
-    setting in the `advice` is followed by the stage that changes it in the ladder of the run.
+    `sentence` is a format string for what the function returns; the record keeps its numbers. After
+    a setting in the `advice` comes the stage that changes it in the run's ladder.
     """
 
     def register(measure: Measure) -> Measure:

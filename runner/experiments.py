@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 
 def config_dirs(config: DictConfig) -> list[Path]:
-    """The folders with the user's own stages and plans."""
+    """The folders with the user's custom stages and plans."""
     sources = config.hydra.runtime.config_sources
     return [Path(source.path) for source in sources if source.provider == "command-line"]
 

@@ -1,4 +1,4 @@
-"""python -m runner.export weights=FILE folder=FOLDER: kept weights, as transformers reads them."""
+"""python -m runner.export weights=FILE folder=FOLDER: kept weights for transformers."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def export(weights: Path, folder: Path) -> None:
     """Write kept weights as a folder that `GPT2LMHeadModel.from_pretrained` reads.
 
     The rows that pad the vocabulary are left out. Raises UsageError for weights that
-    GPT2LMHeadModel cannot hold, and OSError where the folder cannot be written.
+    GPT2LMHeadModel cannot hold, and OSError if the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -43,12 +43,12 @@ def export(weights: Path, folder: Path) -> None:
 
     model = load_weights(weights)
     if not isinstance(model, GPT):
-        raise UsageError(f"{weights}: a custom model, and GPT2LMHeadModel holds GPT-2 alone.")
+        raise UsageError(f"{weights}: this is a custom model; GPT2LMHeadModel holds only GPT-2.")
     try:
         state = to_huggingface(model)
     except ValueError as error:
-        raise UsageError(f"{weights}: {error} Take those of step05 or a later stage.") from None
-    del state["lm_head.weight"]  # the embedding's, which transformers ties again
+        raise UsageError(f"{weights}: {error} Use weights of step05 or later.") from None
+    del state["lm_head.weight"]  # the embedding; transformers ties it again
     sizes = model.config
     config = {
         "architectures": ["GPT2LMHeadModel"],

@@ -93,8 +93,8 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
     Raises OSError.
     """
     found = path.stat()
-    if not path.is_file():  # to read another kind of file may never end
-        raise OSError(None, "it is no file of bytes", str(path))
+    if not path.is_file():  # reading another kind of file may never end
+        raise OSError(None, "it is not a regular file", str(path))
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
     stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
@@ -104,7 +104,7 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
             return str(known["sha256"])
     sha256 = file_sha256(path)
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_GRAIN_NS:
-        # Half of it would be noticed. Among thousands, to replace each would take quadratic time.
+        # Half a file would be noticed. To replace each of thousands would take quadratic time.
         with contextlib.suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)
             memory.write_bytes(seal({"stat": stat, "sha256": sha256}))
@@ -112,6 +112,6 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
 
 
 def files_sha256(files: list[Path], cache_dir: Path) -> str:
-    """What identifies a text: its file's hash, or the hash of the hashes of several."""
+    """What identifies a text: the hash of its file, or one hash of its files' hashes."""
     hashes = [known_sha256(file, cache_dir) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

@@ -41,8 +41,8 @@ Written = Step | Sequence[Window] | Accuracy | DrawnText | Run
 class RunFolder:
     """A run's folder: `run` is the content of run.json, `steps` and `windows` of the tables.
 
-    `damage` says why a file cannot be used, if so. Only the process that holds the folder's lock
-    may write, see `locked`; of several that train a run together the others write nothing.
+    `damage` says why a file cannot be used, or is None. Only the process that holds the folder's
+    lock may write, see `locked`. If several processes train the run, the others write nothing.
     `watch` gets what is written, and raises no Exception.
     """
 
@@ -53,7 +53,7 @@ class RunFolder:
         self.watch: Callable[[Written], None] = lambda what: None
         self._writes = world.is_first()
         self._files: dict[str, TextIO] = {}
-        self._replaced: dict[str, bytes] = {}  # the files of the result that `start` replaced
+        self._replaced: dict[str, bytes] = {}  # files of the result that `start` replaced
         self.reload()
 
     def reload(self) -> None:
@@ -80,15 +80,15 @@ class RunFolder:
 
     @property
     def status(self) -> Status | None:
-        """The run's status; None where nothing was started or run.json cannot be read."""
+        """The run's status; None if nothing was started or run.json cannot be read."""
         return self._run.status if self._run else None
 
     @contextlib.contextmanager
     def locked(self, console: Console) -> Iterator[bool]:
         """Hold the folder's lock, after waiting for another process that trains in the folder.
 
-        Gives whether it had to wait. The lock of a process that died is free. Raises UsageError
-        instead of waiting where several processes train together.
+        Yields whether it had to wait. The lock of a process that died is free. If several processes
+        train together, raises UsageError instead of waiting.
         """
         if not self._writes:
             yield False
@@ -113,7 +113,7 @@ class RunFolder:
 
     def start(self, run: Run, afresh: bool) -> None:
         """Begin the record of a run; `afresh` deletes a checkpoint too."""
-        stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by safetensors, killed
+        stale = [STEPS, HELD_OUT, LOG, "traceback.txt", ".tmp*"]  # .tmp: by a killed safetensors
         if afresh or not (self.path / CHECKPOINT).exists():
             stale += [CHECKPOINT, WEIGHTS, EVENTS]
         if self.status and self.status.is_final and not self.damage:
@@ -132,7 +132,7 @@ class RunFolder:
         self._open_files((), ())
 
     def ask(self, asked: Asked) -> None:
-        """Append what a command asked to asked.csv; needs no lock. Raises OSError."""
+        """Append a command's request to asked.csv; needs no lock. Raises OSError."""
         if not self._writes:
             return
         with (self.path / ASKED).open("a+b") as file:
@@ -141,14 +141,14 @@ class RunFolder:
             lines = _lines(astuple(asked)) if before else _lines(columns(Asked), astuple(asked))
             quoted = before.count(b'"') % 2
             if quoted or before[-1:] not in (b"", b"\n"):  # its last line was cut short
-                # With so many columns it is not taken for a whole one.
+                # One column too many marks it as not whole.
                 lines = '"' * quoted + "," * len(columns(Asked)) + "\n" + lines
             file.write(lines.encode(errors="backslashreplace"))
 
     def undo_start(self) -> None:
-        """Give back the result that `start` replaced, or delete a folder that has none.
+        """Restore the result that `start` replaced, or delete the folder if there was none.
 
-        Folders above that are empty then go too. Raises OSError.
+        Folders above that are then empty are deleted too. Raises OSError.
         """
         self._close_files()
         if self._replaced:
@@ -240,7 +240,7 @@ class RunFolder:
 
 
 def is_done(run: Run, path: Path, keeps_weights: bool) -> bool:
-    """Whether a run has its result, and where it is to keep its weights, these in its folder."""
+    """Whether a run has its result and, if it must keep its weights, has them in its folder."""
     lacks_weights = keeps_weights and not (path / WEIGHTS).exists()
     return run.status.is_final and not (run.status is Status.finished and lacks_weights)
 

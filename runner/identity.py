@@ -20,8 +20,8 @@ from stages.ladder import flatten
 
 ROOT = Path(__file__).parent.parent
 
-# The code that changes a training step's numbers: the model, the data path and the loop. Messages,
-# progress and records are outside it, so that a corrected word trains nothing again.
+# The code that changes a training step's numbers: the model, the data path and the loop. A changed
+# word in another folder trains nothing again; in these, even a changed comment does.
 NUMERIC_CODE = ("gpt2", "runner/data", "runner/training")
 
 
@@ -44,7 +44,7 @@ def measured(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conditions(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide losses. Without a stage, they are what all stages share."""
+    """The settings that decide losses. Composed without a stage, they hold for every stage."""
     return _with_roles(plain, Role.losses)
 
 
@@ -55,7 +55,7 @@ def _with_roles(plain: Mapping[str, Any], *roles: Role) -> dict[str, Any]:
 
 
 def inert_keys(flat: Mapping[str, Any]) -> list[str]:
-    """The settings that have no effect on a custom model, as it lacks these knobs."""
+    """The settings that have no effect on a custom model, because it lacks their knobs."""
     if "model.target" not in flat:
         return []
     beginning = "model.knobs."
@@ -64,9 +64,9 @@ def inert_keys(flat: Mapping[str, Any]) -> list[str]:
 
 
 def variant(overrides: Iterable[str]) -> list[str]:
-    """The overrides that change what is measured, but for what the record has fields for.
+    """The overrides that change what is measured, except those with their own field in the record.
 
-    These are the round, the device, and what is chosen by its name, as a stage or a model.
+    Such fields are the round, the device, and choices by name, such as a stage or a model.
     """
     shown = {Role.losses, Role.numbers, Role.asked}
     chosen = {key.name.rpartition(".")[0] for key in keys() if key.name.endswith(".name")}
@@ -81,7 +81,7 @@ def short_hash(settings: Any) -> str:
 
 
 def _as_integer(text: str) -> float:
-    """A number as an integer, where it is one."""
+    """A number as an integer, if it is one."""
     return int(number) if (number := float(text)).is_integer() else number
 
 
@@ -112,10 +112,10 @@ def code_hash() -> str:
 
 
 def hash_with_source(settings: Mapping[str, Any]) -> str:
-    """`code_hash`, with what a custom model is made of, if the settings name one.
+    """`code_hash`; for a custom model, together with what the model is made of.
 
     That is its source, the files that its arguments name, and the versions of the packages that it
-    imports. Raises UsageError where it has no source.
+    imports. Raises UsageError if it has no source.
     """
     target = settings.get("model.target")
     if target is None:

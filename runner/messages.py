@@ -23,24 +23,24 @@ from runner import world
 
 # Hydra's words for an override that it cannot apply.
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
-# Its words for one value where a list must be.
+# Its words for one value in place of a list.
 NO_LIST = re.compile(r"Error merging override (\S+?)=(\S+): .* not a ListConfig")
-# Its words where a launcher is not installed, and the extras that install it.
+# Its words for a launcher that is not installed, and the extras that install it.
 NO_LAUNCHER = re.compile(r"(?:Unknown plugin class|Could not load) .*(joblib|submitit)")
 EXTRAS = {"joblib": "joblib", "submitit": "cluster"}
 
 
 class Unfailing(io.FileIO):
-    """A file to write to: what cannot be written is lost without an error."""
+    """A file for output: what cannot be written is lost without an error."""
 
     def write(self, text: Buffer, /) -> int:
         with suppress(OSError):
-            return super().write(text) or 0  # None where it is full and does not block
+            return super().write(text) or 0  # None if it is full and does not block
         return memoryview(text).nbytes
 
 
 def open_streams() -> None:
-    """Make writes to this process's own streams never fail, for any character."""
+    """Make this process's standard streams accept every write and every character."""
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed one
         os.set_inheritable(null, True)
     os.close(null)
@@ -65,7 +65,7 @@ def warn(console: Console, text: str) -> None:
 def error(message: str) -> None:
     """Print an error on standard error.
 
-    Of several processes with the same mistake, the first one prints it.
+    Several processes meet the same mistake; only the first one that meets it prints it.
     """
     if world.is_first_to_say(message):
         say(Console(stderr=True), message, "red")
@@ -86,10 +86,10 @@ def duration(seconds: float) -> str:
 
 
 def no_such_key(name: str) -> str:
-    """The sentence about a key that the configuration does not have."""
+    """The message for a key that the configuration does not have."""
     known = {key.name: key.name for key in keys()}
     if name in known and name.startswith("model."):
-        return f"This model has no setting {name}, which another kind of model has."
+        return f"This model has no setting {name}; another kind of model has it."
     if "." not in name:
         known = {key.rpartition(".")[2]: key for key in known} | known
     return f"There is no setting {name}.{did_you_mean(name, known)} --cfg job shows them all."

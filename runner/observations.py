@@ -17,7 +17,7 @@ class FlowCheck:
 
 @dataclass
 class DrawnText:
-    """Text drawn from the model after so many steps; older records have one, from the end."""
+    """Text drawn from the model after so many steps; older records have only the last one."""
 
     prompt: str
     seed: int
@@ -27,9 +27,9 @@ class DrawnText:
 
 @dataclass
 class Accuracy:
-    """HellaSwag after so many steps: in which share of the items the right ending is most likely.
+    """HellaSwag after so many steps: the share of items whose right ending is the most likely.
 
-    The losses of an ending's tokens are summed for `acc`, and their mean is taken for `acc_norm`.
+    `acc` uses the sum of the losses of an ending's tokens, and `acc_norm` uses their mean.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Accuracy:
 
 @dataclass
 class Layer:
-    """The signal after one layer, in one inspection; null where a number is not finite."""
+    """The signal after one layer, in one look; null if a number is not finite."""
 
     name: str
     activation: float | None  # standard deviation over the positions, RMS over the channels
@@ -58,9 +58,9 @@ class Layer:
 
 @dataclass
 class Inspection:
-    """What one sequence shows of a model before a step, and of the step; see training.diagnosis.
+    """What one sequence shows about a model before a step, and about the step: training.diagnosis.
 
-    Numbers are null where they are not finite, or where the model or the step has none.
+    A number is null if it is not finite, or if the model or the step has none.
     """
 
     step: int

@@ -42,7 +42,7 @@ def _search_path(config_dirs: Iterable[Path]) -> ConfigSearchPath:
 
 
 def parse(overrides: Sequence[str]) -> dict[str, Any]:
-    """The value of each override of a run by its key, as Hydra's grammar reads it."""
+    """The values of a run's overrides by key, as Hydra's grammar reads them."""
     parsed = map(_parse_one, overrides)
     return {override.key_or_group: override.value() for override in parsed}
 

@@ -59,7 +59,7 @@ def _show_choices(
     meaning: Callable[[Path], str],
     problems: list[str],
 ) -> None:
-    """The choices of a group, with their meanings; a file without one joins the problems."""
+    """Print a group's choices and their meanings; an invalid file's error joins `problems`."""
     meanings = {}
     for name, file in group_files(group, folders, "*.y*ml").items():
         try:
@@ -70,7 +70,7 @@ def _show_choices(
 
 
 def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:
-    """Each command and its meaning, side by side where the terminal is wide enough for both."""
+    """Each command and its meaning, side by side if the terminal is wide enough for both."""
     widest = max(map(len, meanings))
     side_by_side = widest + max(map(len, meanings.values())) + 4 <= console.width
     for command, meaning in meanings.items():
@@ -82,7 +82,7 @@ def _show_commands(console: Console, meanings: Mapping[str, str]) -> None:
 
 
 def _as_typed(key: str, value: object) -> str:
-    """A stage's change as it is typed; the scale decides values that refer to it."""
+    """A stage's change as an override; `by the scale` stands for values that refer to it."""
     if "${" in str(value):
         return f"{key} by the scale"
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}"

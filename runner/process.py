@@ -1,8 +1,8 @@
 """The processes of a sweep: one for each stage, whose crash does not end it; and joblib's workers.
 
-CUDA cannot be used in a process forked after its parent has used it. So a stage is not forked from
-the sweep's process, which may have, but from a server that only imports. Libraries that read the
-environment when they are imported have that of a sweep's first stage.
+CUDA cannot be used in a process forked after its parent has used it. The sweep's process may have
+used it, so a stage is forked from a server that only imports. Libraries that read the environment
+on import see that of the sweep's first stage.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from runner.signals import (
 
 # What the server imports, once for all stages.
 PRELOADED = ["runner.__main__", "runner.training.loop"]
-# Only where there is no GPU, since importing it may ask CUDA, which then works in no stage.
+# Only without a GPU: importing it may use CUDA, which then works in no stage.
 COMPILER = "torch._inductor.compile_fx"
 
 
@@ -45,14 +45,14 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     """Call `work` in a new process; returns its exit status, negative for a signal that ended it.
 
     The first signal that asks this process to end is passed on, the second kills the new process.
-    Raises Interrupted when it has ended, and UsageError with what it says is wrong.
+    Raises Interrupted when it has then ended, and UsageError with the mistake that it reports.
     """
     method = "forkserver" if sys.platform == "linux" else "spawn"
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # A launcher's worker, as joblib's, has a method that the new process would not know.
+        # A launcher's worker, such as joblib's, has a method that the new process lacks.
         multiprocessing.set_start_method(method, force=True)
     preloaded = PRELOADED if visible_gpus() else [*PRELOADED, COMPILER]
-    # It would import another runner, and the compiler reads files in UTF-8 by the locale.
+    # The server would import runner.py, or the compiler would not read its files as UTF-8.
     if Path("runner.py").exists() or sys.getfilesystemencoding() != "utf-8":
         preloaded = []
     multiprocessing.set_forkserver_preload(preloaded)
@@ -61,8 +61,8 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
     process = context.Process(target=_child, args=(dict(os.environ), sender, work, *arguments))
     early: list[int] = []
     with handled_by(lambda signum, frame: early.append(signum)):
-        # The server, which is started here too, inherits that signals are blocked, and so is not
-        # ended by one. multiprocessing's tracker is started first, as its start unblocks signals.
+        # The server is started here too. It inherits the blocked signals, so that no signal ends
+        # it. multiprocessing's tracker is started first, because its start unblocks signals.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
@@ -86,14 +86,14 @@ def in_own_process(work: Callable[..., None], *arguments: Any) -> int:
 def _child(
     environment: dict[str, str], reason: Connection, work: Callable[..., None], *arguments: Any
 ) -> None:
-    # The server has the environment of the first stage, and this stage the sweep's of now.
+    # The server has the first stage's environment; this stage needs the sweep's current one.
     os.environ.clear()
     os.environ.update(environment)
     open_streams()
     obey_the_sweep_only()
     install_handlers(this_process.end)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # one that waited ends it here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # a signal that waited ends it here
         work(*arguments)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)
@@ -113,7 +113,7 @@ def begin_worker(gpus: str, cache_dir: str) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     folder = Path(cache_dir).expanduser() / "workers"
     folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count():  # the lowest that no other living worker of the sweep has
+    for number in itertools.count():  # the lowest that no other worker of the sweep holds
         place = FileLock(folder / f"{os.getppid()}-{number}.lock")
         with contextlib.suppress(Timeout):
             place.acquire(blocking=False)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 BF16 = "bf16 autocast"
 TF32 = "TF32"
 
-# A lower precision is applied where its products are this many times as fast as fp32's.
+# A lower precision is applied if its products are this many times as fast as fp32's.
 WORTHWHILE = 1.1
-# Another way to compute fp32 is taken where it is this many times as fast as PyTorch's default.
+# Another way to compute fp32 is used if it is this many times as fast as PyTorch's default.
 CLEARLY_FASTER = 1.05
 
 
@@ -27,8 +27,8 @@ class Products:
     """Rates by how products are computed, and the highest of any product, for MFU.
 
     The first three are settings of torch.set_float32_matmul_precision. `high` permits TF32 and
-    `medium` bfloat16. Where a device has neither, they still compute in fp32, but may do it by
-    another library: oneDNN on a CPU. `bf16` is autocast with fp32 weights.
+    `medium` bfloat16. On a device that has neither, they still compute in fp32, but may use another
+    library: oneDNN on a CPU. `bf16` is autocast with fp32 weights.
     """
 
     highest: Rate
@@ -71,7 +71,7 @@ class Products:
 
     @property
     def precisions(self) -> str:
-        """What comparable runs have in common: `fp32, bf16 autocast`.
+        """What runs must share for comparable losses, such as `fp32, bf16 autocast`.
 
         Settings that keep the mantissa of fp32 differ in the order of additions only.
         """
@@ -79,7 +79,7 @@ class Products:
 
     @property
     def answers(self) -> str:
-        """What they must have in common for speeds and exact resumption: the setting too."""
+        """What runs must share for comparable speeds and exact resumption: the setting too."""
         return f"{self.precisions}; fp32 by {self.fp32_setting}"
 
     @property
@@ -100,7 +100,7 @@ class Products:
         return f"{words}{tf32}, {_shown(self.bf16.flops)} in bf16 autocast"
 
     def why_not(self, rate: Rate) -> str:
-        """Why a lower precision brings nothing."""
+        """Why a lower precision brings no speed-up."""
         if not rate.flops:
             return "this device cannot compute such matrix products"
         if rate.exact:

@@ -25,9 +25,9 @@ QUIET_SECONDS = 10.0
 
 @contextmanager
 def text_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
-    """Gives a function to call with the bytes tokenized so far and those of the whole text.
+    """Yields a function to call with the bytes tokenized so far and the bytes of the whole text.
 
-    The latter are None where they are not known.
+    The latter are None if they are not known.
     """
     with _bar(console, DownloadColumn(), transient=True) as bar:
         task = bar.add_task("Tokenizing", total=None, visible=False)
@@ -43,10 +43,10 @@ def text_progress(console: Console) -> Iterator[Callable[[int, int | None], None
 def item_progress(
     console: Console, what: str, quiet: bool = False, unit: str = "items"
 ) -> Callable[[float, float | None], None]:
-    """A function to call with what is done so far, and with all that there is, where it is known.
+    """A function to call with the amount done so far and, if known, the total.
 
-    It prints a line every `QUIET_SECONDS`, above the bar of the steps where there is one; nothing
-    where `quiet` is true.
+    It prints a line every `QUIET_SECONDS`, above the bar of the steps if there is one, and nothing
+    if `quiet` is true.
     """
     shown = time.monotonic()
 
@@ -64,10 +64,10 @@ def item_progress(
 def step_progress(
     console: Console, title: str, steps: int, done: int, quiet: bool = False
 ) -> Iterator[Callable[[Step], None]]:
-    """Gives a function to call after each optimizer step; `done` steps are already complete.
+    """Yields a function to call after each optimizer step; `done` steps are already complete.
 
-    When piped, the first and the last step are printed, and one every `QUIET_SECONDS`; nothing
-    where `quiet` is true.
+    When piped, the first and the last step are printed, and one every `QUIET_SECONDS`; nothing if
+    `quiet` is true.
     """
     if quiet:
         yield lambda step: None
@@ -84,14 +84,14 @@ def step_progress(
             due = time.monotonic() - shown >= QUIET_SECONDS or step.step + 1 == steps
             if bar.disable and due:
                 shown = time.monotonic()
-                with suppress(OSError):  # from Python, its reader may have ended
+                with suppress(OSError):  # the reader of the output may have ended
                     print(step.line(), end="", file=console.file, flush=True)
 
         yield show
 
 
 def _bar(console: Console, *figures: ProgressColumn, transient: bool = False) -> Progress:
-    """A live bar with these figures; disabled where it cannot be drawn again and again."""
+    """A live bar with these figures; disabled if the output cannot be redrawn."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), *figures)
     live = console.is_terminal or console.is_jupyter
     return Progress(

@@ -1,8 +1,8 @@
 """The one schema of a run's record, `<experiment>/<stage>/<label>/`: its run.json.
 
 The runner writes what these types hold, and reports read it back as the same types. Beside each
-field is what it means. What makes runs comparable is here, once. The tables beside run.json are
-described in `runner.rows`, and what is seen of a model in `runner.observations`.
+field is what it means. What makes runs comparable is defined only here. `runner.rows` describes the
+tables beside run.json, and `runner.observations` what is seen of a model.
 """
 
 import contextlib
@@ -58,10 +58,10 @@ class StageInfo:
     parent: str | None = optional("the stage that it is built on, or empty")
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))
-    guide: str = described("the guide's words in short")
+    guide: str = described("summary of the guide's step")
     changes: dict[str, tuple[Any, Any]] = described("dotted key -> values before and after")
     same_as: str | None = optional(
-        "the stage that it trains exactly as, where the model lacks all knobs that it changes"
+        "the stage with the same training, if the model lacks all knobs that this one changes"
     )
 
 
@@ -96,7 +96,7 @@ class Environment:
     device_name: str | None = optional("the device's own name")
     threads: int | None = optional("CPU threads torch used")
     processes: int = described("processes that trained the run together", default=1)
-    sharding: str | None = optional("fsdp where each of them had a part of the model, or empty")
+    sharding: str | None = optional("fsdp if each process had a part of the model, or empty")
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Timings:
 
 @dataclass
 class Results:
-    """What was measured; NaN where the run did not get so far or the value is not finite."""
+    """What was measured; NaN if the run did not get so far or the value is not finite."""
 
     steps: float = measured("steps taken")
     worst: float = measured("highest training loss, nats/token")
@@ -151,7 +151,7 @@ class KeptWeights:
     """The weights in the run's folder: after how many steps, and their held-out loss."""
 
     steps: int
-    held_out: float | None  # null where it is not finite
+    held_out: float | None  # null if it is not finite
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Settings:
     """The configuration values that tables show."""
 
     seed: int = described("seed of the draws and of the order of the data")
-    repeat: int = described("number of the run among those that are the same but for the moment")
+    repeat: int = described("number of the run among repeats of the same run")
     model: str = described("name of the model")
     scale: str = described("name of the scale")
     recipe: str | None = described("name of the recipe, or empty")
@@ -189,7 +189,7 @@ class Run:
     code: str = described("hash of the training code and torch's version")
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
-    conditions: dict[str, Any] = described("what decides losses in every stage: key -> value")
+    conditions: dict[str, Any] = described("decides losses in every stage: key -> value")
     changed_by: dict[str, str] = described("key -> lowest stage to change it", default_factory=dict)
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
@@ -201,11 +201,11 @@ class Run:
     status: Status = described(", ".join(s.value for s in Status), default=Status.running)
     message: str | None = optional("why it diverged, failed or was interrupted, or empty")
     diverged_at: int | None = optional("step at which the loss was no longer finite")
-    resumed_at: list[int] = several("steps it was resumed at")
+    resumed_at: list[int] = several("steps at which it was resumed")
     applied: list[str] = several("the techniques that acted")
     not_applied: dict[str, str] = described("technique -> why it did not act", default_factory=dict)
-    attention_kernel: str | None = optional("flash, cudnn, efficient or math, where torch chose it")
-    notes: list[str] = several("what has no effect, or an unexpected one")
+    attention_kernel: str | None = optional("flash, cudnn, efficient or math, if torch chose it")
+    notes: list[str] = several("settings with no effect, or an odd one")
     checks: list[FlowCheck] = several("the flow checks, see FlowCheck")
     products: Products | None = optional("rates of the device's matrix products, see Products")
     model: ModelInfo = field(default_factory=ModelInfo)
@@ -234,7 +234,7 @@ class Run:
 
     @property
     def baseline_command(self) -> str:
-        """The command that trains the baseline that it is compared with."""
+        """The command that trains this run's baseline."""
         own = ("+stage=", "without=", "plus=")
         words = [word for word in shlex.split(self.command) if not word.startswith(own)]
         return shlex.join([*words, "+stage=step02"])
@@ -320,7 +320,7 @@ def summarise(steps: Sequence[Step], resumed_at: Iterable[int], known: Results) 
 
 
 def must_be_equal(run: Run) -> tuple[str | None, ...]:
-    """What two runs have in common whose losses may be compared, their settings and seed aside.
+    """What two runs must share for comparable losses, besides their settings and seed.
 
     The text, its held-out windows, the device and its name, code, torch and precision.
     """
@@ -330,7 +330,7 @@ def must_be_equal(run: Run) -> tuple[str | None, ...]:
 
 
 def speed_conditions(run: Run) -> tuple[Any, ...]:
-    """What else they have in common where their speeds may be compared too.
+    """What they must share for comparable speeds too.
 
     CPU threads, processes, sharding, and how matrix products are computed.
     """
@@ -339,7 +339,7 @@ def speed_conditions(run: Run) -> tuple[Any, ...]:
 
 
 def find_baseline(run: Run, experiment: Path) -> Run | None:
-    """The newest finished baseline that a run may be compared with: its conditions, its seed."""
+    """The newest finished baseline comparable with a run: the same conditions and seed."""
     alike = [
         other
         for other in read_runs(experiment).values()

@@ -19,11 +19,11 @@ COLD_STEPS = 3
 
 
 def described(doc: str, column: str | None = None, **default: Any) -> Any:
-    """A field of a record: what it holds, and its column's name where it is not the field's."""
+    """A field of a record: what it holds, and its column's name if it is not the field's."""
     return field(metadata={"doc": doc, "column": column}, **default)
 
 
-optional = partial(described, default=None)  # null where there is nothing to say
+optional = partial(described, default=None)  # null if there is nothing to say
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class Window:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one command asked of the run.
+    """One command's request for the run.
 
-    Hashes are the first 16 hexadecimal digits of SHA-256. Two runs are the two sides of a
-    comparison where the `reference` of one is the `settings` of the other.
+    Hashes are the first 16 hexadecimal digits of SHA-256. Two runs are compared if the `reference`
+    of one is the `settings` of the other.
     """
 
-    stage: str = described("the stage as it was asked for, whatever the run is recorded as")
+    stage: str = described("the requested stage, even if the run is recorded as another one")
     without: str = described("the steps taken back from it, joined by commas, or empty")
     plus: str = described("the steps added to it, joined by commas, or empty")
-    typed: str = described("the typed settings that decide losses, but a recipe's: JSON by key")
-    plan: str = described("name of the plan that asked for it, or empty")
+    typed: str = described("typed settings that decide losses, without a recipe's: JSON by key")
+    plan: str = described("name of the plan that requested it, or empty")
     settings: str = described("hash of the settings that decide losses")
-    base: str = described("hash of those without the stage: what the stages of a ladder share")
+    base: str = described("hash of these settings without the stage; all stages share it")
     reference: str = described("`settings` of what it is compared with, or empty")
     reference_command: str = described("command that trains what it is compared with, or empty")
 
@@ -102,13 +102,13 @@ def warm_steps(steps: int, resumed_at: Iterable[int] = ()) -> list[bool]:
 
 
 def read_asked(folder: Path) -> list[Asked]:
-    """The distinct lines of asked.csv in a run's folder, in order; [] where it cannot be read.
+    """The distinct lines of asked.csv in a run's folder, in order; [] if it cannot be read.
 
     A line that is not whole, or has other columns, is left out.
     """
     header = list(columns(Asked))
     asked: dict[Asked, None] = {}
-    with contextlib.suppress(OSError, csv.Error):  # the latter where the last line is cut short
+    with contextlib.suppress(OSError, csv.Error):  # csv.Error if the last line is cut short
         text = printable((folder / ASKED).read_bytes().decode(errors="replace"))
         lines = (f"{line}\n" for line in text.split("\n")[:-1])
         for row in csv.reader(lines, strict=True):
@@ -118,7 +118,7 @@ def read_asked(folder: Path) -> list[Asked]:
 
 
 def printable(value: Any) -> Any:
-    """JSON without control characters, which could change a page or a terminal."""
+    """JSON without control characters, which no page and no terminal should get."""
     match value:
         case str():
             return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value)

@@ -1,4 +1,4 @@
-"""One run, from a checked configuration to a closed record, in this process or one of its own."""
+"""One run, from a checked configuration to a closed record, in this process or a new one."""
 
 import contextlib
 import hashlib
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 def run(config: Config, command: Command, console: Console, isolate: bool) -> Run | None:
     """Train a stage unless its record is already finished; returns its record.
 
-    None where the record could not be closed, and in all but the first of several processes.
-    `isolate` gives the run a process of its own, so that its peak memory is its own and a crash
-    does not end the sweep. Raises UsageError for what the user can correct, and Interrupted.
+    Returns None if the record could not be closed, and in every process but the first. `isolate`
+    trains in a new process: its peak memory is then only this run's, and a crash does not end the
+    sweep. Raises UsageError for what the user can correct, and Interrupted.
     """
     cache_dir = Path(config.cache_dir).expanduser()
     source = find_source(config.data, cache_dir, partial(warn, console))
@@ -58,7 +58,7 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
     for note in planned.notes:
         warn(console, f"{command.stage.name}: {note}")
     folder = RunFolder(experiment / command.stage.name / planned.label)
-    # Several processes ask the first, once they are connected.
+    # Several processes ask the first one later, once they are connected.
     if world.size() == 1 and (done := find_done(folder, config, planned, command.asked, console)):
         return done
     prepare_libraries(cache_dir)
@@ -79,9 +79,9 @@ def run(config: Config, command: Command, console: Console, isolate: bool) -> Ru
 def find_done(
     folder: RunFolder, config: Config, planned: Run, asked: Asked, console: Console
 ) -> Run | None:
-    """The run where it is finished or diverged, after a note in its folder of what is asked.
+    """The run if it is finished or diverged, after noting the request in its folder.
 
-    It may be another stage's, of which the same was asked. Prints this, or what is damaged.
+    Another stage with the same settings may have trained it. Prints this, or what is damaged.
     """
     everywhere = sorted(folder.path.parent.parent.glob(f"*/{planned.label}"))
     for same in map(RunFolder, dict.fromkeys([folder.path, *everywhere])):
@@ -101,15 +101,15 @@ def find_done(
 
 
 def _note(asked: Asked, folder: RunFolder, console: Console) -> None:
-    """Keep what a command asked, where the folder can still be written."""
+    """Note a command's request in the folder, or warn if the folder cannot be written."""
     try:
         folder.ask(asked)
     except OSError as error:
-        warn(console, f"The report will not know that this was asked for: {sentence(error)}")
+        warn(console, f"The report will not know of this request: {sentence(error)}")
 
 
 def prepare_libraries(cache_dir: Path) -> None:
-    """Set what torch, its compiler and OpenMP read from the environment when they are imported."""
+    """Set the environment that torch, its compiler and OpenMP read when they are imported."""
     # Compiled kernels are kept for later runs, and the C++ compiler is assumed to support this
     # processor's vector units, because testing each of them takes four seconds.
     kernels = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache_dir / "inductor"))
@@ -122,7 +122,7 @@ def prepare_libraries(cache_dir: Path) -> None:
 
 
 def _as_one_word(folder: Path) -> Path:
-    """The folder, or a link to it where torch's command for the compiler could fall apart at it."""
+    """The folder, or a link to it if torch's command for the compiler would split its name."""
     target = folder.absolute()
     if shlex.quote(str(target)) == str(target):
         return folder
@@ -162,7 +162,7 @@ def _planned(config: Config, command: Command, data: DataInfo) -> Run:
 
 
 def _train_isolated(train: Callable[[], None], folder: RunFolder, console: Console) -> None:
-    """`train` in a process of its own; the record in `folder` is closed here if that crashes."""
+    """`train` in a new process; if that crashes, the record in `folder` is closed here."""
     try:
         status = in_own_process(train)
     except Interrupted as interrupted:
@@ -179,9 +179,9 @@ def _train_isolated(train: Callable[[], None], folder: RunFolder, console: Conso
 def train_recorded(config: Config, source: Source, path: Path, planned: Run, asked: Asked) -> None:
     """Load the tokens and train; every failure is written into the record.
 
-    Waits while another command trains in the folder `path`, and trains nothing that it has
+    Waits while another command trains in the folder `path`, and does not train what that has
     finished. Of several processes the first writes. Raises UsageError for a mistake that is found
-    before the first step, OSError where the record cannot be opened, and Interrupted.
+    before the first step, OSError if the record cannot be opened, and Interrupted.
     """
     console = Console()
     from runner.training.device import find_device
@@ -194,7 +194,7 @@ def train_recorded(config: Config, source: Source, path: Path, planned: Run, ask
         same = planned.fingerprint, config.train.sharding, config.checkpoint
         if len(set(parallel.gather([same]))) > 1:
             raise UsageError(
-                "The processes were given other commands, texts or code; start all with the same."
+                "The processes have different commands, texts or code; start all with the same."
             )
         done = partial(find_done, folder, config, planned, asked, console)
         if (waited or parallel.size > 1) and parallel.ask_first(done):
@@ -207,7 +207,7 @@ def train_recorded(config: Config, source: Source, path: Path, planned: Run, ask
 def _train_in(
     folder: RunFolder, config: Config, source: Source, parallel: "Parallel", console: Console
 ) -> None:
-    """Train in a folder whose record is open, and close it, however that ends."""
+    """Train in a folder whose record is open, and close the record in every case."""
     try:
         from runner.data.corpus import load
         from runner.training.loop import train
@@ -223,7 +223,7 @@ def _train_in(
         if config.evaluation.tokens > data.held_out_tokens > 0:
             folder.run.notes.append(
                 f"evaluation.tokens={config.evaluation.tokens} is more than the text's "
-                f"{data.held_out_tokens} held-out tokens, which are all evaluated."
+                f"{data.held_out_tokens} held-out tokens; all of them are evaluated."
             )
             warn(console, folder.run.notes[-1])
         train(config, corpus, folder, console, parallel)
@@ -273,7 +273,7 @@ def _cause_of_death(status: int, run: Run) -> str:
     """Why a stage's process ended with a status that is not 0."""
     if status > 0:
         return f"The stage's process ended with status {status}."
-    advice = f", as a system out of memory does; if it was, {advice_on_memory(run)}"
+    advice = f", perhaps because the system ran out of memory; then {advice_on_memory(run)}"
     signal_name = signal.Signals(-status).name
     return f"The stage's process was killed by {signal_name}{advice * (signal_name == 'SIGKILL')}."
 

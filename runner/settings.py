@@ -53,7 +53,7 @@ def read_settings(cfg: DictConfig) -> Config:
         raise UsageError(
             f"train.total_batch_tokens={total} is not divisible by "
             f"micro batch x context = {train.micro_batch_size} x {train.context} = {micro} tokens; "
-            f"the nearest that are: {' and '.join(map(str, nearest))}."
+            f"the nearest that are divisible: {' and '.join(map(str, nearest))}."
         )
     sequences, processes = train.micro_batch_size * train.grad_accum_steps, world.size()
     if sequences % processes:
@@ -65,8 +65,8 @@ def read_settings(cfg: DictConfig) -> Config:
         )
     if isinstance(model, GPTConfig) and model.norm is Norm.batch and processes > 1:
         raise UsageError(
-            f"model.norm=batch takes its statistics from a whole batch, of which each of the "
-            f"{processes} processes has a part; train on one process, or take another norm."
+            f"model.norm=batch needs the statistics of a whole batch, but each of the "
+            f"{processes} processes has only a part; train on one process, or use another norm."
         )
     if train.clip_grad_norm is not None and train.clip_grad_norm < train.eps:
         raise UsageError(
@@ -93,7 +93,7 @@ def _check_custom(model: CustomConfig) -> None:
     module, _, name = model.target.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise UsageError(
-            f"model.target={model.target}: write a module and what is in it, a class or a function "
+            f"model.target={model.target}: name a class or a function of a module "
             "that returns a model: model.target=package.module:name."
         )
     given = (*KNOBS, "vocab_size", "context_length")
@@ -111,7 +111,7 @@ def _check_custom(model: CustomConfig) -> None:
 
 
 def remarks(config: Config) -> list[str]:
-    """Sentences about settings that have no effect, or an unexpected one."""
+    """The settings that have no effect, or an odd one, as sentences."""
     train, found = config.train, []
     constant = train.schedule is Schedule.constant
     if constant and train.warmup_steps:
@@ -119,7 +119,7 @@ def remarks(config: Config) -> list[str]:
     elif train.warmup_steps >= train.steps:
         found.append(
             f"train.warmup_steps={train.warmup_steps} does not end within the run's {train.steps} "
-            f"steps, so the learning rate never is {train.learning_rate:g}."
+            f"steps, so the learning rate never reaches {train.learning_rate:g}."
         )
     if constant and train.min_lr_ratio != 1:
         found.append(f"train.min_lr_ratio={train.min_lr_ratio:g} has no effect: {CONSTANT}.")

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from runner import world
 
-# By this a sweep asks its stages and its workers to end.
+# A sweep sends this to ask its stages and its workers to end.
 REQUEST = signal.SIGUSR1
 # The others: a closed terminal, Ctrl-C, and a scheduler's requests.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, REQUEST)
@@ -43,7 +43,7 @@ def obey_the_sweep_only() -> None:
 
 
 def install_handlers(handler: Handler) -> dict[signal.Signals, Handler]:
-    """Have every ending signal call `handler`; returns the handlers before.
+    """Have every ending signal call `handler`; returns the earlier handlers.
 
     A signal that is ignored, as under nohup, stays ignored.
     """
@@ -68,10 +68,10 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 @dataclass
 class ThisProcess:
-    """The state of the current process: a command's, a stage's or a launcher's.
+    """What the runner knows about this process: a command's, a stage's or a launcher's.
 
-    `command` is its id where it is a command's, whose forks are none. `asked` are the signals that
-    have asked it to end, and `place` says which of the workers of `hydra/launcher=cores` it is.
+    `command` is its id if it is a command's; a fork has another id. `asked` are the signals that
+    have asked it to end. `place` says which worker of `hydra/launcher=cores` it is.
     """
 
     command: int = 0
@@ -80,7 +80,7 @@ class ThisProcess:
 
     @property
     def is_command(self) -> bool:
-        """Whether this is a command's own process, and no worker of a launcher."""
+        """Whether this is a command's own process, and not a launcher's worker."""
         return self.command == os.getpid()
 
     @property
@@ -89,16 +89,16 @@ class ThisProcess:
         return self.place is not None
 
     def begin_command(self) -> None:
-        """Have ending signals end this process, which is a command's own."""
+        """Have ending signals end this process, the command's own."""
         self.command = os.getpid()
         install_handlers(self.end)
-        # Python drops handlers on its way out, and a signal would then give another status.
+        # Python drops handlers when it exits; a signal would then change the exit status.
         atexit.register(install_handlers, signal.SIG_IGN)
 
     def end(self, signum: int, frame: FrameType | None = None) -> None:
-        """The handler that raises Interrupted: at once, or first asks the processes started here.
+        """The handler: raises Interrupted, or first asks the processes started here to end.
 
-        Whoever waits for these then calls `raise_if_asked`; a second signal waits for nothing.
+        The code that waits for them then calls `raise_if_asked`. A second signal raises at once.
         """
         self.asked.append(signum)
         children = multiprocessing.active_children()
@@ -109,12 +109,12 @@ class ThisProcess:
                 os.kill(child.pid or 0, REQUEST)
 
     def raise_if_asked(self) -> None:
-        """Raise Interrupted where a signal has asked this process to end."""
+        """Raise Interrupted if a signal has asked this process to end."""
         if self.asked:
             raise Interrupted(self.asked[0], at_once=len(self.asked) > 1)
 
     def train(self, work: Callable[[], float]) -> float:
-        """What `work` returns; in a launcher's worker NaN, where it is or was asked to end.
+        """What `work` returns; NaN in a launcher's worker that is asked to end.
 
         The worker goes on, so that the launcher sees no failure and the sweep has its report.
         """
@@ -141,7 +141,7 @@ def say_why_first() -> None:
 
 @contextmanager
 def after_step() -> Iterator[Callable[[], Interrupted | None]]:
-    """Hold the first ending signal back; gives a function that returns it, as an exception.
+    """Hold the first ending signal back; yields a function that returns it as an exception.
 
     The loop calls the function after each step. A second signal ends the process at once.
     """

@@ -14,10 +14,10 @@ from conf.errors import UsageError, did_you_mean
 
 
 def source_files(target: str) -> list[Path]:
-    """The file of a target package.module:name, and what it imports of the same folder or package.
+    """The file of a target package.module:name, and what it imports from its folder or package.
 
-    Of an installed package the files of that package alone. Raises UsageError where the module is
-    not found, or cannot be read as Python.
+    For an installed package, only the files of that package. Raises UsageError if the module is not
+    found, or cannot be read as Python.
     """
     return _read(target)[0]
 
@@ -72,7 +72,7 @@ def _top(module: str) -> str:
 
 
 def find_here() -> None:
-    """Have modules of the current folder found, as `python -m` does, by any command."""
+    """Let every command find modules in the current folder, as `python -m` does."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -90,7 +90,7 @@ def _imported(file: Path, name: str, target: str) -> Iterator[str]:
     try:
         tree = ast.parse(file.read_bytes(), file.name)
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"model.target={target}: {file} is no valid Python: {error}.") from None
+        raise UsageError(f"model.target={target}: {file} is not valid Python: {error}.") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -26,10 +26,10 @@ SECONDS_BETWEEN_LOOKS = 10.0
 
 
 class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
-    """Ends the command with 128 + a signal, or with 1 where a run is not finished.
+    """Ends the command with 128 + a signal, or with 1 if a run is not finished.
 
-    A sweep's failures are read from the records, which every launcher leaves. Of several processes
-    of one run the first decides.
+    A sweep's failures are read from the records, which every launcher leaves. If several processes
+    train one run, the first decides.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class ExitStatus(Callback):  # type: ignore[misc]  # Hydra has no types
 class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
     """Says which run of a sweep begins, and how long the rest takes at the pace so far.
 
-    Says nothing where another sweeper than Hydra's own decides what runs. Where runs print into
-    files, as jobs of a cluster do, it says which have ended.
+    Says nothing with a sweeper that is not built on Hydra's own. If runs print into files, as jobs
+    of a cluster do, it says which have ended.
     """
 
     def __init__(self) -> None:
@@ -75,11 +75,11 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        open_streams()  # where a worker begins
+        open_streams()  # a worker begins here
         if self.total > 1 and not this_process.asked:
             number = config.hydra.job.num + 1
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
-            done = number - 1 - (at_once - 1) / 2  # the others of now count as half done
+            done = number - 1 - (at_once - 1) / 2  # the others that run now count as half done
             left = f", {self._left(done)} left" if number > at_once else ""
             say(Console(), f"Run {number} of {self.total}{left}", "bold")
 
@@ -102,7 +102,7 @@ def _say_ended(config: DictConfig) -> None:
 
 
 def _ended(config: DictConfig) -> dict[tuple[Path, str, str | None], Run]:
-    """The runs that have ended, those of earlier commands too, by their file, start and end."""
+    """All runs that have ended, also those of earlier commands, by their file, start and end."""
     return {
         (file, run.started, run.ended): run
         for experiment in experiments(config)

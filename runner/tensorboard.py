@@ -21,8 +21,8 @@ from runner.rows import Step, Window
 class TensorBoard:
     """Writes for TensorBoard what is written into a run's folder.
 
-    A resumed run goes on after the steps of its checkpoint. Where nothing can be written, it warns
-    once and writes no more.
+    A resumed run goes on after the steps of its checkpoint. If it cannot write, it warns once and
+    stops writing.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -40,7 +40,7 @@ class TensorBoard:
             self._write(what)
         except Exception as error:  # file systems raise errors of any type, and none ends the run
             self._failed = True
-            warn(self._console, f"logger=tensorboard writes no more: {error}; the run goes on.")
+            warn(self._console, f"logger=tensorboard stopped writing: {error}; the run goes on.")
 
     def _begin(self, folder: RunFolder) -> None:
         done, run = len(folder.steps), folder.run
@@ -81,6 +81,6 @@ class TensorBoard:
 
 
 def _print_unless_it_is_the_writers(failed: threading.ExceptHookArgs) -> None:
-    """Print the error that ended a thread, but for the writer's, which hands it on."""
+    """Print the error that ended a thread, except the writer's: that thread hands it on."""
     if not type(failed.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(failed)

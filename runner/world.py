@@ -37,11 +37,11 @@ def is_first() -> bool:
 def is_first_to_say(message: str) -> bool:
     """Whether no other process on this machine has said this; called at most once for a message.
 
-    torchrun ends the others as soon as one has failed, so that none can leave it to another.
+    torchrun ends the others as soon as one has failed, so no process can rely on another.
     """
     if size() == 1:
         return True
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # something else than torchrun started them
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # torchrun did not start them
         return local_rank() == 0
     # A folder of torchrun's for this attempt, with one for each process.
     folder = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent.parent

@@ -37,7 +37,7 @@ class Ablation:
 
     @classmethod
     def read(cls, stage: str, values: Mapping[str, Any]) -> "Ablation":
-        """A stage, with the lists `without` and `plus` of some values by key.
+        """A stage, with the lists `without` and `plus` from `values`.
 
         Raises UsageError for a value that is not a list.
         """
@@ -53,17 +53,17 @@ class Ablation:
 
     @property
     def overrides(self) -> list[str]:
-        """The arithmetic as it is typed."""
+        """The overrides that ask for this arithmetic."""
         lists = {"without": self.without, "plus": self.plus}
         return [f"{word}=[{','.join(entries)}]" for word, entries in lists.items() if entries]
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The stages over a base: the settings of the configuration without a stage, by dotted key.
+    """The stages and their base: the settings of the configuration without a stage, by dotted key.
 
-    `typed` are the keys that were set by hand, which no stage changes. `composed` gives all
-    settings of a stage whose overlay chooses more than values, as another model.
+    `typed` are the keys that were set by hand; no stage changes them. `composed` gives all settings
+    of a stage whose overlay chooses more than values, such as another model.
     """
 
     stages: Sequence[Stage]
@@ -73,7 +73,7 @@ class Ladder:
     _resolved: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def settings(self, asked: Ablation) -> dict[str, Any]:
-        """Every setting that trains. Raises UsageError for one that cannot be made."""
+        """Every setting of the run. Raises UsageError if `without` or `plus` cannot be applied."""
         chain = self.chain(asked.stage)
         names = [stage.name for stage in chain]
         taken_back = list(self._entries("without", asked.without))
@@ -122,7 +122,7 @@ class Ladder:
     def plain_stage(self, asked: Ablation) -> str | None:
         """The stage that trains with exactly the same settings, if there is one.
 
-        None for a stage from which nothing is taken back and to which nothing is added.
+        None for a stage without `without` and `plus`.
         """
         if asked.is_plain:
             return None
@@ -146,9 +146,9 @@ class Ladder:
         return next((other.stage for other in others if acting(other) == whole), None)
 
     def set_again(self, asked: Ablation, entry: Entry) -> dict[str, str]:
-        """The keys of an entry that a later step, which is not taken back, sets again: key, step.
+        """The keys of an entry that a later step sets again, with the name of that step.
 
-        They keep that later step's value.
+        They keep the later step's value. Steps that are taken back do not count.
         """
         gone = {str(other) for other in asked.without}
         chain = self.chain(asked.stage)

@@ -32,8 +32,8 @@ class Stage:
 def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = None) -> list[Stage]:
     """Every stage, sorted by number and then by name.
 
-    `config_dirs` are searched before the project's own, as Hydra's --config-dir is. An overlay that
-    is not valid is left out, and what is wrong joins the `problems`; without such a list, raises
+    `config_dirs` are searched before the project's folder, like Hydra's --config-dir. An invalid
+    overlay is left out, and its error is added to `problems`. Without such a list, raises
     UsageError.
     """
     found: dict[str, Stage] = {}
@@ -54,7 +54,7 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
 
 
 def lineage(stage: str, parents: Mapping[str, str | None]) -> list[str]:
-    """The names of a stage, its parent, and so on downwards; it ends where they repeat."""
+    """The names of a stage, its parent, and so on downwards; it ends if they repeat."""
     found: list[str] = []
     name: str | None = stage
     while name and name not in found:
@@ -91,7 +91,7 @@ def group_files(
 ) -> dict[str, Path]:
     """The file of every choice of a configuration group by name; `config_dirs` come first.
 
-    Raises UsageError for a folder that is not there.
+    Raises UsageError for a missing folder.
     """
     files: dict[str, Path] = {}
     for folder in (*config_dirs, CONF):
@@ -103,7 +103,7 @@ def group_files(
 
 
 def _read(file: Path) -> Stage:
-    """A stage without its number. Raises UsageError where the file is no overlay."""
+    """A stage without its number. Raises UsageError if the file is not an overlay."""
     overlay = read_yaml(file)
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
@@ -124,7 +124,7 @@ def _read(file: Path) -> Stage:
 def _about(file: Path, overlay: DictConfig) -> StageConf:
     """An overlay's description of its stage; missing fields are not inherited from its parent."""
     if file.stem == "report":
-        raise UsageError(f"{file}: report is the folder of the report; name the stage otherwise.")
+        raise UsageError(f"{file}: report is the report's folder; give the stage another name.")
     plain = StageConf(name=file.stem, title=file.stem, aim=Aim.loss, guide="", claims={})
     try:
         about = OmegaConf.to_object(OmegaConf.merge(plain, overlay.get("stage") or {}))
@@ -136,5 +136,5 @@ def _about(file: Path, overlay: DictConfig) -> StageConf:
             f"{file}: stage.claims={wrong}: a speed-up is a ratio above 0, such as 1.3."
         )
     if about.name != file.stem:
-        raise UsageError(f"{file}: stage.name is {about.name}; leave it out, or name it so too.")
+        raise UsageError(f"{file}: stage.name is {about.name}; remove it, or use the file's name.")
     return about

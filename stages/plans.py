@@ -1,4 +1,4 @@
-"""The plans and recipes in conf/ and in the user's folders, and the runs of each."""
+"""The plans and recipes in conf/ and in the user's folders: which runs each asks for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ def read_plan(file: Path) -> Plan:
     content = read_yaml(file)
     params = isinstance(content, DictConfig) and OmegaConf.select(content, "hydra.sweeper.params")
     if not isinstance(params, DictConfig):
-        raise UsageError(f"{file} has no hydra.sweeper.params; a plan's runs are named there.")
+        raise UsageError(f"{file} has no hydra.sweeper.params; a plan names its runs there.")
     if wrong := {str(key) for key in content} - SECTIONS:
         raise UsageError(
             f"{file} sets {', '.join(sorted(wrong))}; a plan sets every value under "
@@ -37,7 +37,7 @@ def read_plan(file: Path) -> Plan:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(PlanConf), content.get("plan") or {})
         about = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError) as error:  # the latter for a word alone
+    except (OmegaConfBaseException, ValueError) as error:  # ValueError for a single word
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{file}: plan has a title, a question and maybe a reference ({reason})."

@@ -1,7 +1,7 @@
 """The cache of a text's tokens: made once, memory-mapped, shared by every run.
 
-It holds shards of equal size and an index of them, which is written again after each: so
-preparation resumes after any end, and any one shard can be made again. A plain text is one shard.
+It holds shards of equal size and an index of them. The index is written again after each shard, so
+preparation can resume at any point and make any shard again. A plain text is one shard.
 """
 
 import itertools
@@ -30,13 +30,13 @@ from runner.files import DamagedFile, known_sha256, replacing, seal, unseal, wri
 Tokens = npt.NDArray[np.uint16]
 
 SHARD_TOKENS = 100_000_000
-# Tokens that are enough to know how often each occurs.
+# Enough tokens to know how often each one occurs.
 COUNTED_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized text: the parts to train on, one a shard, and what is held out of the first."""
+    """A tokenized text: the parts to train on, one per shard, and the first's held-out part."""
 
     sha256: str
     bytes: int
@@ -65,8 +65,8 @@ def load(
     """The tokens of a source, made or mapped from the cache.
 
     One process makes them, others wait for it. `progress` is called with the bytes of text
-    tokenized and an estimate of all, if there is one; `warn` with a sentence for what is damaged in
-    the cache and made again. Raises UsageError for what is wrong with the text.
+    tokenized and an estimate of all, if there is one; `warn` with a sentence on each damaged file
+    of the cache that is made again. Raises UsageError for mistakes in the text.
     """
     cache = _Cache(source, cache_dir, warn, progress)
     shards = cache.shards()
@@ -77,7 +77,7 @@ def load(
         parts.append(tokens[: cache.most - number * cache.size])
         size += shard.bytes * len(parts[-1]) / shard.tokens
     if not parts:
-        raise UsageError("The data has no text: all its documents are empty; choose other data.")
+        raise UsageError("The data has no text: all its documents are empty; give other documents.")
     index_sha256 = sha256(json.dumps([shard.sha256 for shard in shards]).encode()).hexdigest()
     split = len(parts[0]) - int(len(parts[0]) * held_out_fraction)
     train, held_out = [parts[0][:split], *parts[1:]], parts[0][split:]
@@ -86,10 +86,10 @@ def load(
 
 @dataclass(frozen=True)
 class _Shard:
-    """A file of tokens; `bytes` are those of the batches of text that begin in it.
+    """A file of tokens; `bytes` is the size of the batches of text that begin in it.
 
-    `after` is where it ends: a batch's position, and how many of its tokens are used. It is None
-    where the text ends too.
+    `after` is where it ends: a batch's position, and how many of its tokens are used. It is None at
+    the end of the text.
     """
 
     tokens: int
@@ -128,9 +128,9 @@ class _Cache:
         return self.folder / f"{number:05}.uint16"
 
     def shards(self) -> list[_Shard]:
-        """Those of the tokens that are wanted, after what is missing or damaged has been made."""
+        """The shards of the wanted tokens; missing or damaged ones are made first."""
         wanted = -(-self.most // self.size)
-        with suppress(OSError, DamagedFile):  # so a cache that cannot be written to is used
+        with suppress(OSError, DamagedFile):  # so a read-only cache can be used
             shards = self._read_index()[:wanted]
             if self._is_complete(shards) and all(map(self._is_intact, range(wanted), shards)):
                 return shards
@@ -146,10 +146,10 @@ class _Cache:
                 if self._is_intact(number, shard):
                     continue
                 path = self.path(number)
-                self.warn(f"{path} is damaged or missing, and made again.")
+                self.warn(f"{path} is damaged or missing; it is made again.")
                 (again,) = self._make(shards[:number], number * self.size + shard.tokens)
                 if again.sha256 != shard.sha256:
-                    raise UsageError(f"{path} is another one now; remove {self.folder}.")
+                    raise UsageError(f"{path} has other tokens now; remove {self.folder}.")
             if not self._is_complete(shards):
                 if shards and shards[-1].tokens < self.size:  # it was cut short
                     shards.pop()
@@ -168,12 +168,12 @@ class _Cache:
         return path.exists() and known_sha256(path, self.cache_dir) == shard.sha256
 
     def _is_complete(self, shards: list[_Shard]) -> bool:
-        """Whether these are all tokens that are wanted, or all that there are."""
+        """Whether these are all wanted tokens, or all tokens of the text."""
         ended = bool(shards) and shards[-1].after is None
         return ended or sum(shard.tokens for shard in shards) >= self.most
 
     def _make(self, before: list[_Shard], most: int) -> Iterator[_Shard]:
-        """Write the shards that follow some, up to `most` tokens in all."""
+        """Write the shards after those `before`, up to `most` tokens in total."""
         text = sum(shard.bytes for shard in before)
         pieces = self._pieces(before, most)
         for number, of_shard in itertools.groupby(pieces, key=lambda piece: piece.shard):
@@ -191,7 +191,7 @@ class _Cache:
             yield _Shard(tokens, text - text_before, digest.hexdigest(), after)
 
     def _pieces(self, before: list[_Shard], most: int) -> Iterator[_Piece]:
-        """The tokens after some shards, up to `most` in all."""
+        """The tokens after the shards `before`, up to `most` in total."""
         position, skip = (before[-1].after if before else None) or [None, 0]
         made = len(before) * self.size
         for batch, tokens, size in _encoded(self.text.read(position)):

@@ -1,7 +1,7 @@
 """What is tokenized: plain text, or documents in the rows of parquet and JSON lines files.
 
-It is read in batches, always in the same order. A batch knows its position, from which reading goes
-on in another process.
+It is read in batches, always in the same order. A batch knows its position, and another process can
+go on from there.
 """
 
 import codecs
@@ -23,7 +23,7 @@ from typing import Any
 from conf.errors import UsageError, did_you_mean
 from runner.files import files_sha256
 
-# A batch's rows, and the characters after which it has no further one.
+# The most rows of a batch, and the characters after which it ends earlier.
 BATCH_ROWS = 64
 BATCH_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
@@ -32,20 +32,20 @@ READ_BYTES = 1 << 20
 PIECE_BYTES = 1 << 19
 PIECE_TAIL = 1 << 16
 WORD_END = re.compile(r"\S(?=[ \n])")
-# What is read of a file to tell whether it is text.
+# The bytes of a file that tell whether it is text.
 SNIFFED_BYTES = 1 << 16
-# The names of JSON lines; else how a compressed file with them begins, and a .json.
+# The names of JSON lines files, and how a compressed one and a .json begin.
 LINES = re.compile(r"\.(jsonl|jsonlines|ndjson)(\.gz|\.zstd?)?$")
 OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
 OBJECTS = re.compile(OBJECT.pattern + rb".*\}[ \t\r]*\n\s*\{")
 ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
-# An integer may have more digits than Python reads; only its type is looked at.
+# An integer may have more digits than Python reads; only its type matters.
 ROW = json.JSONDecoder(parse_int=len)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some texts, where they begin, and the part of the whole that is read after them.
+    """Some texts, where they begin, and the fraction of the whole that is read after them.
 
     `ended` says whether each is followed by <|endoftext|>.
     """
@@ -86,7 +86,7 @@ class TextFiles:
                     raise UsageError(f"{path}: byte {byte} is not UTF-8; convert it.") from error
                 before += file.tell()
             if blank:
-                raise UsageError(f"{path}: it has no text; give a file with some, or leave it out.")
+                raise UsageError(f"{path}: it has no text; give a file with text, or leave it out.")
             yield Batch(None, [text], before / size, ended=path != self.paths[-1])
 
 
@@ -147,7 +147,7 @@ def format_of(path: Path) -> str:
             with suppress(OSError, EOFError, zlib.error):
                 if OBJECT.match(stream.read(SNIFFED_BYTES)):
                     return "lines"
-            raise UsageError(f"{path}: it is compressed, and no JSON lines; decompress it.")
+            raise UsageError(f"{path}: it is compressed and not JSON lines; decompress it.")
         beginning = file.read(SNIFFED_BYTES)
         if ".json" in name and OBJECTS.match(beginning + file.read(READ_BYTES)):
             return "lines"
@@ -155,7 +155,7 @@ def format_of(path: Path) -> str:
         codecs.getincrementaldecoder("utf-8")().decode(beginning)
         if b"\0" not in beginning:
             return "text"
-    raise UsageError(f"{path}: it is no UTF-8 text, or has NUL bytes; convert it to UTF-8.")
+    raise UsageError(f"{path}: it is not UTF-8 text, or has NUL bytes; convert it to UTF-8.")
 
 
 def _decompressed(path: Path, file: io.BufferedReader) -> Any:
@@ -171,7 +171,7 @@ def _decompressed(path: Path, file: io.BufferedReader) -> Any:
 
 
 def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[str | None, float]]:
-    """From a line on, the text of each if it has one, and the part of the file read after it."""
+    """From line `start` on, the text of each, if any, and the fraction of the file read so far."""
     size = path.stat().st_size
     with path.open("rb") as file:
         lines = itertools.islice(_decompressed(path, file), start, None)
@@ -182,15 +182,15 @@ def _read_json_lines(path: Path, column: str, start: int) -> Iterator[tuple[str 
                     row = ROW.decode(line.decode("utf-8", "surrogatepass"))
                 if not isinstance(row, dict):
                     raise UsageError(
-                        f"{path}: line {number} is damaged, too deep, or no JSON object in UTF-8; "
-                        "correct or convert it."
+                        f"{path}: line {number} is damaged, too deep or not a JSON object in UTF-8"
+                        "; correct or convert it."
                     )
                 text = text_of(f"{path}: line {number}", column, row)
             yield text, file.tell() / size
 
 
 def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[str | None, float]]:
-    """The same of a parquet file's rows; only the column is read, a few pages at a time."""
+    """The same for a parquet file's rows; only the column is read, a few pages at a time."""
     require("pyarrow", str(path))
     from pyarrow import parquet
 
@@ -203,7 +203,7 @@ def _read_parquet(path: Path, column: str, start: int) -> Iterator[tuple[str | N
 
 
 def text_of(where: str, column: str, row: dict[str, Any]) -> str | None:
-    """A row's text; None where it is null or blank. Raises UsageError."""
+    """A row's text; None if it is null or blank. Raises UsageError."""
     if column not in row:
         raise UsageError(
             f"{where}: there is no column {column!r}; the columns are {', '.join(row) or 'none'}. "
@@ -212,14 +212,14 @@ def text_of(where: str, column: str, row: dict[str, Any]) -> str | None:
     text = row[column]
     if text is not None and not isinstance(text, str):
         raise UsageError(
-            f"{where}: the column {column!r} holds {type(text).__name__} and no text; give another "
-            "one with data.column=NAME."
+            f"{where}: the column {column!r} holds {type(text).__name__}, not text; give another "
+            "column with data.column=NAME."
         )
     return text if text and not text.isspace() else None
 
 
 def require(package: str, what: str) -> None:
-    """Raises UsageError where an optional package is missing that `what` needs."""
+    """Raises UsageError if an optional package that `what` needs is missing."""
     if not find_spec(package):
         raise UsageError(
             f"{what} needs a package that is not installed: pip install 'gpt2-ladder[big]'."

@@ -1,4 +1,4 @@
-"""HellaSwag's items (Zellers et al., 2019): a text, and four endings of which one is right."""
+"""HellaSwag's items (Zellers et al., 2019): a text, and four endings; one of them is right."""
 
 import codecs
 import os
@@ -38,14 +38,14 @@ def read_items(path: str, most: int | None) -> list[Item]:
     except ValidationError as error:
         first = error.errors()[0]
         reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]])
-        raise _refused(path, f"line {number} is no item ({reason})") from None
+        raise _refused(path, f"line {number} is not an item ({reason})") from None
     if not items:
         raise _refused(path, "it has no item")
     return list(items.values())
 
 
 def items_sha256(path: str, cache_dir: Path) -> str:
-    """The hash of a file of items. Raises UsageError where it cannot be read."""
+    """The hash of a file of items. Raises UsageError if it cannot be read."""
     try:
         return known_sha256(Path(os.path.expanduser(path)), cache_dir)
     except OSError as error:

@@ -38,7 +38,7 @@ class HubDataset:
             if position is not None:
                 stream.load_state_dict(position)
             where = f"data.dataset={self.dataset}"
-            # Closed at once, since threads that still read abort a process that ends meanwhile.
+            # Closed at once: threads that still read abort a process when it ends.
             with contextlib.closing(iter(stream)) as rows:
                 texts = (text_of(where, self.column, row) for row in rows)
                 while batch := list(itertools.islice(texts, BATCH_ROWS)):
@@ -49,7 +49,7 @@ class HubDataset:
 def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:
     """A dataset at its newest revision, which is looked up once and then kept in the cache.
 
-    Raises UsageError where the hub does not have it or cannot be reached.
+    Raises UsageError if the hub does not have it or cannot be reached.
     """
     name = hashlib.sha256(dataset.encode()).hexdigest()
     memory = cache_dir / "hashes" / f"{name[:32]}.json"
@@ -77,5 +77,5 @@ def _hub_errors(dataset: str) -> Iterator[None]:
         raise UsageError(
             f"data.dataset={dataset}: the Hugging Face hub cannot be reached, or has no such "
             f"dataset ({reason}); check data.subset and data.split, log in with `hf auth login` if "
-            "it is private, and type the same command again, which goes on from here."
+            "it is private, and type the same command again; it goes on from here."
         ) from error

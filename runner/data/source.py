@@ -1,4 +1,4 @@
-"""What a run's data is, found before the run starts."""
+"""A run's data, found before the run starts."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from runner.files import file_sha256
 
 @dataclass(frozen=True)
 class Source:
-    """Plain text, or documents of which at most `tokens` tokens are used."""
+    """Plain text, or documents; at most `tokens` tokens of documents are used."""
 
     name: str
     sha256: str
@@ -34,8 +34,8 @@ def find_source(
 ) -> Source:
     """The data that a configuration names: a dataset, a path, or else a verified download.
 
-    Without a network, Python's documentation replaces a download. `say` is called with what is left
-    out of a folder. Raises UsageError.
+    Without a network, Python's documentation replaces a download. `say` is called with the files of
+    a folder that are left out. Raises UsageError.
     """
     name, files, fallback = data.name, list[Path](), None
     content: TextFiles | DocumentFiles | HubDataset

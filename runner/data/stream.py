@@ -25,7 +25,7 @@ class TokenStream:
     once: the parts in an order that depends on the seed and the epoch, and the windows of each part
     too; or both in the order of the text. So runs of one seed see the same tokens in the same order
     with any batch size, and a run can resume at any step. Only one part's order is in memory at
-    once. Several processes take turns, so that together they see what one would.
+    once. Several processes take turns, so that together they see what one process would see.
     """
 
     parts: Sequence[Tokens]
@@ -79,8 +79,8 @@ class HeldOut:
     """Windows of `context` tokens, evenly spread over the held-out text, about `wanted` tokens.
 
     They depend on nothing else, so that every stage and every seed is judged on the same windows.
-    `own` are those that this one of several processes evaluates, equally many in each: where their
-    number cannot be divided, the first ones are evaluated twice.
+    `own` are the windows that this process evaluates, equally many in each process: if their number
+    cannot be divided, the first ones are evaluated twice.
     Raises UsageError for a text shorter than one window.
     """
 
@@ -109,7 +109,7 @@ class HeldOut:
 
     @property
     def sha256(self) -> str:
-        """One hash of where the windows are and of how long they are."""
+        """One hash of the places and the length of the windows."""
         return hashlib.sha256(json.dumps([self.context, self.starts]).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Text to train on: the user's own, a verified download, or the documentation inside Python.
+"""Text to train on: the user's files, a verified download, or the documentation inside Python.
 
 Every source gives files of UTF-8 text; a known text is used only if its hash is right.
 """
@@ -35,9 +35,9 @@ class NoNetwork(Exception):
 def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The files that a path names: itself, a folder's files by name, or a glob's matches.
 
-    What exists is no glob. Each file is used once, whatever links lead to it; of several, hidden
-    ones are left out. Documents are used rather than texts, but smaller ones only if they are not
-    all .json. `say` is called with what else is left out. Raises UsageError and OSError.
+    A path that exists is not a glob. Each file is used once, even if several links lead to it; of
+    several files, hidden ones are left out. Documents are used rather than texts, unless they are
+    smaller and all .json. `say` gets what else is left out. Raises UsageError and OSError.
     """
     files: dict[tuple[int, ...], Path] = {}
     for file in filter(os.path.isfile, sorted(_matches(path))):
@@ -52,10 +52,10 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
             refused[file] = error
     if len(refused) == len(files):
         raise next(iter(refused.values()))
-    used, others, why = documents, texts, "as no documents"
+    used, others, why = documents, texts, "because they are not documents"
     smaller = sum(map(os.path.getsize, documents)) <= sum(map(os.path.getsize, texts))
     if smaller and all(file.suffix.lower() == ".json" for file in documents):
-        why = f"as no UTF-8 text{', or as smaller documents' * bool(documents)}"
+        why = f"because they are not UTF-8 text{', or are smaller documents' * bool(documents)}"
         used, others = texts, documents
     if left := [file.name for file in [*others, *refused]]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
@@ -64,7 +64,7 @@ def user_files(path: str, say: Callable[[str], None] = lambda text: None) -> lis
 
 
 def _matches(path: str) -> list[Path]:
-    """What a path or a glob names, or all that is in a folder and not hidden."""
+    """What a path or a glob names, or everything in a folder that is not hidden."""
     at = Path(path if os.path.lexists(path) else os.path.expanduser(path))
     parts: list[str] = []
     while not os.path.lexists(at):
@@ -77,7 +77,7 @@ def _matches(path: str) -> list[Path]:
 
 
 def _folders(tops: list[Path]) -> Iterator[Path]:
-    """Folders and those in them that are not hidden, each once, whatever links lead to it."""
+    """Folders and the visible folders in them, each once, even if several links lead to it."""
     seen = set()
     for top in sorted(tops):
         for folder, inner, _ in os.walk(top, followlinks=True):
@@ -123,7 +123,7 @@ def download(url: str, sha256: str | None, cache_dir: Path) -> Path:
 
 
 def check_sha256(source: str, actual: str, expected: str, advice: str) -> None:
-    """Raises UsageError for another hash than the expected one."""
+    """Raises UsageError if the hash is not the expected one."""
     if actual != expected:
         raise UsageError(
             f"{source}: its sha256 is {actual[:12]}..., not {expected[:12]}...; {advice}."

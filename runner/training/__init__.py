@@ -1,1 +1,1 @@
-"""The training of one model: what is in here changes a step's numbers."""
+"""The training of one model: the code in here changes a step's numbers."""

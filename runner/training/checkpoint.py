@@ -35,7 +35,7 @@ TABLES = ("steps", "held_out")
 class Checkpoints:
     """Writes a run's checkpoints when they are due, resumes from the last, and keeps weights.
 
-    Raises UsageError where the disk has no space for the weights that the run is to keep.
+    Raises UsageError if the disk has no space for the weights that the run must keep.
     """
 
     config: Config
@@ -87,7 +87,7 @@ class Checkpoints:
         return True
 
     def _read(self) -> tuple[dict[str, Tensor], Run | None]:
-        """The tensors, and the record; nothing where there is no usable checkpoint."""
+        """The tensors and the record; nothing if there is no usable checkpoint."""
         try:
             tensors, metadata = load_tensors(self.path)
             if metadata.get("fingerprint") != self.folder.run.fingerprint:

@@ -55,7 +55,7 @@ def compile_model(
 
 
 def _compile(model: LanguageModel, by_parts: bool, mode: str) -> None:
-    """A GPT's blocks, which share what is compiled, and its norm, head and loss; or all at once."""
+    """Compile a GPT's blocks, which share the code, and its norm, head and loss; or all at once."""
     if not by_parts:
         model.compile(dynamic=False, mode=mode)
         return
@@ -66,10 +66,10 @@ def _compile(model: LanguageModel, by_parts: bool, mode: str) -> None:
 
 
 def _loss(model: LanguageModel, by_parts: bool, idx_BT: Tensor) -> Tensor:
-    """A loss computed by what was compiled, and by as little else as possible."""
-    # A sharded model collects the weights of its norm and head when all of it is called.
+    """A loss computed by the compiled parts, and by as little else as possible."""
+    # A sharded model collects the weights of its norm and head only if called as a whole.
     if not by_parts or isinstance(model, FSDPModule):
-        # Two tensors, since what is compiled for one and the same is not used for two.
+        # Two tensors, since code compiled for the same tensor twice is not used for two.
         loss: Tensor = model(idx_BT, idx_BT.clone())[1]
         return loss
     assert isinstance(model, GPT)
@@ -84,8 +84,8 @@ def _loss(model: LanguageModel, by_parts: bool, idx_BT: Tensor) -> Tensor:
 def _removed(error: Exception, before: set[Path]) -> bool:
     """Whether a kernel that cannot be loaded was removed from the cache, to be compiled again.
 
-    One is left half written where the compiler was ended. One that was removed `before`, which it
-    then joins, is compiled only once more: its folder may allow no loading at all.
+    A compiler that was ended leaves a kernel half written. A removed kernel joins `before` and is
+    not removed again: its folder may allow no loading at all.
     """
     named = re.search(r"(/\S+\.so)\b", str(error))
     kernel, cache = Path(named[1] if named else ""), os.environ.get("TORCHINDUCTOR_CACHE_DIR")

@@ -1,4 +1,4 @@
-"""A custom model: made, tried out, and wrapped in what the loop asks of a model."""
+"""A custom model: built, tried out, and wrapped as the loop needs it."""
 
 import contextlib
 import importlib
@@ -34,7 +34,7 @@ class Unfit(UsageError):
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     """The configured model on the CPU, its parameters drawn from the seed and from nothing else.
 
-    Raises UsageError for a custom model that cannot be made.
+    Raises UsageError for a custom model that cannot be built.
     """
     if isinstance(config, GPTConfig):
         return GPT(config, seed)
@@ -52,9 +52,9 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
         tensors = (*model.parameters(), *model.buffers())
         if any(map(is_lazy, tensors)):
             with torch.no_grad():
-                model.eval()(torch.zeros(2, 2, dtype=torch.int64))  # which gives them their shapes
+                model.eval()(torch.zeros(2, 2, dtype=torch.int64))  # it gives them their shapes
             model.train()
-        model.num_parameters()  # which fails for a lazy layer that is not used
+        model.num_parameters()  # it fails for a lazy layer that is not used
         for tensor in tensors:
             if tensor.layout is torch.strided and 0 in tensor.stride():
                 tensor.data = tensor.data.contiguous()  # an expanded one could not be written to
@@ -73,15 +73,15 @@ def try_out(
 ) -> None:
     """Compute logits, loss and gradients of token ids (sequences, context), as training does.
 
-    Logits also of one sequence of each of the `lengths` in tokens. Raises UsageError for a model
-    that does not return them as it should, whose weights could not be kept, or that several
-    processes cannot train.
+    Also computes the logits of one sequence for each of `lengths`, in tokens. Raises UsageError if
+    the model returns something else, if its weights could not be kept, or if several processes
+    cannot train it.
     """
     with _in_a_sentence(target, "has a state_dict that could not be read again"):
         kept = model.state_dict()
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.layout is not torch.strided:
-                raise Unfit(f"{name} is no dense tensor; keep it in an attribute")
+                raise Unfit(f"{name} is not a dense tensor; keep it in an attribute")
     batch = sequences, context
     for training, shape in ((False, batch), (True, batch), *((False, (1, n)) for n in lengths)):
         given = f"token ids of shape {shape} up to {model.vocab_size - 1:,}"
@@ -106,7 +106,7 @@ def try_out(
 
 
 def _try_pass(model: LanguageModel, idx_BT: Tensor, with_loss: bool) -> None:
-    """Raises Unfit where what it returns is not as it should be."""
+    """Raises Unfit if the model returns something else than it should."""
     if not model.training:
         with torch.no_grad():
             made = tuple(model(idx_BT)[0].shape)
@@ -129,8 +129,8 @@ class Adapted(LanguageModel):
     """An nn.Module of token ids (B, T) to logits (B, T, V) as a LanguageModel.
 
     It may return logits, (logits, loss), or an object with `logits` and `loss`. It is given targets
-    where its forward has a parameter of this name; where it returns no loss for them, the loss is
-    made from the logits.
+    if its forward has a parameter of this name. If it returns no loss for them, the loss is
+    computed from the logits.
     """
 
     def __init__(self, net: nn.Module, config: CustomConfig) -> None:
@@ -144,7 +144,7 @@ class Adapted(LanguageModel):
     ) -> tuple[Tensor | None, Tensor | None]:
         if targets_BT is None:
             logits, _ = self._outputs(self.net(idx_BT))
-            # Some models compute only the last position's without targets.
+            # Without targets, some models compute only the last position's.
             if self.takes_targets and logits.shape[1] != idx_BT.shape[1]:
                 logits, _ = self._outputs(self.net(idx_BT, targets=idx_BT))
             return logits if self.training else logits[..., : self.vocab_size], None
@@ -175,7 +175,7 @@ class Adapted(LanguageModel):
 
 
 def _load(target: str) -> Any:
-    """What package.module:name is, imported again where its source has changed since."""
+    """The object package.module:name, imported again if its source has changed since."""
     module, _, name = target.partition(":")
     files = source_files(target)
     source = [file.read_bytes() for file in files]

@@ -22,8 +22,8 @@ from conf.device import CUDA_SCALES, visible_gpus
 from conf.errors import UsageError
 from runner import world
 
-# Of dense bf16 products summed in fp32, by the GPU's own name: NVIDIA's datasheets, and for GeForce
-# its white papers.
+# FLOP/s of dense bf16 products summed in fp32, by the GPU's name. Sources: NVIDIA's datasheets, and
+# its white papers for GeForce.
 DATASHEET_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100 80GB HBM3": 989e12,
@@ -39,7 +39,7 @@ DATASHEET_FLOPS = {
 def find_device(requested: str, scale: str | None = None) -> torch.device:
     """The device to train on. Raises UsageError if it is missing, or not the one of `scale`.
 
-    Of several processes each has a GPU of its own.
+    Each of several processes has its own GPU.
     """
     available = torch.accelerator.current_accelerator(check_available=True)
     kind = available.type if available else "cpu"
@@ -63,7 +63,7 @@ def find_device(requested: str, scale: str | None = None) -> torch.device:
 
 
 def _of_this_process(device: torch.device) -> torch.device:
-    """The device, and of the machine's GPUs the one of this process, where there are several."""
+    """The device; if several processes train, the GPU of this one."""
     if world.size() == 1 or device.type == "cpu":
         return device
     if device.type == "mps" or device.index is not None:
@@ -146,14 +146,14 @@ def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...
 
 
 def why_not_compile(device: torch.device) -> str | None:
-    """None where torch.compile supports the device, else the reason why not."""
+    """None if torch.compile supports the device, else the reason why not."""
     return "torch.compile does not support MPS yet" if device.type == "mps" else None
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> str:
     """The kernel of scaled_dot_product_attention: flash, cudnn, efficient or math.
 
-    It is that of one call on the device with heads of the `shape` (H, T, D), as training makes it.
+    Found by one call on the device with heads of the `shape` (H, T, D), as in training.
     """
     q_BHTD = torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
     last = F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True).grad_fn

@@ -21,7 +21,7 @@ from runner.training.state import same_buffers
 
 # Entries of each parameter that are compared before and after a step, evenly spread over it.
 COMPARED_ENTRIES = 4096
-# A unit is constant where it varies by less over the positions, in relation to its size: the
+# A unit is constant if it varies less than this over the positions, relative to its size: the
 # rounding of fp32.
 CONSTANT = 1e-6
 
@@ -101,7 +101,7 @@ class Seen:
             yield
 
     def _is_head(self, module: nn.Module) -> bool:
-        """Whether a module makes logits: what it is given is the last signal."""
+        """Whether a module makes the logits: its input is then the last signal."""
         return isinstance(module, nn.Linear) and module.out_features >= self.vocab_size
 
     def _embedding(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Diagnosis:
     _hooks: ExitStack = field(default_factory=ExitStack, init=False)
 
     def look(self, step: int, idx_BT: Tensor, targets_BT: Tensor) -> Inspection:
-        """`inspect` a micro batch, and note what the step after it will be compared with."""
+        """`inspect` a micro batch, and keep what the next step will be compared with."""
         self._hooks.close()
         look, gradients = inspect(self.model, self.autocast, step, idx_BT, targets_BT)
         for name, parameter in self.model.named_parameters():
@@ -155,7 +155,7 @@ class Diagnosis:
         return look
 
     def finish(self, look: Inspection, grad_norm: float) -> None:
-        """Add what the step changed; `grad_norm` is of its gradient."""
+        """Add what the step changed; `grad_norm` is its gradient's."""
         self._hooks.close()
         if self._weights:
             look.weight = _finite(torch.stack(self._weights).sum())

@@ -19,12 +19,12 @@ def evaluate(
 ) -> list[Window]:
     """The mean cross entropy of each of this process's held-out windows, padded rows left out.
 
-    `step` is how many steps the model was trained for.
+    `step` is the number of steps that the model was trained for.
     """
     device = next(model.parameters()).device
     losses: list[float] = []
     model.eval()
-    # What is compiled is so for training; an evaluation is too short to compile it again.
+    # The model is compiled for training; an evaluation is too short to compile it again.
     with torch.compiler.set_stance("force_eager"):
         for batch in held_out.batches(batch_size):
             idx_BT, targets_BT = upload(batch, device)

@@ -90,7 +90,7 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
         exactly = "" if look.later else "exactly "
         yield True, f"the gradient of a position with respect to every later token is {exactly}zero"
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with same_buffers(model):  # of the whole batch, since one sequence may not use all of a model
+    with same_buffers(model):  # the whole batch, since one sequence may not use all of a model
         loss = model(idx_BT, targets_BT)[1].sum()
         found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
     gradients = dict(zip(parameters, found, strict=True))

@@ -38,7 +38,7 @@ class Question:
 
 
 def read_questions(evaluation: EvaluationConf, context_length: int) -> list[Question]:
-    """What a run is asked: nothing without a file. Raises UsageError for one that is not such."""
+    """The questions of a run: none without a file. Raises UsageError for an unsuitable file."""
     if evaluation.hellaswag is None:
         return []
     return encode(read_items(evaluation.hellaswag, evaluation.hellaswag_items), context_length)
@@ -69,11 +69,11 @@ def score(
     """How often the model finds the right ending most likely, by sum and by mean of its losses.
 
     Only the ending's tokens count, given the text. About `batch_tokens` are computed at once, in
-    turns by several processes; `step` is how many steps the model was trained for, and `show` is
-    called with the questions done and with how many there are.
+    turns by several processes; `step` is the number of steps trained, and `show` is called with the
+    number of questions done and their total.
     """
     batches = list(_batches(questions, batch_tokens))
-    # As many for each process, since a sharded model needs all of them for a forward pass: where
+    # Equally many for each process, since a sharded model's forward pass needs all processes. If
     # they cannot be divided, the first ones are computed twice.
     turns = math.ceil(len(batches) / parallel.size)
     right: dict[int, tuple[int, int]] = {}
@@ -114,7 +114,7 @@ def _right(
 
 
 def _batches(questions: Sequence[Question], tokens: int) -> Iterator[Sequence[Question]]:
-    """Questions of like length, the longest first, about so many tokens at a time."""
+    """Questions of similar length, the longest first, about so many tokens at a time."""
     done = 0
     while done < len(questions):
         size = max(1, tokens // (4 * questions[done].longest))

@@ -97,7 +97,7 @@ def timed(folder: RunFolder, name: str) -> Iterator[None]:
 def choose_techniques(
     config: Config, folder: RunFolder, console: Console, parallel: Parallel
 ) -> Techniques:
-    """Measure what the device is good at, and choose what of the configuration is applied on it."""
+    """Measure the device's matrix products, and choose which techniques are applied on it."""
     run, device = folder.run, parallel.device
     machine.prepare(device)
     cache_dir = Path(config.cache_dir).expanduser()
@@ -142,7 +142,7 @@ def build(
     model = build_model(config.model, config.seed)
     tried = model
     if isinstance(config.model, CustomConfig):
-        # One like it, since a model may keep what it computes on the CPU.
+        # A second one, since a model may keep what it computes on the CPU.
         tried = build_model(config.model, config.seed)
         prompt = len(encode(config.sample.prompt))
         longest = [question.longest - 1 for question in hellaswag[:1]]
@@ -171,7 +171,7 @@ def build(
 
 
 def check_and_compile(training: Training, techniques: Techniques, resumed: bool) -> None:
-    """The flow checks of a run that begins, and the compilation of its model, where asked for."""
+    """The flow checks of a run that begins and the compilation of its model, if configured."""
     config, folder, console = training.config, training.folder, training.console
     model, train, run, device = training.model, config.train, folder.run, training.parallel.device
     if train.flow_checks and not resumed:
@@ -301,7 +301,7 @@ def measure_held_out(training: Training) -> tuple[float, float]:
 
 
 def score_and_sample(training: Training, at_end: bool = False) -> None:
-    """What else an evaluation asks for, written into the folder: HellaSwag and a sample."""
+    """The other parts of an evaluation, written into the folder: HellaSwag and a sample."""
     config, folder, questions = training.config, training.folder, training.hellaswag
     model, autocast, steps = training.model, training.autocast, len(folder.steps)
     with timed(folder, "evaluation_s"):

@@ -25,7 +25,7 @@ def build_optimizer(model: nn.Module, train: TrainConf) -> torch.optim.AdamW:
         # None lets torch choose the implementation.
         fused=True if train.fused else None,
     )
-    # As AdamW makes them with a first gradient; a checkpoint needs them of all parameters.
+    # As AdamW makes them at its first step; a checkpoint needs them of all parameters.
     for p in filter(lambda p: p.requires_grad, parameters):
         step = torch.tensor(0.0, device=p.device if train.fused else "cpu")
         moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}

@@ -31,17 +31,17 @@ T = TypeVar("T")
 
 # The key of the store at which a process leaves the reason why it failed.
 FAILURE = "failure"
-# The key by which the first process says that it knows of a lost one, and for how long the others
-# wait for that before they say so.
+# The key with which the first process says that it knows of a lost process. The others wait for it
+# for so long, and then report the loss themselves.
 TOLD = "told"
 PATIENCE = timedelta(seconds=30)
 
 
 @dataclass
 class Parallel:
-    """The processes of a run, of which this is number `rank` of `size`.
+    """The processes of a run; this one is number `rank` of `size`.
 
-    Every method must be called by all of them in the same order. Each raises RuntimeError where
+    Every method must be called by all of them in the same order. Each raises RuntimeError if
     another process has ended or does not answer in time: see `cause`.
     """
 
@@ -83,7 +83,7 @@ class Parallel:
         return value / self.size
 
     def agree(self, interruption: Interrupted | None, due: bool) -> tuple[Interrupted | None, bool]:
-        """A signal that any process was sent, and whether for any of them something is due."""
+        """A signal sent to any of the processes, and whether something is due for any of them."""
         if self.size == 1:
             return interruption, due
         flags = torch.tensor([interruption.signum if interruption else 0, due], device=self.device)
@@ -108,7 +108,7 @@ class Parallel:
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def part(self, whole: Tensor | None, like: Tensor) -> Tensor:
-        """This process's part of a tensor that the first process has whole; `like` is its kind."""
+        """This process's part of a tensor that the first process has; `like` gives its layout."""
         if self.size == 1:
             assert whole is not None
             return whole
@@ -120,7 +120,7 @@ class Parallel:
         return value
 
     def cause(self, error: BaseException) -> BaseException:
-        """What an error of this process comes from: another one's failure, or itself."""
+        """The cause of an error in this process: another process's failure, or the error itself."""
         if self.size == 1 or not _is_from_a_collective(error):
             return error
         assert self.store is not None
@@ -132,27 +132,27 @@ class Parallel:
         what = "ended, by a signal or a crash"
         if "imed out" in str(error) or "timeout" in str(error):
             within = f"within {self.timeout_minutes:g} minutes (train.timeout_minutes)"
-            what = f"did not answer {within}, so that it hangs or its machine cannot be reached"
+            what = f"did not answer {within}: it hangs, or its machine cannot be reached"
         return LostProcess(
-            f"A process of the {self.size} {what}, and the others cannot go on without it; the "
+            f"A process of the {self.size} {what}. The others cannot go on without it; the "
             "same command goes on from the last checkpoint, if there is one."
         )
 
     def is_told(self, mistake: UsageError) -> bool:
-        """Whether the first process, which this is not, has a mistake's reason and says it."""
+        """Whether the first process, not this one, knows the reason of a mistake and prints it."""
         if not isinstance(mistake, LostProcess):
             return True
         assert self.store is not None
         try:
             self.store.wait([TOLD], PATIENCE)
-        except RuntimeError:  # it is the one that was lost
+        except RuntimeError:  # the first process is the lost one
             return False
         return True
 
 
 @contextlib.contextmanager
 def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel]:
-    """Connect the processes of a run. Raises UsageError where they do not find one another."""
+    """Connect the processes of a run. Raises UsageError if they do not find one another."""
     if world.size() == 1:
         yield Parallel(device)
         return
@@ -168,7 +168,7 @@ def connected(device: torch.device, timeout_minutes: float) -> Iterator[Parallel
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"The {world.size()} processes that WORLD_SIZE speaks of could not be connected "
+            f"The {world.size()} processes that WORLD_SIZE names could not be connected "
             f"({reason}); start them with torchrun, or unset WORLD_SIZE to train on one."
         ) from error
     parallel = Parallel(device, rank, size, timeout_minutes, store)
@@ -198,7 +198,7 @@ def synchronise_gradients(model: nn.Module, last: bool) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each process may have a part, in all of them."""
+    """The whole of a tensor, in all processes; each may have only a part of it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -217,7 +217,7 @@ def load_state(
     tensors: dict[str, Tensor],
     parallel: Parallel,
 ) -> None:
-    """Give all processes their part of the state that the first one has whole."""
+    """Give each process its part of the state, which only the first one has."""
     weights = {}
     for name, value in state_of(model, optimizer).items():
         part = parallel.part(tensors.get(name), value)

@@ -38,8 +38,8 @@ def find_products(
     """The rates of matrix products of the ladder's shapes: from the cache, or measured now.
 
     The shapes are those of `runner.identity.conditions`, the same for every stage of a ladder. The
-    cache is by device, threads, shapes, torch's version and the code. Warns of a machine too busy
-    for a sure answer. Raises OSError.
+    cache's key is the device, threads, shapes, torch's version and the code. Warns if the machine
+    is too busy for a sure answer. Raises OSError.
     """
     tokens = conditions["train.micro_batch_size"] * conditions["train.context"]
     shapes = (tokens, conditions.get("model.n_embd", CUSTOM_WIDTH))
@@ -67,7 +67,7 @@ def find_products(
 def measure_products(device: torch.device, tokens: int, width: int) -> tuple[Products, bool]:
     """The rates of an MLP's first product, (tokens, width) x (width, 4 width), and its gradients.
 
-    Also gives whether they are settled. All ways take turns, and the best time of each counts, so
+    Also returns whether they are settled. All ways take turns, and the best time of each counts, so
     that a busy neighbour slows down no way alone. On a CPU 512 rows are enough, and take about half
     a second.
     """
@@ -114,7 +114,7 @@ def measure_products(device: torch.device, tokens: int, width: int) -> tuple[Pro
 def square_flops(device: torch.device, products: Products, seconds: float) -> tuple[float, float]:
     """FLOP/s of the fastest square matrix product within `seconds`, and of the median one.
 
-    In bf16 where that is faster. The median is lower while the machine is busy or throttled.
+    In bf16 if that is faster. The median is lower while the machine is busy or throttled.
     """
     size = 1536 if device.type == "cpu" else 8192
     dtype = getattr(torch, products.peak_dtype)

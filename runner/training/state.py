@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
-    """A block after which the buffers that the model had before it are what they were then."""
+    """A block that leaves the buffers of the model as they were before it."""
     buffers = [
         (module, name, buffer)
         for module in model.modules()

@@ -62,5 +62,5 @@ def test_hellaswag_is_read_with_blank_lines_and_a_mark(
     if items:
         assert len(read_items(str(path), most)) == len(items[:most])
     path.write_bytes(codecs.BOM_UTF8 * mark + content + b"{}\n")
-    with pytest.raises(UsageError, match=f": line {len(lines) + 1} is no item"):
+    with pytest.raises(UsageError, match=f": line {len(lines) + 1} is not an item"):
         read_items(str(path), None)

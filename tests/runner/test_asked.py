@@ -230,7 +230,7 @@ def test_a_run_asked_for_twice_is_trained_once_and_keeps_both(
     (first.folder / "asked.csv").unlink()
     (first.folder / "asked.csv").mkdir()  # as on a disk that cannot be written
     assert runner.train("step08", *common).record.status is Status.finished
-    assert "The report will not know that this was asked for: " in capsys.readouterr().out
+    assert "The report will not know of this request: " in capsys.readouterr().out
 
 
 def test_what_trains_the_same_with_a_custom_model_is_trained_once(

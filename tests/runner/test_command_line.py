@@ -272,7 +272,7 @@ def test_what_has_no_effect_is_said_recorded_and_reported(
         "evaluation.tokens=999999", report=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "left out, as no UTF-8 text: b.png" in done.stdout
+    assert "left out, because they are not UTF-8 text: b.png" in done.stdout
     warmup = "train.warmup_steps=20 has no effect"
     tokens = "evaluation.tokens=999999 is more than the text's"
     notes = records(tmp_path)["step02"]["notes"]

@@ -177,7 +177,7 @@ def test_a_hugging_face_model_trains_as_in_an_ordinary_loop(
     asked = (f"weights={weights}", f"folder={own}/x")
     exported = command_line(*asked, module="runner.export", **elsewhere)
     assert exported.returncode == 2
-    assert "GPT2LMHeadModel holds GPT-2 alone" in exported.stderr
+    assert "GPT2LMHeadModel holds only GPT-2." in exported.stderr
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_events_that_cannot_be_written_are_said_once_and_the_run_ends_as_ever(la
     assert wait_until(is_a_folder, process)
     assert process.wait() == 0
     printed = (lab.folder / "log.txt").read_text()
-    assert printed.count("logger=tensorboard writes no more: ") == 1
+    assert printed.count("logger=tensorboard stopped writing: ") == 1
     assert "Traceback" not in printed
     assert read_run(file.parent).status is Status.finished
 

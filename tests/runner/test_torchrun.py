@@ -312,7 +312,7 @@ def test_two_runs_with_different_settings_do_not_train_together(processes: Proce
     ]
     printed = [process.communicate(timeout=120)[0] for process in launched]
     assert launched[0].returncode == 2
-    assert printed[0].count("The processes were given other commands") == 1
+    assert printed[0].count("The processes have different commands") == 1
     assert not [*processes.folder.glob("outputs/**/run.json")]
 
 

@@ -286,7 +286,7 @@ def test_progress_is_in_bytes_of_text_and_estimates_the_whole(
         ("a.jsonl", b'{"text": "one"}\n{"text": "tw', r"a.jsonl: line 2 is damaged"),
         ("a.jsonl", b'{"text": "one"}\n[]\n', r"line 2 is damaged"),
         ("a.jsonl", b'{"Text": 1, "id": 2}\n', "'text'; the columns are Text, id.* mean Text?"),
-        ("a.jsonl", b'{"text": 5}\n', "line 1: the column 'text' holds int and no text"),
+        ("a.jsonl", b'{"text": 5}\n', "line 1: the column 'text' holds int, not text"),
         ("a.jsonl", b'{"text": ""}\n', "no text: all its documents are empty"),
         ("a.jsonl", b"", "no text"),
         ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: line 1 is damaged"),

@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_dataset_is_said_in_a_sentence(
         "check data.subset and data.split": {"dataset": NAME, "subset": "big"},
         "; check data.subset and data.split": {"dataset": NAME, "split": "test"},
         "no column 'body'; the columns are id, text. Give": {"dataset": NAME, "column": "body"},
-        "column 'id' holds int and no text": {"dataset": NAME, "column": "id"},
+        "column 'id' holds int, not text": {"dataset": NAME, "column": "id"},
     }
     said = preparing(
         {**os.environ, **hub},

@@ -121,7 +121,7 @@ GOOD = {"ind": 24, "activity_label": "Roof", "ctx": "A man", "endings": ENDINGS,
 def test_a_file_is_read_with_its_other_fields_left_out(tmp_path: Path) -> None:
     file = write(tmp_path / "items", GOOD, {**GOOD, "label": "1"}, {**GOOD, "label": 7})
     assert read_items(str(file), 2) == [Item("A man", ENDINGS, 3), Item("A man", ENDINGS, 1)]
-    with pytest.raises(UsageError, match=r"line 3 is no item \(label: .* less than 4\)"):
+    with pytest.raises(UsageError, match=r"line 3 is not an item \(label: .* less than 4\)"):
         read_items(str(file), None)
 
 
@@ -129,8 +129,8 @@ def test_a_file_is_read_with_its_other_fields_left_out(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "it has no item"),
-        (b"\xff\xfe", "line 1 is no item"),
-        (b"ctx,endings\n", "line 1 is no item"),
+        (b"\xff\xfe", "line 1 is not an item"),
+        (b"ctx,endings\n", "line 1 is not an item"),
         (json.dumps({**GOOD, "endings": ENDINGS[:3]}).encode(), "endings: .* at least 4 items"),
         (json.dumps({**GOOD, "ctx": ""}).encode(), "ctx: .* at least 1 character"),
         (json.dumps({"ctx": "A man", "label": 3}).encode(), "endings: Field required"),

@@ -99,7 +99,7 @@ def test_a_batch_is_divided_among_processes_or_refused(
     with pytest.raises(UsageError, match=r"3 sequences, .* cannot be divided among 2 processes"):
         settings("+stage=step02", "train.micro_batch_size=3")
     assert settings("+stage=step10", "train.total_batch_tokens=192").train.share(2) == (1, 3)
-    with pytest.raises(UsageError, match="train on one process, or take another norm"):
+    with pytest.raises(UsageError, match="train on one process, or use another norm"):
         settings("+stage=step05", "model.norm=batch")
 
 

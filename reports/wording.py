@@ -24,7 +24,6 @@ from reports.read import Row
 from reports.reference import SOURCE
 from reports.side_by_side import describe, varied
 from reports.statistics import POWER
-from reports.verdicts import keeps_loss
 
 TEMPLATES = Path(__file__).with_name("templates")
 END = "\x02"  # what a record cannot hold
@@ -52,7 +51,6 @@ def environment(is_html: bool) -> jinja2.Environment:
         in_place=in_place,
         settings=tables.settings,
         factorial=math.factorial,
-        keeps_loss=keeps_loss,
         mean_of=lambda pairs, side: sum(p[side].held_out for p in pairs) / len(pairs),
         machine=machine,
         models=models,

@@ -36,7 +36,7 @@ LINEAR_NATS = 0.1  # differences in loss span orders of magnitude; up to this on
 LOG = " (log scale)"
 LABEL = 26  # characters of a row's label on one line
 PATH = re.compile(rb' d="[^"]*"')
-PLACES = re.compile(rb"(\.\d\d)\d+")  # a hundredth of a point is enough of a path's numbers
+PLACES = re.compile(rb"(\.\d)\d+")  # a tenth of a point is enough for the numbers of a path
 MOST_LABELS = 12  # characters of the labels of one line, to which none is added
 COINCIDE = 0.004  # of the range of all curves: what is closer everywhere is drawn as one line
 
@@ -66,8 +66,13 @@ def picture(figure: Figure, name: str, title: str, said: Iterable[str]) -> Pictu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    shorter = PATH.sub(lambda path: PLACES.sub(rb"\1", path[0]), svg.getvalue())
-    return Picture(slug(name), f"{title}: {'; '.join(said)}.", shorter)
+    return Picture(slug(name), f"{title}: {'; '.join(said)}.", PATH.sub(_shorter, svg.getvalue()))
+
+
+def _shorter(path: re.Match[bytes]) -> bytes:
+    """A path with rounded numbers, and without the letter of a line that follows a line."""
+    rounded = PLACES.sub(rb"\1", path[0])
+    return rounded if re.search(rb"[CQ]", rounded) else rounded.replace(b" \nL ", b" ")
 
 
 @dataclass(frozen=True)

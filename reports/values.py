@@ -34,7 +34,7 @@ def as_json(r: Report, rows: list[dict[str, Any]]) -> str:
         ]} for plan in r.plans],
         "problems": r.records.problems,
     }  # fmt: skip
-    return json.dumps(_plain(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_plain(found), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

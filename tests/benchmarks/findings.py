@@ -23,6 +23,8 @@ from tests.benchmarks.planted import FAULTS, Fault, plant
 
 PAGE = DOCS / "findings.md"
 SCALES = ("smoke", "mini")
+# Those of GPT-2 124M, at every scale.
+RATES = ("scale.learning_rate=3e-4", "scale.peak_learning_rate=6e-4")
 SEEDS = 5
 HEALTHY_STAGES = ("step05", "step08", "step09", "step10")
 HEALTHY_SEEDS = {"smoke": 250, "mini": 10, "cpu": 10}  # of each of the four stages
@@ -59,7 +61,7 @@ def render(found: Entry) -> None:
         all(is_named(fault, found["faults"].get(fault.what, {}).get(scale)) for scale in SCALES)
         for fault in FAULTS
     )
-    write(PAGE, found=found, faults=FAULTS, scales=SCALES, every=every)
+    write(PAGE, found=found, faults=FAULTS, scales=SCALES, rates=RATES, every=every)
 
 
 def is_named(fault: Fault, named: Entry | None) -> bool:
@@ -96,7 +98,7 @@ def healthy(scale: str, seeds: int) -> Entry:
 def _sweep(project: Path, outputs: Path, scale: str, *words: str) -> Sequence[Run]:
     """Train a sweep by the command line of a project; a run that diverges is a run too."""
     experiment = f"findings-{scale}"
-    command = ["-m", "runner", "-m", *words, f"scale={scale}", NO_REPORT, "quiet=true"]
+    command = ["-m", "runner", "-m", *words, f"scale={scale}", *RATES, NO_REPORT, "quiet=true"]
     command += [f"output_dir={outputs}", f"experiment={experiment}"]
     done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True)
     runs = list(read_runs(outputs / experiment).values())

@@ -59,6 +59,8 @@ class Processes:
                 *launcher, "-m", "runner", *flags, "scale=smoke", "device=cpu", "data=text",
                 f"data.path={self.text}", f"output_dir={self.folder / output}", *named,
                 "sample.tokens=4", "train.steps=30", "train.autocast=none", "train.compile=false",
+                # Rates at which 30 steps keep differences of rounding small.
+                "scale.learning_rate=3e-4", "scale.peak_learning_rate=6e-4",
                 *(word for word in overrides if word not in flags),
             ],
             cwd=ROOT,

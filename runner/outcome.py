@@ -58,7 +58,7 @@ def in_numbers(run: Run) -> str:
     """What was measured, in one line."""
     results = run.results
     return (
-        f"interval [{results.worst:.3f}, {results.best:.3f}], "
+        f"range {results.worst:.3f} to {results.best:.3f}, "
         f"held-out loss {results.held_out:.3f}, {results.tokens_per_second:,.0f} tokens/s"
     )
 

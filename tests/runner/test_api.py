@@ -32,7 +32,7 @@ def test_a_run_from_python_is_an_object_with_its_steps_and_draws_nothing_of_the_
     assert list(first.steps["step"]) == [0, 1, 2]
     assert first.steps["loss"].iloc[-1] == first.record.results.last
     assert first.held_out["loss"].mean() == pytest.approx(first.record.results.held_out)
-    assert "step02 (Baseline): finished, interval [" in repr(first)
+    assert "step02 (Baseline): finished, range 1" in repr(first)
     again = runner.train("step02", *common)
     assert again.folder == first.folder
     assert "already finished" in capsys.readouterr().out

@@ -32,7 +32,6 @@ STEP, LOSS, NORM = "optimizer step", "training loss, nats/token", "L2 norm"
 HELD_OUT = "held-out loss, nats/token"
 BETTER = "← lower is better, nats/token"
 FASTER = "higher is better →; hollow: undecided"
-MOST_ROWS = 12  # of a plan's figure
 MOST_RUNS = 10  # up to which each run is a thin line beside its stage's mean
 
 
@@ -64,7 +63,7 @@ class Painter:
         Those first that the plan's stages are about. A long plan has its table alone.
         """
         losses, speeds = [], []
-        if len(plan.rows) > MOST_ROWS:
+        if len(plan.rows) > tables.MOST_ROWS:
             return []
         for row, verdict in zip(plan.rows, plan.verdicts, strict=True):
             what, colour = f"{row.what} against {row.against}", self._look[row.stage].hex
@@ -174,7 +173,8 @@ class Painter:
         axis += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
         # A spike above where training begins would press together where the curves part.
         low, high = self.loss_limits
-        begins = max([s.arm.mean("first") for s in self.stages] + [*(span or ())], default=high)
+        firsts = [loss for s in self.stages if math.isfinite(loss := s.arm.mean("first"))]
+        begins = max([*firsts, *(span or ())], default=high)
         limits = low, min(high, begins + 0.05 * (begins - low))
         labels = "Loss against steps", axis, LOSS
         return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)

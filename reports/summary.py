@@ -18,7 +18,6 @@ from reports.wording import sentences, words
 WIDE = {"ladder": 70, "plan": 100}  # columns of a terminal from which a table has all numbers
 SHORT = ["Stage", "Held-out loss", "Difference", "Speed-up"]
 COMPARED = ["With", "Run", "Against", "Held-out loss", "From the lowest", "Difference", "Outcome"]
-MOST_ROWS = 12  # of a plan's table
 STYLES = {"good": "green", "bad": "red", "none": "dim"}
 
 
@@ -45,7 +44,7 @@ def show(report: Report, written: Path, console: Console) -> None:
             evidence = say("evidence", s, verdict, report.answer.advice)
             console.print(said.append(f", {evidence}" if evidence else ""))
     for plan in report.plans:
-        if len(plan.rows) <= MOST_ROWS:
+        if len(plan.rows) <= tables.MOST_ROWS:
             console.print(Text(plan.about.title or say("title", "plan"), style="bold"))
             _print(tables.rows(plan.rows, say, plan), compared, console)
     console.print()

@@ -32,6 +32,7 @@ Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 # The columns that hold no numbers, and how they are set.
 KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome", "Meaning"), "")
 KINDS |= {"Verdict": "judged", "Term": ""}
+MOST_ROWS = 12  # up to which the terminal prints a plan's table, and the page has its figure
 TERMS = (
     "Parent", "Held-out loss", "Range", "Difference", "Brackets", "Take it, leave it out",
     "No difference", "Check its loss", "Costs tokens", "Undecided", "Before optimizer step",

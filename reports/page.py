@@ -63,7 +63,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     quotes: Sequence[Quote] = ()
     title: str = ""
-    notes: Sequence[str] = ()
+    notes: Sequence[str] | None = None
     opens: bool = False
 
 
@@ -163,7 +163,7 @@ def _sections(
         replace(
             each,
             title=each.title or say("title", each.id.partition("-")[0]),
-            notes=each.notes or sentences(say(each.id, r)),
+            notes=sentences(say(each.id, r)) if each.notes is None else each.notes,
         )
         for each in found
         if each.tables or each.pictures or each.quotes

@@ -12,6 +12,7 @@ import pytest
 
 import reports
 from reports import tables
+from reports.page import build
 from reports.report import PlanRuns, Report
 from reports.verdicts import Kind, Outcome, Reason
 from reports.wording import sentences
@@ -181,8 +182,10 @@ def test_a_plan_of_ones_own_has_a_table_that_is_a_family(lab: Lab, tmp_path: Pat
         for steps in (["step03"], ["step04", "step05"]):
             lab.run("step07", seed, floor=7.0 + scatter, without=steps, plan="own")
     for config_dirs, title in (([tmp_path], "No norm"), ([], "own")):
-        plan = plan_of(Report([lab.path], config_dirs=config_dirs), "own")
+        report = Report([lab.path], config_dirs=config_dirs)
+        plan = plan_of(report, "own")
         assert plan.about.title == title
+        assert f"\n## {title}" in build(report)["report.md"].decode()
         assert [row.what for row in plan.rows] == whats
         for row, verdict in zip(plan.rows, plan.verdicts, strict=True):
             assert row.versus.loss.p < 0.05

@@ -24,6 +24,7 @@ from reports.read import Floats
 from reports.reference import guide_log
 from reports.report import PlanRuns, Report
 from reports.statistics import Estimate
+from reports.verdicts import keeps_loss
 
 MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
 MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
@@ -50,7 +51,7 @@ class Painter:
     def differences(self) -> list[Picture]:
         """Each stage's difference in held-out loss from its parent."""
         drawn = [
-            self._row(s, loss, signed(loss.value), self._report.verdicts[s.name].is_decided)
+            self._row(s, loss, signed(loss.value), self._is_decided(s, loss))
             for s in self.stages
             if (loss := s.versus.loss)
         ]
@@ -60,7 +61,7 @@ class Painter:
     def plan(self, number: int, plan: PlanRuns) -> list[Picture]:
         """The differences in held-out loss of a plan's runs, and their speed-ups.
 
-        Those first that the plan's stages are about. A long plan has its table alone.
+        Speeds come first if all its stages are for speed. A long plan has its table alone.
         """
         losses, speeds = [], []
         if len(plan.rows) > tables.MOST_ROWS:
@@ -107,7 +108,7 @@ class Painter:
             drawn.append(Curve(name, look, Band(x, y, y, y), name))
             x, y = x[x == each.best], y[x == each.best]
             drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
-        labels = "Held-out loss by learning rate", "learning rate, of a schedule the peak", HELD_OUT
+        labels = "Held-out loss by learning rate", "learning rate (peak, if scheduled)", HELD_OUT
         return curves("learning-rates", labels, drawn, "x")
 
     def settings(self) -> list[Picture]:
@@ -253,6 +254,10 @@ class Painter:
             drawn = [theirs, Curve(f"{stage.name} here", self._look[stage.stage], ours)]
             found += curves(f"guide-{y.removeprefix('grad_')}", labels, drawn, log)
         return found
+
+    def _is_decided(self, stage: Comparison, loss: Estimate) -> bool:
+        decided = self._report.verdicts[stage.name].is_decided
+        return decided or (stage.aim is Aim.speed and keeps_loss(loss, self._report.rules))
 
     def title(self, stage: Comparison) -> str:
         """Its number and title; its name where several stages have one number."""

@@ -55,7 +55,6 @@ def environment(is_html: bool) -> jinja2.Environment:
         machine=machine,
         models=models,
         tokens=lambda stage: formats.count(stage.arm.mean("tokens_per_step")),
-        steps=lambda stage: formats.count(stage.arm.mean("steps")),
         baseline_command=baseline_command,
         reference_command=lambda s: over_seeds(
             s.asked.reference_command, [run.seed for run in s.arm.runs]

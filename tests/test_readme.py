@@ -20,7 +20,7 @@ from tests.environment import environment
 
 FILE = re.compile(r"`(my_model\.py|mine/\w+/\w+\.yaml)`.*?```\w+\n(.*?)```", re.DOTALL)
 # Several machines are in tests/runner/test_torchrun.py, the hub in data/test_hub.py there.
-ELSEWHERE = re.compile("--nnodes|fineweb|huggingface|launcher=slurm")
+ELSEWHERE = re.compile("--nnodes|fineweb|huggingface")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = ROOT / "docs" / "your_own_model.md"
 

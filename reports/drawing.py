@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from reports.curves import Band
-from reports.formats import number, slug
+from reports.formats import bounds, number, slug
 from reports.palette import BAD, GREY, GRID, INK, LINE, MUTED, Look
 from reports.read import Floats
 from reports.statistics import Estimate
@@ -168,24 +169,29 @@ def _distinct(drawn: Sequence[Curve], log: bool) -> list[Curve]:
             return False
         return np.allclose(height(one), height(other), rtol=0, atol=near, equal_nan=True)
 
-    kept: list[Curve] = []
+    groups: list[list[Curve]] = []
     for curve in drawn:
-        at = next((i for i, other in enumerate(kept) if coincide(other, curve)), None)
-        if at is None:
-            kept.append(curve)
+        found = next((group for group in groups if coincide(group[0], curve)), None)
+        if found:
+            found.append(curve)
         else:
-            name, end = f"{kept[at].name}, {curve.name}", _joined(kept[at].end, curve.end)
-            kept[at] = replace(kept[at], name=name, end=end)
-    return kept
+            groups.append([curve])
+    return [
+        replace(each[0], name=", ".join(c.name for c in each), end=_ends([c.end for c in each]))
+        for each in groups
+    ]
 
 
-def _joined(labels: str, one: str) -> str:
-    """Labels with one more: a range of numbers that follow each other."""
-    *before, last = labels.split(", ")
-    begin, _, end = last.partition("–")
-    if one.isdecimal() and (end or begin) == str(int(one) - 1):
-        return ", ".join([*before, f"{begin}–{one}"])
-    return f"{labels}, {one}" if len(labels) < MOST_LABELS else labels
+def _ends(labels: Sequence[str]) -> str:
+    """The labels of one line, numbers that follow each other as a range; of many the first ones."""
+
+    def place(entry: tuple[int, str]) -> Any:
+        at, label = entry
+        return int(label) - at if label.isdecimal() else label
+
+    ranges = [[label for _, label in found] for _, found in groupby(enumerate(labels), place)]
+    parts = [found[0] if len(found) == 1 else f"{found[0]}–{found[-1]}" for found in ranges]
+    return ", ".join(p for i, p in enumerate(parts) if len(", ".join(parts[:i])) < MOST_LABELS)
 
 
 def _log_axis(axes: Axes, which: str) -> None:
@@ -263,7 +269,7 @@ def rows(
             axes.hlines(at, found.low, found.high, row.colour, linewidth=4, alpha=0.5)
             axes.plot(found.value, at, "o", color=row.colour, mew=1.4, mfc=face)
         axes.text(1.03, at, row.text, transform=across, va="center")
-        within = f" ({found.low:.3f} to {found.high:.3f})" if found.known else ""
+        within = f" ({bounds(found)})" if found.known else ""
         said.append(f"{row.name} {row.text}{within}")
     axes.set_yticks(range(len(drawn)), map("\n".join, wrapped), color=INK, linespacing=0.9)
     axes.set_ylim(len(drawn) - 0.5, -0.5)

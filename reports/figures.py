@@ -259,6 +259,10 @@ class Painter:
         decided = self._report.verdicts[stage.name].is_decided
         return decided or (stage.aim is Aim.speed and keeps_loss(loss, self._report.rules))
 
+    def label(self, stage: Comparison) -> str:
+        """Its number, as short as a label at a line's end; its name as `title` has it."""
+        return str(stage.number) if self._numbered else _cut(stage.name, 12)
+
     def title(self, stage: Comparison) -> str:
         """Its number and title; its name where several stages have one number."""
         return f"{stage.number} {stage.title}" if self._numbered else stage.name
@@ -277,9 +281,9 @@ class Painter:
         """A curve of each stage that has one, labelled with its number or name."""
         found = []
         for stage in self.stages:
-            end = str(stage.number) if self._numbered else _cut(stage.name, 12)
             if band := of(stage.arm):
-                found.append((Curve(stage.name, self._look[stage.stage], band, end), stage))
+                look, end = self._look[stage.stage], self.label(stage)
+                found.append((Curve(stage.name, look, band, end), stage))
         return found
 
 

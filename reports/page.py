@@ -43,6 +43,7 @@ class Line:
     """What to do with a stage: a `verdict`, by how much and how sure; `id` is its table's row."""
 
     id: str
+    label: str
     title: str
     look: Look | None
     verdict: str
@@ -124,7 +125,7 @@ def _lines(r: Report, painter: figures.Painter, style: Mapping[str, Look], say: 
     for s in r.main.stages if r.is_ladder else []:
         verdict, look = r.verdicts[s.name], style.get(s.stage)
         said, why = say("verdict", s, verdict), say("evidence", s, verdict, r.answer.advice)
-        about = formats.slug(s.name), painter.title(s), look
+        about = formats.slug(s.name), painter.label(s), painter.title(s), look
         lines.append(Line(*about, said, verdict.tone.value, why))
     return lines
 
@@ -157,7 +158,7 @@ def _sections(
                 opens=True),
         Section("apart", [
             tables.rows(g.stages, say, title=say("group", g, main)) for g in r.apart], opens=True),
-        Section("terms", [tables.terms(say)]),
+        Section("terms", [tables.terms(sentences(say("term_names")), say)]),
     ]  # fmt: skip
     return [
         replace(

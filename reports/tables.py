@@ -30,14 +30,10 @@ from reports.worth import Way
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 # The columns that hold no numbers, and how they are set.
-KINDS = dict.fromkeys(("Stage", "Step", "Run", "With", "Against", "Outcome", "Meaning"), "")
-KINDS |= {"Verdict": "judged", "Term": ""}
+KINDS = dict.fromkeys(
+    ("Stage", "Step", "Run", "With", "Against", "Outcome", "Verdict", "Term", "Meaning"), ""
+)
 MOST_ROWS = 12  # up to which the terminal prints a plan's table, and the page has its figure
-TERMS = (
-    "Parent", "Held-out loss", "Range", "Difference", "Brackets", "Take it, leave it out",
-    "No difference", "Check its loss", "Costs tokens", "Undecided", "Before optimizer step",
-    "Speed", "Comparable",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,7 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
     changes = run.changes if run.stage == s.stage else {}
     evidence = say("evidence", s, verdict, r.answer.advice)
     spread, error = arm.spread("held_out"), arm.mean("held_out_error")
+    memory = arm.mean("peak_memory_bytes") / 2**30
     deviations = {"over the seeds": spread, "by the sampling of the text": error}
     of_loss = [f"{loss(value)} {what}" for what, value in deviations.items() if value > 0]
     speed = [times(base.speed) + " the tokens/s"] if base.speed else []
@@ -106,7 +103,7 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
         "Clipping": [say("clipping", s)] if s.aim is Aim.stability and arm.clipped else [],
         "Message": [run.message] if run.message and run.status != "finished" else [],
         "Standard deviation of the loss": of_loss,
-        "Peak memory": _known(arm.mean("peak_memory_bytes") / 2**30, ".2f", " GiB"),
+        "Peak memory": [f"{memory:.2f} GiB"] if math.isfinite(memory) else [],
         "Compilation": [f"{number(run.compile_s, '.1f', ' s')}, {run.compile_cache}"]
         if run.compile_cache else [],
         "Not applied": [f"{what}: {why}" for what, why in arm.not_applied.items()],
@@ -120,13 +117,9 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
     return {about: lines for about, lines in found.items() if lines}
 
 
-def _known(value: float, form: str, unit: str) -> list[str]:
-    return [number(value, form, unit)] if math.isfinite(value) else []
-
-
-def terms(say: Say) -> Table:
+def terms(names: Sequence[str], say: Say) -> Table:
     """What the report's words mean."""
-    return Table([{"Term": Cell(term), "Meaning": say("term", term)} for term in TERMS])
+    return Table([{"Term": Cell(name), "Meaning": say("term", name)} for name in names])
 
 
 def _range(arm: Arm) -> str:

@@ -75,6 +75,15 @@ def test_the_pages_have_commands() -> None:
     assert WHOLE_LADDER in TRIED["README.md"]
     assert len(TRIED) >= 7
     assert sum(map(len, TRIED.values())) >= 40
+    told = {page.name: {*dict(FILE.findall(page.read_text("utf-8")))} for page in PAGES}
+    assert {page: files for page, files in told.items() if files} == {
+        "plans.md": {"mine/plan/norms.yaml"},
+        "your_own_stage.md": {"mine/stage/step07b.yaml", "mine/recipe/week.yaml"},
+        "your_own_model.md": {
+            "my_model.py", "mine/model/recurrent.yaml", "mine/stage/step04b.yaml",
+            "mine/plan/skip.yaml",
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -104,10 +113,8 @@ def test_every_command_of_a_page_works(
             command = command.replace("LABEL", weights.parent.name)
         assert tried(command, *listed, *small(command)).strip(), command
     if name == "README.md":
-        assert (
-            "10 Gradient accumulation"
-            in (tmp_path / "outputs/ladder/report/index.html").read_text()
-        )
+        report = (tmp_path / "outputs/ladder/report/index.html").read_text(encoding="utf-8")
+        assert "10 Gradient accumulation" in report
     if name == "reading_the_report.md":
         assert (tmp_path / "outputs/a-and-b/index.html").exists()
     if name == "long_runs.md":
@@ -127,7 +134,7 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
     for command in typed:
         trains = "stage" in command or "plan" in command
         printed.append(tried(command, *(["train.steps=3", "device=cpu"] if trains else [])))
-    same = "not applicable, trains exactly as step02"
+    same = "step03 Initialisation: not applicable, trains exactly as step02"
     assert any(same in " ".join(text.split()) for text in printed)
     assert any("Skip connection" in text for text in printed)
     runs = read_runs(tmp_path / "outputs" / "ladder").values()
@@ -142,6 +149,7 @@ def test_the_tutorial_goes_the_whole_way(tmp_path: Path, tried: Tried) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_files_that_a_page_links_to_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)[)#]", page.read_text(encoding="utf-8"))
+    assert len(links) > 8 or "README" not in page.name
     assert not [link for link in links if not (page.parent / link).exists()]
 
 

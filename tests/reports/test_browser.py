@@ -34,8 +34,8 @@ SEEN = """async width => {
   return {
     whole: document.documentElement.scrollWidth,
     wide: all.filter(e => !e.closest('thead, nav') && right(e) > width + 1).map(e => e.outerHTML),
-    narrow: [...document.querySelectorAll('.verdict')]
-      .filter(e => e.getBoundingClientRect().height > 70).map(e => e.textContent),
+    narrow: [...document.querySelectorAll('.verdict')].map(e => [e, e.getBoundingClientRect()])
+      .filter(([_, box]) => box.width < 60 && box.height > 30).map(([e]) => e.textContent),
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     colours: [style('body', 'backgroundColor'), style('img', 'filter')],
     pictures: [...document.images].map(e => [e.naturalWidth, e.alt]),

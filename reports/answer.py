@@ -1,36 +1,15 @@
-"""The answer a person came for, as decisions: which stages to take, and which are undecided."""
+"""What the report says of the ladder as a whole, beside the verdict on each stage."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from conf.schema import Aim, ReportConf
+from conf.schema import ReportConf
 from reports.commands import over_seeds
 from reports.compare import Comparison
 from reports.ladders import Group
 from reports.side_by_side import Alternatives
-from reports.speed import Pace
-from reports.verdicts import Kind, Outcome, Verdict, keeps_loss
-from runner.record import Status
-
-# A stage that is not for speed is named for it where its gain is surely more than this.
-WORTHWHILE = 1.01
-
-
-class Advice(Enum):
-    """What to do with a stage, or why that is not known; a stage may have one for its speed too."""
-
-    lower = "lower"  # take it for its loss
-    with_more = "with_more"  # its loss is lower, with more tokens a step
-    higher = "higher"  # leave it out
-    equivalent = "equivalent"
-    undecided = "undecided"
-    no_reference = "no_reference"
-    faster = "faster"  # take it for speed: it keeps the loss, or lowers it
-    costly = "costly"  # it is faster, but was not shown to keep the loss
-    slower = "slower"
-    undecided_speed = "undecided_speed"
+from reports.verdicts import Outcome, Verdict
 
 
 @dataclass(frozen=True)
@@ -44,16 +23,14 @@ class Untested:
 
 @dataclass(frozen=True)
 class Answer:
-    """The stages of a ladder by what was decided of them.
+    """What is said of a ladder as a whole.
 
     `lowest` is a stage that ended below the last one, `tops` are the ends of the ladder's branches,
     `sweeps` the settings of one stage that were compared. `decides` says whether there are several
     seeds, `claims_speed` whether there are enough rounds for a claim.
     """
 
-    advice: dict[str, list[Comparison]]
     untested: list[Untested]
-    unfinished: dict[Status, list[Comparison]]
     lowest: Comparison | None
     tops: list[Comparison]
     sweeps: list[Alternatives]
@@ -64,51 +41,20 @@ class Answer:
 def find_answer(
     main: Group, verdicts: Mapping[str, Verdict], sweeps: Sequence[Alternatives], rules: ReportConf
 ) -> Answer:
-    """What was decided of the main ladder's stages."""
-    several = len(main.seeds) > 1
-    advice: dict[str, list[Comparison]] = {each.value: [] for each in Advice}
-    for stage in main.ladder:
-        for each in _advice(stage, verdicts[stage.name], several, rules):
-            advice[each.value].append(stage)
-    ends = [end for end in Status if end is not Status.finished]
-    by_end = {end: [s for s in main.stages if s.arm.status is end] for end in ends}
+    """The answer on the main ladder, given the verdicts on its stages."""
+    lower, higher = (
+        [s for s in main.ladder if verdicts[s.name].outcome is outcome]
+        for outcome in (Outcome.lower, Outcome.higher)
+    )
     speeds = [s.versus.speed for s in main.ladder if s.versus.speed and not s.same_as]
     return Answer(
-        advice,
-        _untested(main, advice["lower"] + advice["with_more"], advice["higher"], rules),
-        {end: stages for end, stages in by_end.items() if stages},
+        _untested(main, lower, higher, rules),
         _lowest(main, rules),
         [top for top in main.tops if top is not main.baseline],
         [each for each in sweeps if any(row.more for row in each.rows)],
-        several,
+        len(main.seeds) > 1,
         any(speed.estimate.n >= rules.minimum_rounds for speed in speeds),
     )
-
-
-def _advice(
-    stage: Comparison, verdict: Verdict, several: bool, rules: ReportConf
-) -> Iterator[Advice]:
-    """The advice on a stage; with one seed none is `undecided`, since nothing is decided."""
-    kind, outcome, speed = verdict.kind, verdict.outcome, stage.versus.speed
-    if outcome is Outcome.lower:
-        yield Advice.with_more if stage.versus.takes_more else Advice.lower
-    elif outcome is Outcome.inconclusive or (several and kind in (Kind.one_seed, Kind.no_seed)):
-        yield Advice.undecided
-    elif outcome:
-        yield Advice(outcome.value)
-    elif kind is Kind.no_reference:
-        yield Advice.no_reference
-    if speed is None or stage.same_as:
-        return
-    if speed.pace is Pace.faster:
-        if stage.aim is Aim.speed or speed.estimate.low > WORTHWHILE:
-            keeps = keeps_loss(stage.versus.loss, rules) or outcome is Outcome.lower
-            if keeps or outcome is not Outcome.higher:
-                yield Advice.faster if keeps else Advice.costly
-    elif kind is Kind.speed and speed.pace is Pace.slower:
-        yield Advice.slower
-    elif kind is Kind.speed and several:
-        yield Advice.undecided_speed
 
 
 def _untested(

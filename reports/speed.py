@@ -12,6 +12,8 @@ from conf.schema import ReportConf
 from reports.read import Records, Row
 from reports.statistics import Estimate, mean_ratio
 
+# A stage that is not for speed is said to be faster where it surely is by more than this.
+WORTHWHILE = 1.01
 YEAR = 365 * 24 * 3600.0  # in seconds; a damaged record may say more of a run
 
 
@@ -48,6 +50,10 @@ class SpeedUp:
         if self.estimate.above:
             return Pace.faster
         return Pace.slower if self.estimate.below else Pace.even
+
+    @property
+    def is_worthwhile(self) -> bool:
+        return self.pace is Pace.faster and self.estimate.low > WORTHWHILE
 
 
 def speed_up(

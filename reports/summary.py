@@ -41,7 +41,7 @@ def show(report: Report, written: Path, console: Console) -> None:
             verdict = report.verdicts[s.name]
             said = Text(f"{s.name} {s.title}: ")
             said.append(say("verdict", s, verdict), STYLES.get(verdict.tone.value, ""))
-            evidence = say("evidence", s, verdict, report.answer.advice)
+            evidence = say("evidence", s, verdict)
             console.print(said.append(f", {evidence}" if evidence else ""))
     for plan in report.plans:
         if len(plan.rows) <= tables.MOST_ROWS:

@@ -220,7 +220,7 @@ class Lab:
         report = self.report
         (stage,) = (each for each in report.main.stages if each.name == name)
         verdict = report.verdicts[name]
-        said = SAY("verdict", stage, verdict), SAY("evidence", stage, verdict, report.answer.advice)
+        said = SAY("verdict", stage, verdict), SAY("evidence", stage, verdict)
         return stage, verdict, ", ".join(filter(None, said))
 
 

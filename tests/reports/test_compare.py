@@ -15,7 +15,6 @@ from reports.report import Report
 from reports.speed import Doubt, Pace
 from reports.statistics import Sample, mean_difference
 from reports.verdicts import Kind, Outcome, Reason, Tone, decide
-from runner.record import Status
 from tests.reports.conftest import FIVE, ORDER, RULES, SAY, Lab, names, question
 
 LOWER = [-0.30, -0.32, -0.28, -0.31, -0.29]
@@ -34,7 +33,6 @@ def test_with_one_seed_nothing_is_claimed_and_the_interval_is_over_windows(lab: 
     assert (loss.high - loss.low) / 2 == pytest.approx(1.96 * 0.1 / 8, rel=0.25)
     assert (verdict.kind, verdict.outcome, verdict.tone) == (Kind.one_seed, None, Tone.none)
     assert (answer.decides, answer.claims_speed) == (False, False)
-    assert [answer.advice[each] for each in ("lower", "higher", "faster", "undecided")] == [[]] * 4
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_a_stage_is_compared_with_the_one_that_it_stands_on(lab: Lab) -> None:
     assert [(*both, pytest.approx(loss.value)) for *both, loss in compared] == [
         ("step03", "step02", -0.9), ("step04", "step03", -0.35), ("branch", "step02", -0.5),
     ]  # fmt: skip
-    assert names(report.answer.advice["no_reference"]) == ["step06"]
+    assert [n for n, v in report.verdicts.items() if v.kind is Kind.no_reference] == ["step06"]
 
 
 def test_runs_of_the_stage_below_elsewhere_change_no_difference(lab: Lab, tmp_path: Path) -> None:
@@ -146,8 +144,8 @@ def test_why_a_stage_is_compared_with_none_is_said_with_the_command(lab: Lab) ->
         command = f"; train it with {code(f'python -m runner -m +stage={below} seed=1,2')}"
         assert said == f"not compared, {below} {ended}{command if below != 'step08' else ''}"
     report = lab.report
-    unfinished = {s.value: names(found) for s, found in report.answer.unfinished.items()}
-    assert unfinished == {status: [stage] for stage, status in ends.items()}
+    unfinished = {s.stage: s.arm.status.value for s in report.main.stages if not s.arm.finished}
+    assert unfinished == ends
     assert {report.verdicts[stage].kind for stage in ends} == {Kind.unfinished}
 
 
@@ -158,7 +156,6 @@ def test_a_run_that_failed_before_its_windows_were_known_is_in_the_ladder(lab: L
     report, (_, verdict, said) = lab.report, lab.stage("step03")
     assert names(report.main.stages) == ["step02", "step03"]
     assert (verdict.kind, verdict.tone, said) == (Kind.unfinished, Tone.bad, "failed, No memory.")
-    assert names(report.answer.unfinished[Status.failed]) == ["step03"]
     assert report.apart == []
 
 
@@ -263,8 +260,6 @@ def test_accumulation_is_compared_at_equal_tokens_too(lab: Lab) -> None:
     assert said.startswith(
         "costs tokens, −0.240 (−0.240 to −0.240) at equal steps, with 8 times the tokens; +2.6"
     )
-    advice = lab.report.answer.advice
-    assert (names(advice["lower"]), names(advice["with_more"])) == ([], ["step10"])
 
 
 def test_the_newest_finished_run_of_a_stage_counts(lab: Lab) -> None:
@@ -302,6 +297,6 @@ def test_a_stage_as_it_was_before_its_overlay_was_edited_is_no_part_of_the_ladde
     report = lab.report
     assert names(report.main.stages) == ["step02", "step03"]
     assert report.main.stages[1].versus.loss.value == pytest.approx(0.3)
-    assert names(report.answer.advice["higher"]) == ["step03"]
+    assert report.verdicts["step03"].outcome is Outcome.higher
     (apart,) = report.apart
     assert names(apart.stages) == ["step03"]

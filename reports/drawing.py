@@ -209,7 +209,9 @@ def _label_ends(axes: Axes, drawn: Sequence[Curve]) -> None:
     """The labels of curves in a column, moved apart; a thin line leads from an end to its label."""
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = sorted([(*to_axes.transform(c.last)[::-1], c) for c in drawn], key=lambda end: end[:2])
+    # The end of a curve that leaves the axes is at their edge.
+    at = [to_axes.transform(curve.last).clip(0, 1) for curve in drawn]
+    ends = sorted([(y, x, c) for (x, y), c in zip(at, drawn, strict=True)], key=lambda end: end[:2])
     gaps = min(0.042, 0.96 / max(len(ends), 1)) * np.arange(len(ends))
     free = np.array([y for y, *_ in ends]) - gaps
     apart = np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1]

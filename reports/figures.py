@@ -49,14 +49,20 @@ class Painter:
         self._threshold = min((norm for norm in norms if pd.notna(norm)), default=math.nan)
 
     def differences(self) -> list[Picture]:
-        """Each stage's difference in held-out loss from its parent."""
-        drawn = [
+        """Each stage's difference in held-out loss from its parent, and its speed-up."""
+        losses = [
             self._row(s, loss, signed(loss.value), self._is_decided(s, loss))
             for s in self.stages
             if (loss := s.versus.loss)
         ]
+        speeds = [
+            self._row(s, speed.estimate, times(speed), not speed.doubt)
+            for s in self.stages
+            if s.arm.finished and (speed := s.versus.speed)
+        ]
         labels = "Held-out loss minus the parent's", f"{BETTER}; hollow: undecided"
-        return rows("effect-loss", labels, drawn, margin=self._report.rules.margin)
+        found = rows("effect-loss", labels, losses, margin=self._report.rules.margin)
+        return found + rows("effect-speed", ("Tokens/s over the parent's", FASTER), speeds, level=1)
 
     def plan(self, number: int, plan: PlanRuns) -> list[Picture]:
         """The differences in held-out loss of a plan's runs, and their speed-ups.
@@ -100,7 +106,7 @@ class Painter:
         return pictures + rows("interactions", labels, pairs, margin=0)
 
     def rates(self) -> list[Picture]:
-        """The held-out loss of each stage against the learning rate, with a dot at the best."""
+        """Held-out losses by learning rate, a dot at the best, up to the highest of the ladder."""
         drawn = []
         for each in self._report.rates:
             name, look = each.stage.name, self._look[each.stage.name]
@@ -109,7 +115,9 @@ class Painter:
             x, y = x[x == each.best], y[x == each.best]
             drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
         labels = "Held-out loss by learning rate", "learning rate (peak, if scheduled)", HELD_OUT
-        return curves("learning-rates", labels, drawn, "x")
+        losses = [x for each in self._report.rates for x in each.losses if math.isfinite(x)]
+        limits = _with_margin(losses, self.loss_limits[1])
+        return curves("learning-rates", labels, drawn, "x", limits)
 
     def settings(self) -> list[Picture]:
         """The training loss of a stage at each of its settings, a figure a stage."""
@@ -173,10 +181,8 @@ class Painter:
         axis = f"{STEP}; grey: the baseline's range" if span else STEP
         axis += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
         # A spike above where training begins would press together where the curves part.
-        low, high = self.loss_limits
         firsts = [loss for s in self.stages if math.isfinite(loss := s.arm.mean("first"))]
-        begins = max([*firsts, *(span or ())], default=high)
-        limits = low, min(high, begins + 0.05 * (begins - low))
+        limits = _with_margin(self.loss_limits, max([*firsts, *(span or ())], default=math.inf))
         labels = "Loss against steps", axis, LOSS
         return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)
 
@@ -205,16 +211,9 @@ class Painter:
         labels = "HellaSwag, by the mean loss of an ending", x, "% of the items; dashed: chance"
         return found + curves("hellaswag", labels, drawn, level=25)
 
-    def speeds(self) -> list[Picture]:
-        """Each stage's speed-up against its parent, and its use of the machine's peak."""
+    def peak_use(self) -> list[Picture]:
+        """Each stage's use of the machine's peak."""
         stages = [stage for stage in self.stages if stage.arm.finished]
-        speeds = [
-            self._row(stage, speed.estimate, times(speed), not speed.doubt)
-            for stage in stages
-            if (speed := stage.versus.speed)
-        ]
-        labels = "Tokens/s over the parent's", FASTER
-        found = rows("effect-speed", labels, speeds, level=1)
         # One machine has one ceiling: the highest product measured in any of the runs.
         peak = max((p for s in stages if (p := s.arm.mean("peak_flops")) > 0), default=math.nan)
         title, use = "Model FLOPs use", []
@@ -226,7 +225,7 @@ class Painter:
             if math.isfinite(quoted):
                 title = "Model FLOPs use (in brackets: of the datasheet's bf16)"
         labels = title, "% of the fastest matrix product measured, higher is better →"
-        return found + rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
+        return rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
 
     def signals(self) -> list[Picture]:
         """What each stage lets through, forward and backward, before the first and last step."""
@@ -248,9 +247,7 @@ class Painter:
         for y, labels, log in (("loss", of_loss, ""), ("grad_norm", of_norm, "y")):
             # Of a longer run only as many steps, else the guide's could not be seen.
             ours = _band([steps[: len(guide)] for steps in stage.arm.curves], "step", y)
-            theirs = Curve(
-                "the guide's published run", Look(INK, DASHED), _band([guide], "step", y)
-            )
+            theirs = Curve("the guide's run", Look(INK, DASHED), _band([guide], "step", y))
             drawn = [theirs, Curve(f"{stage.name} here", self._look[stage.stage], ours)]
             found += curves(f"guide-{y.removeprefix('grad_')}", labels, drawn, log)
         return found
@@ -279,12 +276,11 @@ class Painter:
 
     def _of_stages(self, of: Callable[[Arm], Band | None]) -> list[tuple[Curve, Comparison]]:
         """A curve of each stage that has one, labelled with its number or name."""
-        found = []
-        for stage in self.stages:
-            if band := of(stage.arm):
-                look, end = self._look[stage.stage], self.label(stage)
-                found.append((Curve(stage.name, look, band, end), stage))
-        return found
+        return [
+            (Curve(stage.name, self._look[stage.stage], band, self.label(stage)), stage)
+            for stage in self.stages
+            if (band := of(stage.arm))
+        ]
 
 
 def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
@@ -293,7 +289,12 @@ def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
         [value for arm in arms if math.isfinite(value := arm.mean(column))] or [0.0]
         for column in ("best", "first", "worst")
     )
-    low, high = min(best), min(max(worst), 1.3 * max(first))
+    return _with_margin(best + worst, 1.3 * max(first))
+
+
+def _with_margin(losses: Sequence[float], highest: float) -> tuple[float, float]:
+    """An axis for losses, of which those above `highest` are cut off."""
+    low, high = min(losses, default=0.0), min(max(losses, default=1.0), highest)
     margin = 0.06 * max(high - low, 0.1)
     return low - margin, high + margin
 

@@ -186,16 +186,13 @@ class Painter:
         labels = "Loss against steps", axis, LOSS
         return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)
 
-    def losses(self) -> list[Picture]:
-        """The losses of all stages against tokens and seconds."""
-        found = []
-        for per, x, axis in (
-            ("tokens", "tokens_seen", "tokens seen"),
-            ("seconds", "seconds", "seconds of training, without compilation"),
-        ):
-            labels, drawn = (f"Loss against {per}", axis, LOSS), self._steps(x, "loss")
-            found += curves(f"loss-{per}", labels, drawn, "x", self.loss_limits)
-        return found
+    def tokens(self) -> list[Picture]:
+        """The losses of all stages against the tokens seen."""
+        labels, drawn = (
+            ("Loss against tokens", "tokens seen", LOSS),
+            self._steps("tokens_seen", "loss"),
+        )
+        return curves("loss-tokens", labels, drawn, "x", self.loss_limits)
 
     def norms(self) -> list[Picture]:
         """The gradient norms of all stages; dashed: the threshold for clipping."""
@@ -211,8 +208,8 @@ class Painter:
         labels = "HellaSwag, by the mean loss of an ending", x, "% of the items; dashed: chance"
         return found + curves("hellaswag", labels, drawn, level=25)
 
-    def peak_use(self) -> list[Picture]:
-        """Each stage's use of the machine's peak."""
+    def speeds(self) -> list[Picture]:
+        """Each stage's use of the machine's peak, and the losses of all against seconds."""
         stages = [stage for stage in self.stages if stage.arm.finished]
         # One machine has one ceiling: the highest product measured in any of the runs.
         peak = max((p for s in stages if (p := s.arm.mean("peak_flops")) > 0), default=math.nan)
@@ -225,7 +222,10 @@ class Painter:
             if math.isfinite(quoted):
                 title = "Model FLOPs use (in brackets: of the datasheet's bf16)"
         labels = title, "% of the fastest matrix product measured, higher is better →"
-        return rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
+        found = rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
+        labels = "Loss against seconds", "seconds of training, without compilation", LOSS
+        drawn = self._steps("seconds", "loss")
+        return found + curves("loss-seconds", labels, drawn, "x", self.loss_limits)
 
     def signals(self) -> list[Picture]:
         """What each stage lets through, forward and backward, before the first and last step."""

@@ -42,7 +42,8 @@ class Painter:
     def __init__(self, report: Report, look: Mapping[str, Look]) -> None:
         main = report.main
         self.stages = [stage for stage in main.ladder if stage.arm.curves][:MOST_STAGES]
-        self.loss_limits = _loss_limits([stage.arm for stage in self.stages])
+        self._losses = _losses([stage.arm for stage in self.stages])
+        self.loss_limits = _with_margin(self._losses)
         self._report, self._look, self._baseline = report, look, main.baseline
         self._numbered = len({stage.number for stage in self.stages}) == len(self.stages)
         norms = [run.clip_grad_norm for run in main.runs]
@@ -116,7 +117,7 @@ class Painter:
             drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
         labels = "Held-out loss by learning rate", "learning rate (peak, if scheduled)", HELD_OUT
         losses = [x for each in self._report.rates for x in each.losses if math.isfinite(x)]
-        limits = _with_margin(losses, self.loss_limits[1])
+        limits = _with_margin(losses, self._losses[1])
         return curves("learning-rates", labels, drawn, "x", limits)
 
     def settings(self) -> list[Picture]:
@@ -129,7 +130,7 @@ class Painter:
             for each, look in zip(shown, style, strict=True):
                 steps = _band(each.found.arm.curves, "step", "loss")
                 drawn.append(Curve(tables.settings(each.differs), look, steps))
-            limits = _loss_limits([each.found.arm for each in shown])
+            limits = _with_margin(_losses([each.found.arm for each in shown]))
             labels = f"{sweep.name} {sweep.title}", STEP, LOSS
             found += curves(f"settings-{sweep.name}", labels, drawn, limits=limits)
         return found
@@ -182,7 +183,7 @@ class Painter:
         axis += "; thin: single seeds" if any(curve.runs for curve in drawn) else ""
         # A spike above where training begins would press together where the curves part.
         firsts = [loss for s in self.stages if math.isfinite(loss := s.arm.mean("first"))]
-        limits = _with_margin(self.loss_limits, max([*firsts, *(span or ())], default=math.inf))
+        limits = _with_margin(self._losses, max([*firsts, *(span or ())], default=math.inf))
         labels = "Loss against steps", axis, LOSS
         return curves("loss-steps", labels, drawn, "", limits, span=span, height=4.9)
 
@@ -221,8 +222,8 @@ class Painter:
             use.append(self._row(stage, Estimate(share), text))
             if math.isfinite(quoted):
                 title = "Model FLOPs use (in brackets: of the datasheet's bf16)"
-        labels = title, "% of the fastest matrix product measured, higher is better →"
-        found = rows("speed-mfu", labels, use if peak > 0 else [], bars=True)
+        about = title, "% of the fastest matrix product measured, higher is better →"
+        found = rows("speed-mfu", about, use if peak > 0 else [], bars=True)
         labels = "Loss against seconds", "seconds of training, without compilation", LOSS
         drawn = self._steps("seconds", "loss")
         return found + curves("loss-seconds", labels, drawn, "x", self.loss_limits)
@@ -283,16 +284,16 @@ class Painter:
         ]
 
 
-def _loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
-    """One axis for all, from the best loss to the worst, but no higher than 1.3 x the first."""
+def _losses(arms: Sequence[Arm]) -> tuple[float, float]:
+    """What one axis shows: from the best loss to the worst, but no higher than 1.3 x the first."""
     best, first, worst = (
         [value for arm in arms if math.isfinite(value := arm.mean(column))] or [0.0]
         for column in ("best", "first", "worst")
     )
-    return _with_margin(best + worst, 1.3 * max(first))
+    return min(best), min(max(worst), 1.3 * max(first))
 
 
-def _with_margin(losses: Sequence[float], highest: float) -> tuple[float, float]:
+def _with_margin(losses: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
     """An axis for losses, of which those above `highest` are cut off."""
     low, high = min(losses, default=0.0), min(max(losses, default=1.0), highest)
     margin = 0.06 * max(high - low, 0.1)

@@ -80,14 +80,16 @@ def ladder(r: Report, look: Mapping[str, Look], say: Say) -> Table:
             "Speed-up": _speed_up(s.versus.speed),
             "Verdict": Cell(say("verdict", s, verdict), tone=verdict.tone.value),
         })  # fmt: skip
-    more = [_more(s, say) for s in r.main.stages]
+    more = [_more(r, s, say) for s in r.main.stages]
     return Table(found, more=more, ids=[slug(s.name) for s in r.main.stages])
 
 
-def _more(s: Comparison, say: Say) -> More:
+def _more(r: Report, s: Comparison, say: Say) -> More:
     """What is known of a stage besides its row in the ladder."""
     arm, run = s.arm, s.arm.newest
     changes = run.changes if run.stage == s.stage else {}
+    # A ladder has it on its first screen.
+    evidence = "" if r.is_ladder else say("evidence", s, r.verdicts[s.name])
     spread, error = arm.spread("held_out"), arm.mean("held_out_error")
     memory = arm.mean("peak_memory_bytes") / 2**30
     deviations = {"over the seeds": spread, "by the sampling of the text": error}
@@ -95,6 +97,7 @@ def _more(s: Comparison, say: Say) -> More:
     found = {
         "Changes": [f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in changes.items()],
         "The guide": [run.guide] if changes or s.aim is Aim.baseline else [],
+        "Verdict": [evidence] if evidence else [],
         "The guide's claim": [say("claimed", s)] if s.claimed and s.versus.speed else [],
         "To the baseline": [say("to_baseline", s.baseline)] if s.baseline.loss else [],
         "Clipping": [say("clipping", s)] if s.aim is Aim.stability and arm.clipped else [],

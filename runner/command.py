@@ -26,7 +26,7 @@ class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
     `notes` tell the user what could not be taken back. `asked` is the part of the command that the
-    record keeps. `changed_by` gives the lowest other stage that changes each setting.
+    record keeps. `changed_by` gives the lowest stage with another value of a setting.
     """
 
     stage: StageInfo
@@ -171,8 +171,12 @@ def read_command(
         reference=short_hash(conditions(resolved(reference.configuration()))) if reference else "",
         reference_command=f"python -m runner {shlex.join(reference.words)}" if reference else "",
     )
-    others = [other for other in reversed(stages) if other not in ladder.chain(stage.name)]
-    changed_by = {key: other.name for other in others for key in other.changes}
+    changed_by = {
+        key: other.name
+        for other in reversed(stages)
+        for key, value in other.changes.items()
+        if value != trained.get(key) and "${" not in str(value)  # a scale's value is no advice
+    }
     return cfg, Command(about, words, common, notes, question, changed_by)
 
 

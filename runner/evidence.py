@@ -55,7 +55,7 @@ def rule(
     """Make a rule of a function that measures; its finding has the function's name, or `name`.
 
     `sentence` is a format string for what the function returns; the record keeps its numbers. After
-    a setting in the `advice` comes the stage that changes it, if the run is not built on that.
+    a setting in the `advice` comes the stage that changes it, if the run lacks that change.
     """
 
     def register(measure: Measure) -> Measure:

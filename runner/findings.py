@@ -260,7 +260,8 @@ def exploding_gradients(e: Evidence) -> Facts:
 )
 def dead_units(e: Evidence) -> Facts:
     alive = [look for look in e.trained if look.layers and _carried(look) >= COLLAPSED]
-    share = max((look.dead_units or 0.0 for look in alive), default=0.0)
+    # At high rates some units of healthy runs are constant for a while, and come back.
+    share = (alive[-1].dead_units or 0.0) if alive else 0.0
     return {"share": share} if share > DEAD else None
 
 

@@ -87,6 +87,8 @@ def test_a_sweep_over_settings_is_answered_without_a_ladder(lab: Lab) -> None:
     table = said.getvalue().partition("\n\n")[0]
     assert [f"{RATE}={rate}" in table for rate in ("0.0001", "0.001", "9")] == [True] * 3
     assert "figures/settings-step05.svg" in build(report)
+    (more,) = tables.ladder(report, {}, SAY).more
+    assert "step04 was never run; train it with" in more["Verdict"][0], "there is no line for it"
 
 
 def test_experiments_are_side_by_side_and_each_keeps_its_own_report(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_busy_machine_is_noticed(lab: Lab) -> None:
     assert lab.report.busy == []
     slow = lab.run("step03", results__flops_after=4e11)
     assert lab.report.busy == [f"lab/step03/{slow.name}"]
-    assert "busy or throttled during 1 of 2 runs" in SAY("busy", lab.report)
+    assert "busy or throttled during 1 of 2 runs" in SAY("ladder", lab.report)
 
 
 def test_accumulation_is_compared_at_equal_tokens_too(lab: Lab) -> None:

@@ -119,6 +119,11 @@ def test_a_look_and_the_losses_name_what_they_show(name: str, given: dict[str, A
     assert (findings[name] is Severity.error) == (name in ERRORS)
 
 
+def test_units_that_come_back_are_not_dead() -> None:
+    first, middle, last = looks()
+    assert found([first, replace(middle, dead_units=0.5), last]) == {}
+
+
 @pytest.mark.parametrize(
     ("high", "severity"),
     [((30,), Severity.note), ((30, 31), Severity.warning), ((30, 44), Severity.warning),
@@ -146,6 +151,14 @@ def test_advice_names_the_stage_that_changes_a_setting_the_users_own_too(
     runner.train("step03", *words, "train.steps=2", config_dirs=[tmp_path])
     advice = "Set model.residual (step05), after model.init and model.norm (early)"
     assert f"{advice}." in capsys.readouterr().out
+
+
+def test_advice_names_what_a_run_lacks_and_nothing_that_it_has(words: list[str]) -> None:
+    entries = "without=[step04]", "plus=[step08]"
+    changed = runner.train("step05", *words, "train.steps=1", *entries).record.changed_by
+    assert changed["model.norm"] == "step04"
+    assert changed["train.schedule"] == "step09"
+    assert changed.keys().isdisjoint({"model.init", "model.residual", "train.clip_grad_norm"})
 
 
 def test_advice_names_a_setting_alone_where_no_stage_changes_it(runs: Runs) -> None:

@@ -254,7 +254,7 @@ def rows(
     left = 0.03 + CHARACTER * max(len(line) for label in wrapped for line in label or [""])
     right = 0.94 - CHARACTER * max(len(row.text) for row in drawn)
     below = 0.5 if margin is None else 0.66
-    height = 0.4 + below + (0.2 if lines == 1 else 0.13 * lines + 0.06) * len(drawn)
+    height = 0.4 + below + (0.2 if lines == 1 else 0.14 * lines + 0.08) * len(drawn)
     figure, axes = blank(labels[0], height, left, right, below)
     axes.axvline(level, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -275,7 +275,8 @@ def rows(
         said.append(f"{row.name} {row.text}{within}")
     axes.set_yticks(range(len(drawn)), map("\n".join, wrapped), color=INK, linespacing=0.9)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
-    bent = "" if margin is None else f"\nscale: linear to ±{LINEAR_NATS:g}, logarithmic beyond"
-    axes.set_xlabel(labels[1] + bent, loc="right")
+    grey = f"; grey: ±{margin:g}" if margin else ""
+    bent = f"\nscale: linear to ±{LINEAR_NATS:g}, logarithmic beyond{grey}"
+    axes.set_xlabel(labels[1] + bent * (margin is not None), loc="right")
     axes.grid(False, axis="y")
     return [picture(figure, name, ", ".join(labels), said)]

@@ -57,7 +57,7 @@ class Painter:
             if (loss := s.versus.loss)
         ]
         speeds = [
-            self._row(s, speed.estimate, times(speed), not speed.doubt)
+            self._row(s, speed.estimate, times(speed), speed.is_claim)
             for s in self.stages
             if s.arm.finished and (speed := s.versus.speed)
         ]
@@ -79,8 +79,8 @@ class Painter:
                 text, is_claim = signed(loss.value), verdict.is_decided
                 losses.append(Row(row.what, what, loss, colour, text, is_claim))
             if speed := row.versus.speed:
-                claim = not speed.doubt
-                speeds.append(Row(row.what, what, speed.estimate, colour, times(speed), claim))
+                claim, text = speed.is_claim, times(speed)
+                speeds.append(Row(row.what, what, speed.estimate, colour, text, claim))
         about = "Held-out loss minus the reference's", f"{BETTER}; hollow: undecided"
         found = rows(f"plan-{number}", about, losses, margin=self._report.rules.margin)
         about = "Tokens/s over the reference's", FASTER
@@ -96,12 +96,12 @@ class Painter:
             for way, change in step.ways.items():
                 label, name, title = f"{title} {way.value}", f"{stage.name} {way.value}", ""
                 colour, text = self._look[stage.name].hex, signed(change.value)
-                steps.append(Row(label, name, change, colour, text))
+                steps.append(Row(label, name, change, colour, text, change.above or change.below))
         for each in worth.interactions if worth else ():
             name, change = f"{each.one} and {each.other}", each.change
             colour, is_claim = BAD if change.value > 0 else GOOD, each.p < 1 - rules.confidence
             pairs.append(Row(name, name, change, colour, signed(change.value), is_claim))
-        labels = "Change of the held-out loss", BETTER
+        labels = "Change of the held-out loss", f"{BETTER}; hollow: interval includes 0"
         pictures = rows("worth", labels, steps, margin=rules.margin)
         labels = "Two steps together, beyond their sum", f"{BETTER}; filled: significant"
         return pictures + rows("interactions", labels, pairs, margin=0)
@@ -230,7 +230,7 @@ class Painter:
 
     def signals(self) -> list[Picture]:
         """What each stage lets through, forward and backward, before the first and last step."""
-        found, axes = [], ("layer", "signal; dashed: gradient; 1 at its start")
+        found, axes = [], ("layer", "signal; dashed: gradient (1 where it starts)")
         ways = ("signal", "activation", "solid"), ("gradient", "gradient", DASHED)
         for which, at in (("first", 0), ("last", -1)):
             drawn = []

@@ -123,7 +123,7 @@ def _lines(r: Report, painter: figures.Painter, style: Mapping[str, Look], say: 
     """The answer: a line a stage."""
     lines = []
     for s in r.main.stages if r.is_ladder else []:
-        verdict, look = r.verdicts[s.name], style.get(s.stage)
+        verdict, look = r.verdicts[s.name], style.get(s.stage) if s in painter.stages else None
         said, why = say("verdict", s, verdict), say("evidence", s, verdict)
         about = formats.slug(s.name), painter.label(s), painter.title(s), look
         lines.append(Line(*about, said, verdict.tone.value, why))

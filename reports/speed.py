@@ -52,6 +52,10 @@ class SpeedUp:
         return Pace.slower if self.estimate.below else Pace.even
 
     @property
+    def is_claim(self) -> bool:
+        return self.pace in (Pace.faster, Pace.slower)
+
+    @property
     def is_worthwhile(self) -> bool:
         return self.pace is Pace.faster and self.estimate.low > WORTHWHILE
 

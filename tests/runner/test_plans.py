@@ -111,4 +111,4 @@ def test_every_second_round_of_the_speed_plan_runs_backwards(
     order = [name.split("-")[0].split("/")[0] for name, _ in began]
     assert order == ["step05", "step07", "step07", "step05"]
     report = (tmp_path / "outputs/ladder/report/report.md").read_text()
-    assert "## Speeds" in report
+    assert "## Steps for speed" in report

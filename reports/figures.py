@@ -24,7 +24,7 @@ from reports.read import Floats
 from reports.reference import guide_log
 from reports.report import PlanRuns, Report
 from reports.statistics import Estimate
-from reports.verdicts import keeps_loss
+from reports.verdicts import keeps_loss, raises_loss
 
 MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
 MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
@@ -32,7 +32,7 @@ FLOOR = 1e-12  # what is drawn of a signal that is smaller, or nothing
 STEP, LOSS, NORM = "optimizer step", "training loss, nats/token", "L2 norm"
 HELD_OUT = "held-out loss, nats/token"
 BETTER = "← lower is better, nats/token"
-FASTER = "higher is better →; hollow: undecided"
+FASTER = "higher is better →; hollow: no claim"
 MOST_RUNS = 10  # up to which each run is a thin line beside its stage's mean
 
 
@@ -117,7 +117,7 @@ class Painter:
             drawn.append(Curve(f"{name} at {each.best:g}", look, Band(x, y, y, y)))
         labels = "Held-out loss by learning rate", "learning rate (peak, if scheduled)", HELD_OUT
         losses = [x for each in self._report.rates for x in each.losses if math.isfinite(x)]
-        limits = _with_margin(losses, self._losses[1])
+        limits = _with_margin(losses, self._losses[1] or math.inf)
         return curves("learning-rates", labels, drawn, "x", limits)
 
     def settings(self) -> list[Picture]:
@@ -254,8 +254,9 @@ class Painter:
         return found
 
     def _is_decided(self, stage: Comparison, loss: Estimate) -> bool:
-        decided = self._report.verdicts[stage.name].is_decided
-        return decided or (stage.aim is Aim.speed and keeps_loss(loss, self._report.rules))
+        decided, rules = self._report.verdicts[stage.name].is_decided, self._report.rules
+        kept_or_not = keeps_loss(loss, rules) or raises_loss(loss, rules)
+        return decided or (stage.aim is Aim.speed and kept_or_not)
 
     def label(self, stage: Comparison) -> str:
         """Its number, as short as a label at a line's end; its name as `title` has it."""

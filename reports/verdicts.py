@@ -136,8 +136,7 @@ def _untested(found: Comparison, rules: ReportConf) -> Verdict:
         kept = Tone.good if keeps_loss(loss, rules) else Tone.even
         paces = {Pace.faster: kept, Pace.slower: Tone.bad}
         tone = paces.get(found.versus.speed.pace, Tone.even) if found.versus.speed else tone
-        several = loss.over is Sample.seeds and loss.n >= rules.minimum_seeds
-        tone = Tone.bad if several and loss.low > rules.margin else tone
+        tone = Tone.bad if raises_loss(loss, rules) else tone
     return Verdict(kind, tone)
 
 
@@ -181,3 +180,9 @@ def keeps_loss(loss: Estimate | None, rules: ReportConf) -> bool:
     """Whether enough seeds place a difference within the margin, tested alone."""
     error = 1 - rules.confidence
     return bool(loss and loss.n >= rules.minimum_seeds and loss.p_equivalent < error)
+
+
+def raises_loss(loss: Estimate, rules: ReportConf) -> bool:
+    """Whether enough seeds place a difference above the margin, tested alone."""
+    several = loss.over is Sample.seeds and loss.n >= rules.minimum_seeds
+    return several and loss.low > rules.margin

@@ -26,7 +26,7 @@ class Command:
     """The stage that was asked for, all overrides, and their `runner.identity.conditions`.
 
     `notes` tell the user what could not be taken back. `asked` is the part of the command that the
-    record keeps. `changed_by` gives the lowest stage with another value of a setting.
+    record keeps. `changed_by` gives the lowest stage that changes a setting and that the run lacks.
     """
 
     stage: StageInfo
@@ -171,11 +171,13 @@ def read_command(
         reference=short_hash(conditions(resolved(reference.configuration()))) if reference else "",
         reference_command=f"python -m runner {shlex.join(reference.words)}" if reference else "",
     )
+    built_on, gone = {below.name for below in ladder.chain(asked.stage)}, {*asked.without}
     changed_by = {
         key: other.name
         for other in reversed(stages)
         for key, value in other.changes.items()
-        if value != trained.get(key) and "${" not in str(value)  # a scale's value is no advice
+        if (other.name not in built_on or gone & {other.name, f"{other.name}:{key}"})
+        and value != trained.get(key)
     }
     return cfg, Command(about, words, common, notes, question, changed_by)
 

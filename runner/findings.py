@@ -24,7 +24,7 @@ COLLAPSED = 0.03
 # The first layer's gradient over the largest of the others: about 1 with a residual stream.
 VANISHED = 1e-2
 EXPLODED = 1e3
-# The share of a linear layer's inputs. Behind GELU and a norm no unit is constant.
+# The share of a linear layer's inputs. Behind GELU and a norm no unit stays constant.
 DEAD = 0.1
 # Update over weights of the median matrix. About 1e-3 is usual in training (Karpathy, 2022,
 # makemore, part 3), and AdamW's first steps are larger.
@@ -259,9 +259,9 @@ def exploding_gradients(e: Evidence) -> Facts:
     "Change model.init, or lower train.learning_rate.",
 )
 def dead_units(e: Evidence) -> Facts:
-    alive = [look for look in e.trained if look.layers and _carried(look) >= COLLAPSED]
-    # At high rates some units of healthy runs are constant for a while, and come back.
-    share = (alive[-1].dead_units or 0.0) if alive else 0.0
+    # Of the last look: at high rates units of healthy runs are constant for a while.
+    alive = [look for look in e.trained[-1:] if look.layers and _carried(look) >= COLLAPSED]
+    share = max((look.dead_units or 0.0 for look in alive), default=0.0)
     return {"share": share} if share > DEAD else None
 
 

@@ -37,7 +37,7 @@ def test_speed_is_to_be_taken_of_any_stage_at_the_same_or_a_lower_loss(tmp_path:
     speed = "1.25× the tokens/s (1.25 to 1.25)"
     for name, floor, tone, said in (
         ("kept", 6.0, Tone.good, f"take it, {speed} at the same loss"),
-        ("changed", 6.5, Tone.bad, f"leave it out here, {speed}; its loss differs by +0.500"),
+        ("changed", 6.5, Tone.bad, f"leave it out, {speed}; its loss differs by +0.500"),
     ):
         lab = Lab(tmp_path / name).stages(step04=6.9, step06=floor)
         lab.seeds("step05", 6.0, step_ms=500)

@@ -178,6 +178,8 @@ def read_command(
         for key, value in other.changes.items()
         if (other.name not in built_on or gone & {other.name, f"{other.name}:{key}"})
         and value != trained.get(key)
+        and "${"
+        not in str(value)  # step 9 takes the scale's rate: "lower it (step09)" is no advice
     }
     return cfg, Command(about, words, common, notes, question, changed_by)
 

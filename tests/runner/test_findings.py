@@ -159,6 +159,9 @@ def test_advice_names_what_a_run_lacks_and_nothing_that_it_has(words: list[str])
     assert changed["model.norm"] == "step04"
     assert changed["train.schedule"] == "step09"
     assert changed.keys().isdisjoint({"model.init", "model.residual", "train.clip_grad_norm"})
+    assert "train.learning_rate" not in changed, (
+        "step09 raises it, where most advice is to lower it"
+    )
 
 
 def test_advice_names_a_setting_alone_where_no_stage_changes_it(runs: Runs) -> None:

@@ -34,7 +34,8 @@ def as_json(r: Report, rows: list[dict[str, Any]]) -> str:
         ]} for plan in r.plans],
         "problems": r.records.problems,
     }  # fmt: skip
-    return json.dumps(_plain(found), ensure_ascii=False, allow_nan=False) + "\n"
+    compact = (",", ":")
+    return json.dumps(_plain(found), ensure_ascii=False, allow_nan=False, separators=compact) + "\n"
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

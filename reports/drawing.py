@@ -128,7 +128,7 @@ def curves(
     drawn = [curve for curve in drawn if np.isfinite(curve.band.y).any()]
     if not drawn:
         return []
-    drawn = _distinct(drawn, "y" in log)
+    drawn = _distinct(drawn, "y" in log, limits or (-math.inf, math.inf))
     longest = max(len(curve.end) for curve in drawn)
     legend = 0 if longest else 0.2 * len(drawn)
     right, below = 0.95 - CHARACTER * longest, 0.5 + legend
@@ -152,12 +152,16 @@ def curves(
     return [picture(figure, name, labels[0], said)]
 
 
-def _distinct(drawn: Sequence[Curve], log: bool) -> list[Curve]:
-    """The curves; those that coincide with an earlier one only add their name and label to it."""
+def _distinct(drawn: Sequence[Curve], log: bool, limits: tuple[float, float]) -> list[Curve]:
+    """The curves; those that coincide with an earlier one only add their name and label to it.
+
+    What is beyond the `limits` of y is not seen, and makes nothing within them coincide.
+    """
 
     def height(curve: Curve) -> Floats:
+        seen = curve.band.y.clip(*limits)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(curve.band.y) if log else curve.band.y
+            return np.log(seen) if log else seen
 
     values = np.concatenate([np.zeros(0), *map(height, drawn)])
     values = values[np.isfinite(values)]

@@ -1,10 +1,13 @@
-"""What curves show: from where a difference holds, and long ones thinned without losing a spike."""
+"""What curves show: where a difference turned, every spike of a long one, and what coincides."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from reports import drawing
 from reports.curves import MOST_POINTS, Band, holds_from, thin
+from reports.drawing import Curve
+from reports.palette import Look
 from tests.reports.conftest import RULES
 
 AT = np.arange(50.0)
@@ -72,3 +75,15 @@ def test_a_thinned_curve_keeps_its_mean_its_ends_and_every_spike(length: int, lo
 def test_a_short_curve_is_drawn_as_it_is() -> None:
     band = Band(*np.random.default_rng(0).normal(size=(4, MOST_POINTS)))
     assert thin(band) is band
+
+
+def test_curves_are_one_line_only_where_no_difference_is_seen() -> None:
+    def curve(name: str, *losses: float) -> Curve:
+        y = np.array(losses)
+        return Curve(name, Look("#000000", "solid"), Band(np.arange(3.0), y, y, y), name)
+
+    spike, one = curve("spike", 7, 900, 7), curve("one", 7, 6.5, 6)
+    near, other = curve("near", 7, 6.5, 6.01), curve("other", 7, 6.5, 6.2)
+    labels = "Loss", "step", "loss"
+    (drawn,) = drawing.curves("loss", labels, [spike, one, near, other], limits=(5, 11))
+    assert drawn.alt == "Loss: spike 7; one, near 6; other 6.2."

@@ -189,10 +189,8 @@ class Painter:
 
     def tokens(self) -> list[Picture]:
         """The losses of all stages against the tokens seen."""
-        labels, drawn = (
-            ("Loss against tokens", "tokens seen", LOSS),
-            self._steps("tokens_seen", "loss"),
-        )
+        labels = "Loss against tokens", "tokens seen", LOSS
+        drawn = self._steps("tokens_seen", "loss")
         return curves("loss-tokens", labels, drawn, "x", self.loss_limits)
 
     def norms(self) -> list[Picture]:

@@ -171,15 +171,15 @@ def read_command(
         reference=short_hash(conditions(resolved(reference.configuration()))) if reference else "",
         reference_command=f"python -m runner {shlex.join(reference.words)}" if reference else "",
     )
-    built_on, gone = {below.name for below in ladder.chain(asked.stage)}, {*asked.without}
+    built_on = {below.name for below in ladder.chain(asked.stage)}
     changed_by = {
         key: other.name
         for other in reversed(stages)
         for key, value in other.changes.items()
-        if (other.name not in built_on or gone & {other.name, f"{other.name}:{key}"})
+        if (other.name not in built_on or asked.takes_back(other.name, key))
         and value != trained.get(key)
-        and "${"
-        not in str(value)  # step 9 takes the scale's rate: "lower it (step09)" is no advice
+        # Step 9 takes its rate from the scale: "lower it (step09)" is no advice.
+        and "${" not in str(value)
     }
     return cfg, Command(about, words, common, notes, question, changed_by)
 

@@ -51,6 +51,10 @@ class Ablation:
     def is_plain(self) -> bool:
         return not (self.without or self.plus)
 
+    def takes_back(self, step: str, key: str) -> bool:
+        """Whether `without` names the step, or this one of its settings."""
+        return step in self.without or f"{step}:{key}" in self.without
+
     @property
     def overrides(self) -> list[str]:
         """The overrides that ask for this arithmetic."""
@@ -150,14 +154,13 @@ class Ladder:
 
         They keep the later step's value. Steps that are taken back do not count.
         """
-        gone = {str(other) for other in asked.without}
         chain = self.chain(asked.stage)
         after = [s.name for s in chain].index(entry.step) + 1
         return {
             key: stage.name
             for stage in chain[after:]
             for key in self._changes(entry)
-            if key in stage.changes and not gone & {stage.name, f"{stage.name}:{key}"}
+            if key in stage.changes and not asked.takes_back(stage.name, key)
         }
 
     def chain(self, name: str) -> list[Stage]:

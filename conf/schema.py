@@ -210,6 +210,7 @@ class TrainConf:
     decay_matrices_only: bool
     fused: bool
     clip_grad_norm: PositiveFloat | None
+    label_smoothing: Annotated[float, Ge(0), Lt(1)]  # of the gradients; losses are reported plain
     autocast: Autocast
     matmul_precision: MatmulPrecision
     compile: bool
@@ -229,6 +230,11 @@ class TrainConf:
     def grad_accum_steps(self) -> int:
         """Micro batches that make one optimizer step."""
         return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
+
+    @property
+    def loss_options(self) -> dict[str, float]:
+        """What a model is given for its training loss; many custom ones take no label smoothing."""
+        return {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
 
     def share(self, processes: int) -> tuple[int, int]:
         """Sequences per micro batch and micro batches per step, in each process."""

@@ -53,6 +53,7 @@ class ModelConfig:
     attention: Attention
     init: Init
     gain: PositiveFloat
+    dropout: Annotated[float, Ge(0), Lt(1)]  # share of values set to 0 in training
     loss_chunk_tokens: PositiveInt | None  # logits computed at a time in training; None: all
 
     @property
@@ -80,7 +81,16 @@ class CustomConfig(ModelConfig):
 
 
 # What stages switch in a model. A custom model has those that its `knobs` name.
-KNOBS = ("init", "gain", "norm", "residual", "pad_vocab", "attention", "loss_chunk_tokens")
+KNOBS = (
+    "init",
+    "gain",
+    "norm",
+    "residual",
+    "pad_vocab",
+    "attention",
+    "dropout",
+    "loss_chunk_tokens",
+)
 
 
 def inert(knobs: Collection[str]) -> list[str]:

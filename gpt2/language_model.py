@@ -10,6 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def smoothing(target_BT: Tensor, mean_BT: Tensor, share: float) -> Tensor:
+    """What label smoothing adds to a mean cross entropy: zero, with a gradient.
+
+    A smoothed target is a mixture of the token and, by this share, of all tokens alike (Szegedy et
+    al. 2016). Its cross entropy is larger by `share` times the target's logit less the mean logit
+    of the vocabulary. Only the gradient is added, so that losses can still be compared.
+    """
+    added = share * (target_BT - mean_BT).float().mean()
+    return added - added.detach()
+
+
 class LanguageModel(nn.Module):
     """A model of the next token. A subclass sets the two numbers and defines `forward`."""
 
@@ -17,12 +28,13 @@ class LanguageModel(nn.Module):
     context_length: int  # the longest input, in tokens
 
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None, label_smoothing: float = 0.0
     ) -> tuple[Tensor | None, Tensor | None]:
         """Logits (B, T, V) and None, or with targets the mean cross entropy in nats per token.
 
         `idx_BT` and `targets_BT` are int64. V is `vocab_size`. In training it may be larger: the
-        other rows only pad the vocabulary. With targets the logits may be None.
+        other rows only pad the vocabulary. With targets the logits may be None. `label_smoothing`
+        is given only where it is above 0: see `smoothing`.
         """
         raise NotImplementedError
 

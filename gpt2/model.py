@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gpt2.config import Attention, GPTConfig, Norm
 from gpt2.initialisation import initialise
-from gpt2.language_model import LanguageModel
+from gpt2.language_model import LanguageModel, smoothing
 
 
 def attention_weights(q_BHTD: Tensor, k_BHTD: Tensor) -> Tensor:
@@ -32,15 +32,20 @@ class CausalSelfAttention(nn.Module):
         self.attention = config.attention
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         B, T, C = x_BTC.shape
         q_BHTD, k_BHTD, v_BHTD = self.queries_keys_values(x_BTC)
         if self.attention is Attention.flash:
-            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+            share = self.drop.p if self.training else 0.0
+            y_BHTD = F.scaled_dot_product_attention(
+                q_BHTD, k_BHTD, v_BHTD, dropout_p=share, is_causal=True
+            )
         else:
-            y_BHTD = attention_weights(q_BHTD, k_BHTD).to(v_BHTD.dtype) @ v_BHTD
-        return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
+            weights_BHTT = self.drop(attention_weights(q_BHTD, k_BHTD))
+            y_BHTD = weights_BHTT.to(v_BHTD.dtype) @ v_BHTD
+        return self.drop(self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C)))
 
     def queries_keys_values(self, x_BTC: Tensor) -> tuple[Tensor, ...]:
         """The queries, keys and values of each head: (B, H, T, D)."""
@@ -58,9 +63,10 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x_BTC), approximate="tanh"))
+        return self.drop(self.c_proj(F.gelu(self.c_fc(x_BTC), approximate="tanh")))
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -103,7 +109,8 @@ class Block(nn.Module):
 class GPT(LanguageModel):
     """A decoder-only transformer whose head shares its weights with the token embedding.
 
-    Parameters are drawn by `initialise` from `seed` and their own names, on the CPU.
+    Parameters are drawn by `initialise` from `seed` and their own names, on the CPU. Dropout acts
+    where it did in GPT-2: on the embeddings, the attention weights, and what each block adds.
     """
 
     def __init__(self, config: GPTConfig, seed: int) -> None:
@@ -113,13 +120,14 @@ class GPT(LanguageModel):
         with torch.device("meta"):
             self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
             self.wpe = nn.Embedding(config.context_length, config.n_embd)
+            self.drop = nn.Dropout(config.dropout)
             self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
             self.ln_f = NORMS[config.norm](config.n_embd)
         self.to_empty(device="cpu")
         initialise(self, config, seed)
 
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None, label_smoothing: float = 0.0
     ) -> tuple[Tensor | None, Tensor | None]:
         """Logits in the head's dtype, or with targets the mean cross entropy in nats per token.
 
@@ -127,26 +135,32 @@ class GPT(LanguageModel):
         are None: nothing else needs them, and they are most of a step's memory.
         """
         positions_T = torch.arange(idx_BT.shape[1], device=idx_BT.device)
-        x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
+        x_BTC = self.drop(self.wte(idx_BT) + self.wpe(positions_T))
         for block in self.h:
             x_BTC = block(x_BTC)
         if targets_BT is None:
             return F.linear(self.ln_f(x_BTC), self._head_weight()), None
-        return None, self.loss(x_BTC, targets_BT)
+        return None, self.loss(x_BTC, targets_BT, label_smoothing)
 
-    def loss(self, x_BTC: Tensor, targets_BT: Tensor) -> Tensor:
+    def loss(self, x_BTC: Tensor, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The mean cross entropy of the last block's output, computed by the norm and the head."""
         x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
-        chunk = self.config.loss_chunk_tokens
+        rows_VC, chunk = self._head_weight(), self.config.loss_chunk_tokens
         # Older versions of torch have no chunked loss. It ignores autocast and would stay in fp32,
         # so it is not used under autocast. If this function is compiled, its temporaries are fused
         # away.
         chunked = chunk is not None and hasattr(nn, "LinearCrossEntropyOptions")
         if not chunked or torch.is_autocast_enabled(x_NC.device.type):
-            return F.cross_entropy(F.linear(x_NC, self._head_weight()).float(), targets_N)
-        # In chunks the logits fit into the processor's cache.
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
-        return F.linear_cross_entropy(x_NC, self._head_weight(), targets_N, options=options)
+            loss = F.cross_entropy(F.linear(x_NC, rows_VC).float(), targets_N)
+        else:
+            # In chunks the logits fit into the processor's cache.
+            options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
+            loss = F.linear_cross_entropy(x_NC, rows_VC, targets_N, options=options)
+        if label_smoothing:  # the rows that pad the vocabulary get no share
+            target_N = (x_NC * rows_VC[targets_N]).sum(-1)
+            mean_N = (x_NC * rows_VC[: self.vocab_size].mean(0)).sum(-1)
+            loss = loss + smoothing(target_N, mean_N, label_smoothing)
+        return loss
 
     def _head_weight(self) -> Tensor:
         """The head's weights (V, C): in training all rows, in evaluation without the padded ones.
@@ -161,7 +175,7 @@ class GPT(LanguageModel):
         """Floating-point operations of forward and backward for one token.
 
         6 N + 12 n_layer n_embd T, with N the parameters used in matrix products, all but the
-        position embeddings (PaLM, Chowdhery et al. 2022, appendix B).
+        position embeddings (PaLM, Chowdhery et al. 2022, appendix B). Dropout is no product.
         """
         matrix_parameters = self.num_parameters() - self.wpe.weight.numel()
         return 6 * matrix_parameters + 12 * self.config.n_layer * self.config.n_embd * context

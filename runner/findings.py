@@ -302,7 +302,8 @@ def stuck_at_unigram(e: Evidence) -> Facts:
 @warning(
     "The held-out loss is {held_out:.2f}, and that of the last steps {training:.2f}, after "
     "{passes:.1f} passes over the text.",
-    "Train on more text, stop earlier, or raise train.weight_decay, which helps a little.",
+    "Train on more text, stop earlier, set model.dropout, or raise train.weight_decay, which helps "
+    "a little.",
 )
 def overfitting(e: Evidence) -> Facts:
     training = statistics.fmean(step.loss for step in e.steps[-RECENT:])

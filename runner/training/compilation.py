@@ -39,7 +39,7 @@ def compile_model(
             with same_buffers(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with autocast:
-                    loss = _loss(model, by_parts, idx_BT)
+                    loss = _loss(model, by_parts, idx_BT, train.loss_options)
                 loss.backward()  # type: ignore[no-untyped-call]
             break
         except Exception as error:  # compilers raise errors of any type, and none must end the run
@@ -65,12 +65,14 @@ def _compile(model: LanguageModel, by_parts: bool, mode: str) -> None:
     model.loss = torch.compile(model.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
 
 
-def _loss(model: LanguageModel, by_parts: bool, idx_BT: Tensor) -> Tensor:
+def _loss(
+    model: LanguageModel, by_parts: bool, idx_BT: Tensor, options: dict[str, float]
+) -> Tensor:
     """A loss computed by the compiled parts, and by as little else as possible."""
     # A sharded model collects the weights of its norm and head only if called as a whole.
     if not by_parts or isinstance(model, FSDPModule):
         # Two tensors, since code compiled for the same tensor twice is not used for two.
-        loss: Tensor = model(idx_BT, idx_BT.clone())[1]
+        loss: Tensor = model(idx_BT, idx_BT.clone(), **options)[1]
         return loss
     assert isinstance(model, GPT)
     x_BTC = torch.zeros(*idx_BT.shape, model.config.n_embd, device=idx_BT.device)
@@ -78,7 +80,7 @@ def _loss(model: LanguageModel, by_parts: bool, idx_BT: Tensor) -> Tensor:
     # Two blocks, since under autocast the input of the second may have another dtype.
     for block in model.h[:2]:
         x_BTC = block(x_BTC)
-    return model.loss(x_BTC, idx_BT)
+    return model.loss(x_BTC, idx_BT, **options)
 
 
 def _removed(error: Exception, before: set[Path]) -> bool:

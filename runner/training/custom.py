@@ -5,7 +5,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
-from gpt2.language_model import LanguageModel, in_depth
+from gpt2.language_model import LanguageModel, in_depth, smoothing
 from gpt2.model import GPT
 from runner.source import source_files
 from runner.training.device import is_out_of_memory
@@ -70,6 +70,7 @@ def try_out(
     context: int,
     lengths: Sequence[int] = (),
     processes: int = 1,
+    loss_options: Mapping[str, float] | None = None,
 ) -> None:
     """Compute logits, loss and gradients of token ids (sequences, context), as training does.
 
@@ -90,7 +91,8 @@ def try_out(
         with _in_a_sentence(target, f"fails for {given}"):
             idx_BT = torch.zeros(shape, dtype=torch.int64)
             idx_BT[:, -1] = model.vocab_size - 1
-            _try_pass(model.train(training), idx_BT, with_loss=shape == batch)
+            options = (loss_options or {}) if shape == batch else None
+            _try_pass(model.train(training), idx_BT, options)
     with _in_a_sentence(target, "changes its state_dict's names or shapes in a forward pass"):
         model.load_state_dict(kept)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -105,16 +107,18 @@ def try_out(
     model.train().zero_grad(set_to_none=True)
 
 
-def _try_pass(model: LanguageModel, idx_BT: Tensor, with_loss: bool) -> None:
-    """Raises Unfit if the model returns something else than it should."""
+def _try_pass(
+    model: LanguageModel, idx_BT: Tensor, loss_options: Mapping[str, float] | None
+) -> None:
+    """Raises Unfit if the model returns something else than it should; None: without a loss."""
     if not model.training:
         with torch.no_grad():
             made = tuple(model(idx_BT)[0].shape)
         if made != (*idx_BT.shape, model.vocab_size):
             wanted = f"{(*idx_BT.shape, model.vocab_size)}: for every token at every position"
             raise Unfit(f"it returns logits of shape {made}, and not {wanted}")
-    if with_loss:
-        loss = model(idx_BT, idx_BT.clone())[1]
+    if loss_options is not None:
+        loss = model(idx_BT, idx_BT.clone(), **loss_options)[1]
         if loss.dim() != 0:
             wanted = "a scalar: the mean cross entropy of all tokens"
             raise Unfit(f"it returns a loss of shape {tuple(loss.shape)}, and not {wanted}")
@@ -140,7 +144,7 @@ class Adapted(LanguageModel):
         self.takes_targets = "targets" in inspect.signature(net.forward).parameters
 
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None, label_smoothing: float = 0.0
     ) -> tuple[Tensor | None, Tensor | None]:
         if targets_BT is None:
             logits, _ = self._outputs(self.net(idx_BT))
@@ -152,6 +156,10 @@ class Adapted(LanguageModel):
         logits, loss = self._outputs(self.net(idx_BT, **targets))
         if loss is None or not self.takes_targets:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())
+        if label_smoothing:
+            target_BT = logits.gather(2, targets_BT[..., None])[..., 0]
+            mean_BT = logits[..., : self.vocab_size].mean(-1)
+            loss = loss + smoothing(target_BT, mean_BT, label_smoothing)
         return None, loss
 
     def _outputs(self, outputs: Any) -> tuple[Tensor, Tensor | None]:

@@ -150,13 +150,16 @@ def why_not_compile(device: torch.device) -> str | None:
     return "torch.compile does not support MPS yet" if device.type == "mps" else None
 
 
-def attention_kernel(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+def attention_kernel(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, ...], dropout: float = 0.0
+) -> str:
     """The kernel of scaled_dot_product_attention: flash, cudnn, efficient or math.
 
     Found by one call on the device with heads of the `shape` (H, T, D), as in training.
     """
     q_BHTD = torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
-    last = F.scaled_dot_product_attention(q_BHTD, q_BHTD, q_BHTD, is_causal=True).grad_fn
+    attend = F.scaled_dot_product_attention
+    last = attend(q_BHTD, q_BHTD, q_BHTD, dropout_p=dropout, is_causal=True).grad_fn
     assert last is not None
     # A flash kernel's output may be cut to size, which is a node of its own.
     nodes = [last, *(node for node, _ in last.next_functions if node)]

@@ -15,7 +15,7 @@ from runner.folder import RunFolder
 from runner.messages import say
 from runner.observations import FlowCheck
 from runner.training.diagnosis import inspect
-from runner.training.state import same_buffers
+from runner.training.state import same_buffers, seed_everything
 
 OVERFIT_TOKENS = 8
 OVERFIT_STEPS = 40
@@ -67,8 +67,11 @@ def check_flow(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iter
 def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Outcome]:
     """Whether each of the CHECKS passed, and what was measured."""
     with torch.no_grad(), same_buffers(model):
-        logits, loss = model(idx_BT)[0], model(idx_BT, targets_BT)[1]
-        others = model((idx_BT + 1) % model.vocab_size)[0]
+        loss, passes = model(idx_BT, targets_BT)[1], []
+        for tokens_BT in (idx_BT, (idx_BT + 1) % model.vocab_size):
+            seed_everything(0)  # so that dropout is the same, and only the tokens differ
+            passes.append(model(tokens_BT)[0])
+    logits, others = passes
     shape, expected = tuple(logits.shape), (*idx_BT.shape, model.vocab_size)
     if shape[:2] == expected[:2] and shape[2] >= expected[2] and loss.dim() == 0:
         yield True, f"logits {shape}, loss a scalar"

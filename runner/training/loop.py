@@ -149,7 +149,8 @@ def build(
         used = (prompt, window, prompt + config.sample.tokens - 1, *longest)
         lengths = sorted({min(length, context_length) for length in used})
         batch = min(2, micro_batch_size), train.context
-        try_out(tried, config.model.target, *batch, lengths, parallel.size)
+        target, options = config.model.target, train.loss_options
+        try_out(tried, target, *batch, lengths, parallel.size, options)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     flops = tried.flops_per_token(train.context)
     run.model = ModelInfo(model.num_parameters(), flops, frozen)
@@ -221,7 +222,7 @@ def run_steps(training: Training) -> None:
                 synchronise_gradients(model, last=micro_step + 1 == accumulation)
                 batch = training.stream.micro_batch(step * accumulation + micro_step)
                 with autocast:
-                    loss = model(*machine.upload(batch, device))[1]
+                    loss = model(*machine.upload(batch, device), **train.loss_options)[1]
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 

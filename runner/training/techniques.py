@@ -19,6 +19,7 @@ class Techniques:
         accumulation = f"accumulation over {train.grad_accum_steps} micro batches"
         padding = f"vocabulary padded to {model.padded_vocab_size:,}"
         initialisation, norm = f"{model.init.name} initialisation", f"{model.norm.name} norm"
+        dropout = f"dropout of {model.dropout:g}"
         asked_for = {
             initialisation: model.init is not Init.torch,
             norm: model.norm is not Norm.none,
@@ -28,7 +29,9 @@ class Techniques:
             "torch.compile": train.compile,
             padding: model.pad_vocab,
             "flash attention": model.attention is Attention.flash,
+            dropout: model.dropout > 0,
             f"clipping at {train.clip_grad_norm}": train.clip_grad_norm is not None,
+            f"label smoothing of {train.label_smoothing:g}": train.label_smoothing > 0,
             "decay on matrices only": train.decay_matrices_only,
             "fused AdamW": train.fused,
             f"{train.schedule.name} schedule": train.schedule is not Schedule.constant,
@@ -51,17 +54,19 @@ class Techniques:
         if isinstance(model, GPTConfig) and asked_for["flash attention"]:
             dtype = torch.bfloat16 if self.bf16 else torch.float32
             width = model.n_embd // model.n_head
-            kernel = attention_kernel(device, dtype, (model.n_head, train.context, width))
+            shape = model.n_head, train.context, width
+            kernel = attention_kernel(device, dtype, shape, model.dropout)
             self.attention_kernel = kernel
             if kernel not in FLASH_KERNELS:
                 heads = f"{str(dtype).removeprefix('torch.')} heads of {width}"
+                heads += " with dropout" if model.dropout else ""
                 why_not["flash attention"] = f"no flash kernel takes {heads} here: {kernel} is used"
         if train.grad_accum_steps == 1:
             why_not[accumulation] = "one micro batch is already the whole batch"
         if isinstance(model, CustomConfig):
             of_knobs = {
                 "init": initialisation, "norm": norm, "residual": "residual stream",
-                "pad_vocab": padding, "attention": "flash attention",
+                "pad_vocab": padding, "attention": "flash attention", "dropout": dropout,
             }  # fmt: skip
             lacks = {
                 name: f"{model.target} has no knob {knob}"

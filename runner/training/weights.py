@@ -28,7 +28,8 @@ def load_weights(path: Path) -> LanguageModel:
     """The model that `save_weights` wrote, on the CPU. Raises UsageError for any other file."""
     try:
         tensors, metadata = load_tensors(path)
-        model = build_model(MODEL_CONFIG.validate_json(metadata["config"]), seed=0)
+        config = {"dropout": 0.0, **json.loads(metadata["config"])}  # older weights name none
+        model = build_model(MODEL_CONFIG.validate_python(config), seed=0)
         model.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; train with checkpoint=last to keep it.") from error

@@ -18,7 +18,7 @@ from gpt2.model import GPT
 STEP05 = GPTConfig(
     name="small", n_layer=3, n_head=4, n_embd=64, context_length=48, vocab_size=50257,
     pad_vocab=False, norm=Norm.layer, residual=True, attention=Attention.manual, init=Init.gpt2,
-    gain=1.0, loss_chunk_tokens=None,
+    gain=1.0, dropout=0.0, loss_chunk_tokens=None,
 )  # fmt: skip
 STEP07 = replace(STEP05, attention=Attention.flash)
 BASELINE = replace(STEP05, norm=Norm.none, residual=False, init=Init.torch)
@@ -70,6 +70,52 @@ def test_the_loss_in_chunks_is_the_loss_with_all_its_gradients(chunk: int, train
     (sum(losses) / 3).backward()
     for expected, found in zip(whole.parameters(), chunked.parameters(), strict=True):
         torch.testing.assert_close(expected.grad, found.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("padded", [True, False])
+def test_label_smoothing_has_torchs_gradients_and_the_plain_loss(chunk: int, padded: bool) -> None:
+    config = replace(STEP07, pad_vocab=padded, loss_chunk_tokens=chunk)
+    plain, smoothed, reference = (GPT(config, seed=1) for _ in range(3))
+    idx, targets = batch()
+    loss = smoothed(idx, targets, label_smoothing=0.1)[1]
+    assert loss.item() == plain(idx, targets)[1].item()
+    loss.backward()
+    # The padded rows are in the softmax, but no target has a share of them.
+    shares = torch.full((targets.numel(), config.padded_vocab_size), 0.1 / 50257)
+    shares[:, 50257:] = 0
+    shares[torch.arange(targets.numel()), targets.flatten()] += 0.9
+    torch.nn.functional.cross_entropy(reference(idx)[0].flatten(0, 1), shares).backward()
+    for expected, found in zip(reference.parameters(), smoothed.parameters(), strict=True):
+        torch.testing.assert_close(expected.grad, found.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_dropout_is_that_of_hugging_faces_gpt2_and_is_off_in_evaluation() -> None:
+    model = GPT(replace(STEP05, dropout=0.3), seed=1)
+    sizes = {"n_layer": 3, "n_head": 4, "n_embd": 64, "n_positions": 48, "vocab_size": 50257}
+    shares = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.3)
+    reference = GPT2LMHeadModel(GPT2Config(**sizes, **shares, attn_implementation="eager"))
+    reference.load_state_dict(to_huggingface(model))
+    idx, _ = batch()
+    for training in (True, False):
+        logits = []
+        for each in (model.train(training), reference.train(training)):
+            torch.manual_seed(5)
+            out = each(idx)
+            logits.append(out[0] if each is model else out.logits)
+        torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model(idx)[0], GPT(STEP05, seed=1).eval()(idx)[0])
+
+
+def test_flash_attention_drops_as_large_a_share_as_attention_by_hand() -> None:
+    torch.manual_seed(1)
+    scales = []
+    for config in (STEP05, STEP07):
+        attn = GPT(replace(config, dropout=0.5), seed=1).h[0].attn
+        x = torch.randn(64, 24, 64)
+        attn.c_proj.weight.data = torch.eye(64)
+        scales.append(attn(x).std().item() / attn.eval()(x).std().item())
+    assert scales[0] == pytest.approx(scales[1], rel=0.05)
 
 
 def test_padded_rows_have_no_logit_in_evaluation_and_little_weight_in_training() -> None:

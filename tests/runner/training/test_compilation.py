@@ -40,7 +40,8 @@ MANY = examples(
 def test_the_first_step_compiles_nothing_and_has_the_eager_gradients(
     settings: Settings, scope: CompileScope, chunk: str
 ) -> None:
-    config = settings("+stage=step07", f"model.loss_chunk_tokens={chunk}")
+    chunks = f"model.loss_chunk_tokens={chunk}"
+    config = settings("+stage=step07", chunks, "train.label_smoothing=0.1")
     eager, compiled = GPT(config.model, seed=1), GPT(config.model, seed=1)
     assert compile_model(compiled, replace(config.train, compile_scope=scope), 2, OFF) is None
     idx, targets = torch.randint(50257, (2, 2, 32), generator=torch.Generator().manual_seed(1))
@@ -49,7 +50,7 @@ def test_the_first_step_compiles_nothing_and_has_the_eager_gradients(
         no_compilation = torch.compiler.set_stance("fail_on_recompile")
         for model, stance in ((eager, nullcontext()), (compiled, no_compilation)):
             with stance:
-                losses.append(model(idx, targets)[1])
+                losses.append(model(idx, targets, **config.train.loss_options)[1])
                 losses[-1].backward()
         torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
         for a, b in zip(eager.parameters(), compiled.parameters(), strict=True):

@@ -57,13 +57,18 @@ class Views(nn.Module):
 def test_what_shares_memory_still_does_and_what_is_expanded_has_its_own() -> None:
     target = f"{__name__}:Views"
     config = CustomConfig(
-        "custom", 8, 50257, False, Norm.none, False, Attention.manual, Init.torch, 1.0, None,
+        "custom", 8, 50257, False, Norm.none, False, Attention.manual, Init.torch, 1.0, 0.0, None,
         target, {}, {},
     )  # fmt: skip
     net = build_model(config, seed=1).net
     assert net.head.data_ptr() == net.embedding.weight.data_ptr()
     net.ones[0] += 1
     assert net.ones.sum() == 4 + 8 * 4
+
+
+def test_a_model_that_takes_no_label_smoothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="unexpected keyword argument 'label_smoothing'"):
+        try_out(Net(), f"{__name__}:Net", 2, context=8, loss_options={"label_smoothing": 0.1})
 
 
 def test_what_is_tried_out_has_no_gradients_left() -> None:

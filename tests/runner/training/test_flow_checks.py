@@ -16,7 +16,7 @@ from runner.training.flow_checks import CHECKS, check_flow
 CONFIG = GPTConfig(
     name="flow", n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=509,
     pad_vocab=False, norm=Norm.none, residual=False, attention=Attention.manual, init=Init.torch,
-    gain=1.0, loss_chunk_tokens=None,
+    gain=1.0, dropout=0.0, loss_chunk_tokens=None,
 )  # fmt: skip
 TOKENS = torch.arange(34).view(2, 17) * 7
 BATCH = TOKENS[:, :-1], TOKENS[:, 1:]
@@ -37,6 +37,13 @@ def test_the_plain_model_passes_all_five_and_is_not_changed(attention: Attention
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_dropout_is_no_fault_and_hides_none() -> None:
+    assert all(found.passed for found in check_flow(GPT(replace(CONFIG, dropout=0.2), 1), *BATCH))
+    model = GPT(replace(CONFIG, dropout=0.2), seed=1)
+    nn.init.zeros_(model.wte.weight)
+    assert "no token changes the logits" in check(model, CAUSALITY).detail
 
 
 def blind(model: GPT) -> None:

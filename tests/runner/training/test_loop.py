@@ -29,7 +29,7 @@ EAGER = ("train.compile=false", "train.autocast=none")
 def test_what_observes_a_run_changes_no_bit_of_it(runs: Runs, tmp_path: Path, stage: str) -> None:
     """Evaluations, HellaSwag, samples and looks; and the same seed gives the same bits."""
     items = write(tmp_path / "items", GOOD, {**GOOD, "label": 1}, {**GOOD, "label": 0})
-    common = f"+stage={stage}", "train.steps=7"
+    common = f"+stage={stage}", "train.steps=7", "model.dropout=0.1"
     asked = "evaluation.samples=true", f"evaluation.hellaswag={items}"
     seen, steps = runs(*common, "evaluation.every=2", *asked, "evaluation.hellaswag_items=2")
     often = pd.read_csv(runs.last / "held_out.csv")
@@ -105,6 +105,18 @@ def test_a_run_is_finished_exactly_where_its_last_weights_are_finite(
         before = [*table.loss[:-1], *held_out.loss[held_out.step < len(table)]]
         assert all(map(math.isfinite, before))
         assert (run.message or "").endswith(f"is not finite at step {run.diverged_at}.")
+
+
+def test_label_smoothing_changes_what_is_learned_and_not_what_is_reported(runs: Runs) -> None:
+    common = "+stage=step05", "train.steps=3", *EAGER
+    _, plain = runs(*common)
+    run, smoothed = runs(*common, "train.label_smoothing=0.2")
+    assert smoothed.loss[0] == plain.loss[0]
+    assert smoothed.grad_norm[0] != plain.grad_norm[0]
+    assert smoothed.loss[2] != plain.loss[2]
+    assert "label smoothing of 0.2" in run.applied
+    # What backward starts with at the loss: the weights of the micro batches sum to 1.
+    assert run.looks[0].weight == pytest.approx(1)
 
 
 @pytest.mark.slow

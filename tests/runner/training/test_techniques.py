@@ -60,3 +60,9 @@ def test_flash_attention_is_applied_where_torch_takes_such_a_kernel(
         assert ("flash attention" in found.applied) is applied
         assert ("float32 heads of" in found.not_applied.get("flash attention", "")) is not applied
     assert Techniques(settings("+stage=step06"), CPU, SLOW).attention_kernel is None
+
+
+def test_no_flash_kernel_of_a_cpu_drops_anything(settings: Settings) -> None:
+    found = Techniques(settings("+stage=step07", "model.dropout=0.1"), CPU, SLOW)
+    assert "with dropout here: math is used" in found.not_applied["flash attention"]
+    assert "dropout of 0.1" in found.applied

@@ -23,15 +23,12 @@ from runner.command import composed, read_command
 from runner.dry_run import list_runs
 from runner.entry import errors_in_a_sentence
 from runner.messages import error, fail, say, sentence
-from runner.overrides import expand, hydra_open, override_key, parse
+from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
 from runner.settings import read_settings
 from stages.ladder import read_ladder
-
-# What names runs: without one of these the ladder is shown.
-NAMES_RUNS = {"stage", "plan", "recipe"}
 
 
 @errors_in_a_sentence()

@@ -1,4 +1,4 @@
-"""A run from Python: the record as an object, its steps and held-out losses as DataFrames."""
+"""Runs from Python: the record as an object, its steps and held-out losses as DataFrames."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import UsageError
 from conf.reading import as_typed, register
-from runner.command import composed, read_command
+from conf.schema import Config
+from runner.command import Command, composed, read_command
+from runner.keywords import in_words
 from runner.messages import sentence
 from runner.outcome import in_numbers
-from runner.overrides import hydra_open, override_key
+from runner.overrides import hydra_open, override_key, read_sweep
+from runner.progress import run_progress
 from runner.record import Run
 from runner.rows import HELD_OUT, STEPS
 from runner.run import run
@@ -59,25 +63,60 @@ class TrainedRun:
         return f"{name}: {self.record.status.value}, {numbers}, in {self.folder}"
 
 
-def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -> TrainedRun:
-    """Train a stage in this process, or find it finished, as `python -m runner +stage=...` does.
+def train(
+    stage: str, *overrides: str, config_dirs: Sequence[str | Path] = (), **settings: Any
+) -> TrainedRun:
+    """Train a stage in this process, or find it finished.
 
-    `overrides` are as on the command line; `config_dirs` hold custom stages. A run that
-    failed or diverged is returned too: see `record.status`. Raises `conf.errors.UsageError` for a
-    mistake, and KeyboardInterrupt after Ctrl-C; the same call then resumes.
+    `overrides` are as on the command line, and `settings` the same as keywords: `seed=2`,
+    `train={"steps": 20}`. `model` may be a class or a function that returns a custom model, also of
+    a script or a notebook; with arguments, `model={"target": Net, "arguments": {"width": 64}}`.
+    `config_dirs` hold custom stages. A run that failed or diverged is returned too: see
+    `record.status`. Raises `conf.errors.UsageError` for a mistake, and KeyboardInterrupt after
+    Ctrl-C; the same call then resumes.
     """
-    folders = [Path(folder) for folder in config_dirs]
+    typed = [*overrides, *in_words(settings)]
+    # A recipe already chooses a stage; this one replaces it.
+    sign = "" if "recipe" in map(override_key, typed) else "+"
+    (trained,) = _train([f"{sign}stage={stage}", *typed], config_dirs)
+    return trained
+
+
+def sweep(
+    *overrides: str, config_dirs: Sequence[str | Path] = (), **settings: Any
+) -> list[TrainedRun]:
+    """Train several runs, one after another in this process: each as `train` does.
+
+    `"+stage=glob(step*)"`, `"seed=1,2,3"` and `"+plan=ladder"` are as on the command line; the
+    same as keywords are lists: `stage=["step02", "step03"]`, `seed=[1, 2, 3]`. A mistake in any of
+    the runs is raised before the first is trained.
+    """
+    return _train([*overrides, *in_words(settings, sweeping=True)], config_dirs, sweeping=True)
+
+
+def _train(
+    typed: Sequence[str], config_dirs: Sequence[str | Path], sweeping: bool = False
+) -> list[TrainedRun]:
+    folders, console = [Path(folder) for folder in config_dirs], Console()
     register()
     composed.cache_clear()  # of other folders
-    # A recipe already chooses a stage; this one replaces it.
-    sign = "" if "recipe" in map(override_key, overrides) else "+"
-    asked = as_typed([f"{sign}stage={stage}", *overrides])
+    asked = as_typed(typed)
     draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
     try:
         with hydra_open(folders):
-            cfg, command = read_command(composed(*asked), asked, read_ladder(folders))
-            config = read_settings(cfg)
-        record = run(config, command, Console(), isolate=False)
+            runs, stages = _runs(asked, folders, sweeping), read_ladder(folders)
+            read = [read_command(composed(*run), run, stages) for run in runs]
+            planned = [(read_settings(cfg), command) for cfg, command in read]
+        if not sweeping:
+            return [_trained(*run, console) for run in planned]
+        done, common = [], set.intersection(*map(set, runs))
+        with run_progress(console, len(runs)) as show:
+            for words, (config, command) in zip(runs, planned, strict=True):
+                differing = [word for word in words if word not in common]
+                show(" ".join(differing) or command.stage.name)
+                config.quiet = True  # the bar is that of the sweep
+                done.append(_trained(config, command, console))
+        return done
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
     except (HydraException, OmegaConfBaseException) as mistake:
@@ -85,7 +124,26 @@ def train(stage: str, *overrides: str, config_dirs: Sequence[str | Path] = ()) -
     finally:
         random.setstate(draws)
         np.random.set_state(numpy_draws)
+
+
+def _runs(asked: Sequence[str], folders: Sequence[Path], sweeping: bool) -> list[list[str]]:
+    """The overrides of each run. Raises UsageError for what is not trained from Python."""
+    for override in OverridesParser.create().parse_overrides(list(asked)):
+        if override_key(override.input_line).startswith("hydra"):
+            raise UsageError(
+                f"{override.input_line}: runs from Python are trained one after another in this "
+                "process; leave it out."
+            )
+        if override.is_sweep_override() and not sweeping:
+            raise UsageError(
+                f"{override.input_line} asks for several runs, which runner.sweep trains."
+            )
+    return read_sweep(asked, folders)[1] if sweeping else [list(asked)]
+
+
+def _trained(config: Config, command: Command, console: Console) -> TrainedRun:
+    record = run(config, command, console, isolate=False)
     if record is None:
-        raise UsageError(f"The record of {stage} could not be closed; see above.")
+        raise UsageError(f"The record of {command.stage.name} could not be closed; see above.")
     experiment = Path(config.output_dir).expanduser() / record.experiment
     return TrainedRun(record, experiment / record.stage.name / record.label)

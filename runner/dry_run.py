@@ -13,8 +13,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +26,7 @@ from runner.data.source import find_source
 from runner.folder import is_done
 from runner.identity import fingerprint, measured, resolved
 from runner.messages import duration, say
-from runner.overrides import expand, hydra_open, override_key, parse
+from runner.overrides import hydra_open, override_key, parse, read_sweep
 from runner.record import Run, Status, read_runs
 from runner.settings import read_settings
 from stages.ladder import read_ladder
@@ -90,11 +88,8 @@ class Pace:
 
 def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:
     """Print what the command would train. Raises UsageError and Hydra's errors."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    constant = [o.input_line for o in parsed if not o.is_sweep_override()]
     with hydra_open(config_dirs):
-        cfg = compose("config", constant, return_hydra_config=True)
-        runs = expand(dict(cfg.hydra.sweeper.params or {}), overrides, config_dirs)
+        cfg, runs = read_sweep(overrides, config_dirs)
         rows = _rows(runs, config_dirs)
     records = {e: read_runs(e) for e in dict.fromkeys(row.experiment for row in rows)}
     trained: set[tuple[Path, str]] = set()

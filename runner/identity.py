@@ -15,7 +15,7 @@ from conf.keys import keys, role_of
 from conf.schema import Config, Role
 from gpt2.config import inert
 from runner.overrides import override_key
-from runner.source import package_versions, source_files
+from runner.source import read_source
 from stages.ladder import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -122,8 +122,10 @@ def hash_with_source(settings: Mapping[str, Any]) -> str:
         return code_hash()
     given = [v for k, v in settings.items() if k.startswith("model.arguments.")]
     named = [Path(value) for value in given if isinstance(value, str) and Path(value).is_file()]
-    hashes = [hashlib.sha256(f.read_bytes()).hexdigest() for f in [*source_files(target), *named]]
-    return _sha256([code_hash(), package_versions(target), *hashes])
+    source = read_source(target)
+    contents = [*(f.read_bytes() for f in [*source.files, *named]), *map(str.encode, source.texts)]
+    hashes = [hashlib.sha256(content).hexdigest() for content in contents]
+    return _sha256([code_hash(), source.versions, *hashes])
 
 
 @cache

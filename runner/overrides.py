@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -14,9 +15,13 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 
 from conf.errors import UsageError
 from stages.ladder import CONF
+
+# What names the runs of a command.
+NAMES_RUNS = {"stage", "plan", "recipe"}
 
 
 def override_key(override: str) -> str:
@@ -51,6 +56,19 @@ def parse(overrides: Sequence[str]) -> dict[str, Any]:
 def _parse_one(override: str) -> Override:
     """The runs of a plan share their overrides, which Hydra parses slowly."""
     return OverridesParser.create().parse_override(override)
+
+
+def read_sweep(
+    overrides: Sequence[str], config_dirs: Iterable[Path]
+) -> tuple[DictConfig, list[list[str]]]:
+    """What is common to a sweep's runs as Hydra composes it, and the overrides of each run.
+
+    Within `hydra_open`. Raises UsageError, and Hydra's errors.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    constant = [o.input_line for o in parsed if not o.is_sweep_override()]
+    cfg = compose("config", constant, return_hydra_config=True)
+    return cfg, expand(dict(cfg.hydra.sweeper.params or {}), overrides, config_dirs)
 
 
 def expand(

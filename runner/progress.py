@@ -61,6 +61,24 @@ def item_progress(
 
 
 @contextmanager
+def run_progress(console: Console, runs: int) -> Iterator[Callable[[str], None]]:
+    """Yields a function to call with the name of each run of a sweep before it begins."""
+    with _bar(console, MofNCompleteColumn()) as bar:
+        task = bar.add_task("", total=runs)
+        begun = 0
+
+        def show(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=name)
+            begun += 1
+            if bar.disable:
+                say(console, f"Run {begun} of {runs}: {name}", "bold")
+
+        yield show
+        bar.update(task, completed=begun)
+
+
+@contextmanager
 def step_progress(
     console: Console, title: str, steps: int, done: int, quiet: bool = False
 ) -> Iterator[Callable[[Step], None]]:

@@ -19,7 +19,7 @@ from conf.errors import UsageError
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 from gpt2.language_model import LanguageModel, in_depth, smoothing
 from gpt2.model import GPT
-from runner.source import source_files
+from runner.source import read_source
 from runner.training.device import is_out_of_memory
 from runner.training.state import seed_everything
 
@@ -185,9 +185,11 @@ class Adapted(LanguageModel):
 def _load(target: str) -> Any:
     """The object package.module:name, imported again if its source has changed since."""
     module, _, name = target.partition(":")
-    files = source_files(target)
+    files = read_source(target).files
     source = [file.read_bytes() for file in files]
     if _imported.setdefault(target, source) != source:
+        if module == "__main__":  # which has names of what was imported before
+            raise Unfit("what it imports has changed on disk; start Python again")
         for known, loaded in list(sys.modules.items()):
             if Path(getattr(loaded, "__file__", None) or "") in files:
                 del sys.modules[known]
@@ -211,7 +213,7 @@ def _in_a_sentence(target: str, what: str) -> Iterator[None]:
     except BaseException as error:  # a script may even exit
         if is_out_of_memory(error):
             raise
-        own = source_files(target)
+        own = read_source(target).files
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({f.filename}, line {f.lineno})" for f in frames if Path(f.filename) in own]
         message = " ".join(str(error).split())[:300].rstrip(".")

@@ -5,6 +5,7 @@ Every branch on the type of the device is in this file.
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import re
@@ -125,14 +126,23 @@ def prepare(device: torch.device) -> None:
     if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         # glibc returns large freed blocks to the kernel, and a step frees gigabytes: keep them
         # (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)
-        mallopt(-1, (1 << 31) - 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, (1 << 31) - 1)
+        # The peak of memory is this run's, and not that of an earlier one in this process.
+        gc.collect()
+        libc.malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
     if device.type == "cuda":
         # Less fragmentation; it is read when CUDA is initialised.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         if device.index is not None:
             torch.accelerator.set_device_index(device.index)
+        # An earlier run in this process has initialised it.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            gc.collect()
+            torch.cuda.reset_peak_memory_stats()
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
@@ -182,7 +192,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The peak memory so far: of tensors on an accelerator, else the process's resident set.
+    """The peak memory since `prepare`: of an accelerator's tensors, else the resident set.
 
     PyTorch counts no peak for MPS. What Metal's driver holds is close to it by the documentation,
     since freed blocks are kept.
@@ -191,5 +201,9 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"VmHWM:\s*(\d+) kB", status):
+            return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -27,7 +27,7 @@ from conf.schema import Config, ExporterConfig, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 from runner.overrides import expand, parse
 from runner.record import Status
-from runner.source import source_files
+from runner.source import read_source
 from tests.conftest import ROOT
 from tests.environment import environment
 from tests.faults.fuzz import Sandbox
@@ -296,7 +296,7 @@ def check_module(box: Sandbox, case: tuple[str, bool, str]) -> None:
     file = _written(folder / form.format(name), "class Small: ...\n")
     _written(folder / "zoo.py", f"def small():\n    from {name} import Small\n")
     with _inside(folder), pytest.raises(UsageError, match=re.escape(str(file))):
-        source_files("zoo:small" if is_imported else f"{name}:Small")
+        read_source("zoo:small" if is_imported else f"{name}:Small")
 
 
 @contextlib.contextmanager

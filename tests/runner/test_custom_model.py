@@ -13,7 +13,7 @@ from runner.data.stream import TokenStream
 from runner.identity import hash_with_source
 from runner.record import Run, read_runs
 from runner.rows import read_asked
-from runner.source import package_versions
+from runner.source import read_source
 from tests.conftest import CommandLine, Settings, load_quietly
 
 GRU = """
@@ -98,7 +98,7 @@ def test_what_a_model_is_made_of_is_part_of_its_identity(
     monkeypatch.chdir(own)
     (own / "words.txt").write_text("a b")
     settings = {"model.target": "own_hf:build", "model.arguments.words": "words.txt"}
-    assert package_versions("own_hf:build") == {"transformers": version("transformers")}
+    assert read_source("own_hf:build").versions == {"transformers": version("transformers")}
     hashes = [hash_with_source(settings)]
     (own / "words.txt").write_text("a b c")
     hashes.append(hash_with_source(settings))

@@ -106,8 +106,8 @@ def read_records(experiments: Iterable[str | Path]) -> Records:
                 folders.append((name, path, record.read_run(path)))
     if not folders:
         raise UsageError(
-            f"No record of {len(problems)} under {paths[0]} can be read; train a stage with "
-            f"`python -m runner +stage=step02`. The first problem: {problems[0]}"
+            f"No record of {len(problems)} under {paths[0]} can be read; train a stage "
+            f"first, such as step02. The first problem: {problems[0]}"
         )
     steps = _table(folders, STEPS, Step, problems)
     # A resumed run may write a step again; what it wrote last is what it trained on from.
@@ -157,11 +157,11 @@ def _run_folders(experiment: Path) -> list[Path]:
     if below:
         raise UsageError(
             f"{experiment} holds experiments, not runs; name one of them, such as "
-            f"`python -m reports {below[0].parents[2]}`."
+            f"{below[0].parents[2]}."
         )
     raise UsageError(
         f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, or train a "
-        "stage first with `python -m runner +stage=step02`."
+        "stage first, such as step02."
     )
 
 

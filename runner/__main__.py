@@ -27,7 +27,7 @@ from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
-from runner.settings import read_settings
+from runner.settings import read_settings, refuse_unknown
 from stages.ladder import read_ladder
 
 
@@ -78,6 +78,7 @@ def refuse_sweep(overrides: list[str]) -> None:
     """Exit with an error for what only a sweep can do."""
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override() or override.key_or_group == "hydra/launcher":
+            refuse_unknown(override.input_line)
             fail(f"{override.input_line}: it asks for several runs; add -m.")
 
 

@@ -27,7 +27,7 @@ from runner.progress import run_progress
 from runner.record import Run
 from runner.rows import HELD_OUT, STEPS
 from runner.run import run
-from runner.settings import read_settings
+from runner.settings import read_settings, refuse_unknown
 from runner.signals import Interrupted
 from stages.ladder import read_ladder
 
@@ -135,6 +135,7 @@ def _runs(asked: Sequence[str], folders: Sequence[Path], sweeping: bool) -> list
                 "process; leave it out."
             )
         if override.is_sweep_override() and not sweeping:
+            refuse_unknown(override.input_line)
             raise UsageError(
                 f"{override.input_line} asks for several runs, which runner.sweep trains."
             )

@@ -5,8 +5,10 @@ import io
 import os
 import re
 import sys
+from collections.abc import Collection
 from contextlib import suppress
-from typing import NoReturn
+from dataclasses import fields
+from typing import Any, NoReturn
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import (
@@ -17,10 +19,14 @@ from omegaconf.errors import (
 from rich.console import Console
 from typing_extensions import Buffer
 
+from conf.elsewhere import called_elsewhere
 from conf.errors import did_you_mean
 from conf.keys import keys
+from gpt2.config import ModelConfig
 from runner import world
 
+# The settings of every kind of model.
+COMMON = tuple(entry.name for entry in fields(ModelConfig))
 # Hydra's words for an override that it cannot apply.
 OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 # Its words for one value in place of a list.
@@ -85,14 +91,27 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def no_such_key(name: str) -> str:
-    """The message for a key that the configuration does not have."""
-    known = {key.name: key.name for key in keys()}
-    if name in known and name.startswith("model."):
-        return f"This model has no setting {name}; another kind of model has it."
-    if "." not in name:
-        known = {key.rpartition(".")[2]: key for key in known} | known
-    return f"There is no setting {name}.{did_you_mean(name, known)} --cfg job shows them all."
+def no_such_key(name: str, model: Collection[Any] = COMMON) -> str:
+    """The message for a key that the configuration does not have.
+
+    It suggests another only if there is one: `model` are the keys of the configured model.
+    """
+    every = [key.name for key in keys()]
+    known = [key for key in every if not key.startswith("model.") or key[6:] in model]
+    for key in every:
+        if key not in known and f"{name}.".startswith(f"{key}."):
+            return f"This model has no setting {key}; another kind of model has it."
+    ours = called_elsewhere(name)
+    if ours and ours.partition("=")[0] in known:
+        return f"There is no setting {name}; use {ours}."
+    if (beginning := name.partition(".")[0]) not in known:
+        name = beginning
+    section, _, last = name.rpartition(".")
+    parts = [(key, *key.rpartition(".")[::2]) for key in known]
+    beside = {end: key for key, its_section, end in parts if its_section == section}
+    everywhere = {end: key for key, _, end in parts}
+    near = did_you_mean(last, beside) or did_you_mean(last, everywhere)
+    return f"There is no setting {name}.{near} conf/schema.py has them all."
 
 
 def sentence(mistake: Exception) -> str:
@@ -109,11 +128,15 @@ def sentence(mistake: Exception) -> str:
         )
     unknown = isinstance(mistake.__cause__, ConfigKeyError | ConfigAttributeError)
     if unknown and (key := OVERRIDDEN.match(text)) and not key[1].startswith("hydra"):
-        return no_such_key(key[1])
+        place = getattr(mistake.__cause__, "parent_node", {})
+        model = place if key[1].startswith("model.") else place.get("model", COMMON)
+        return no_such_key(key[1], list(model))
     if isinstance(mistake, MissingConfigException) and mistake.options is not None:
         group, _, name = str(mistake.missing_cfg_file).rpartition("/")
         options = ", ".join(mistake.options)
         near = did_you_mean(name, mistake.options)
+        if "*" in name:
+            near = f" Several at once are glob({name})."
         return f"There is no {group} {name!r}.{near} There are {options}."
     if isinstance(mistake.__cause__, OmegaConfBaseException):
         text += f": {mistake.__cause__}"

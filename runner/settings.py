@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.elsewhere import called_elsewhere
 from conf.errors import UsageError
+from conf.keys import keys
 from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
 from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm
 from runner import world
 from runner.messages import no_such_key
+from runner.overrides import override_key
 
 Typed = TypeVar("Typed")
 
@@ -147,9 +150,16 @@ def typed(cfg: DictConfig, kind: type[Typed]) -> Typed:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
     for key in _unknown(config):  # +key=value adds it, whatever the types say
-        raise UsageError(no_such_key(key))
+        raise UsageError(no_such_key(key, list(cfg.get("model", ()))))
     _check_ranges(kind, cfg)
     return config
+
+
+def refuse_unknown(override: str) -> None:
+    """Raises UsageError for a setting by the name that it has elsewhere."""
+    key = override_key(override)
+    if called_elsewhere(key) and key not in {known.name for known in keys()}:
+        raise UsageError(no_such_key(key))
 
 
 def _unknown(section: Any, prefix: str = "") -> Iterator[str]:

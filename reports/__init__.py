@@ -15,7 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 importlib.import_module("runner")  # which has this project's packages found first
@@ -39,16 +39,24 @@ def load(*experiments: str | Path) -> Records:
 
 
 def stages(
-    *experiments: str | Path, rules: ReportConf | None = None, config_dirs: Sequence[Path] = ()
+    *experiments: str | Path,
+    columns: Literal["main", "all"] = "main",
+    rules: ReportConf | None = None,
+    config_dirs: Sequence[Path] = (),
 ) -> pd.DataFrame:
-    """What the report says of each question that was asked: a row each, as in stages.csv.
+    """What the report says of each question that was asked: a row each.
 
-    `group` is 0 for the ladder that the report is on; losses are in nats/token.
+    `group` is 0 for the ladder that the report is on; losses are in nats/token. The columns are
+    those of `reports.values.MAIN`, or "all" those of stages.csv, such as p-values and memory.
     """
+    from conf.errors import UsageError
     from reports.report import Report
-    from reports.values import as_frame, comparisons
+    from reports.values import MAIN, as_frame, comparisons
 
-    return as_frame(comparisons(Report(experiments, rules, config_dirs)))
+    if columns not in ("main", "all"):
+        raise UsageError(f'columns={columns!r}: give "main" or "all".')
+    frame = as_frame(comparisons(Report(experiments, rules, config_dirs)))
+    return frame if columns == "all" else frame.reindex(columns=MAIN)
 
 
 def write_report(

@@ -18,6 +18,13 @@ from runner.record import Results, Timings
 from stages.ladder import Stage
 
 FORMAT = 1
+# The columns of stages.csv that people read.
+MAIN = [
+    "group", "what", "stage", "title", "status", "finished_runs", "worst", "best", "held_out",
+    "tokens_per_second", "against", "outcome", "reference_loss_value", "reference_loss_low",
+    "reference_loss_high", "reference_speed_estimate_value", "reference_speed_estimate_low",
+    "reference_speed_estimate_high", "seeds_needed", "findings",
+]  # fmt: skip
 MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
 
 

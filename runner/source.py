@@ -123,8 +123,9 @@ def _in_main(target: str, name: str) -> tuple[list[str], set[str]]:
 
 def _text(target: str, name: str, value: Any) -> str:
     """The text of a class or function in a script or a notebook's cell. Raises UsageError."""
-    functions = vars(value).values() if isinstance(value, type) else [inspect.unwrap(value)]
-    files = [f.__code__.co_filename for f in functions if inspect.isfunction(f)]
+    members = vars(value).values() if isinstance(value, type) else [value]
+    functions = filter(inspect.isfunction, map(inspect.unwrap, members))
+    files = [function.__code__.co_filename for function in functions]
     files.append(getattr(sys.modules["__main__"], "__file__", ""))
     for file in files:
         lines = linecache.getlines(file)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import reports
@@ -27,8 +28,11 @@ def test_the_columns_are_the_documented_ones(ladder: Path) -> None:
 
 
 def test_differences_and_speed_ups_are_those_of_the_records(ladder: Path) -> None:
-    table = reports.stages(ladder).set_index("stage")
+    table = reports.stages(ladder, columns="all").set_index("stage")
     assert list(table.index) == ORDER
+    main = reports.stages(ladder).set_index("stage")
+    assert len(main.columns) == 19
+    pd.testing.assert_frame_equal(main, table[main.columns])
     assert table.held_out[["step02", "step03", "step10"]].tolist() == pytest.approx(
         [7.4 + 0.15, 6.5 + 0.15, 5.6 + 0.15]
     )

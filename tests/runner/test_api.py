@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 import reports
 import runner
+from conf.errors import UsageError
+from runner.keywords import in_words
 from runner.record import read_runs
 from tests.conftest import ROOT
 
@@ -46,6 +49,62 @@ def test_a_run_from_python_is_an_object_with_its_steps_and_draws_nothing_of_the_
     ]  # fmt: skip
     assert stages["reference_loss_value"].notna().tolist() == [False, True, True]
     assert "ladder/step02/" in repr(reports.load(tmp_path / "outputs/ladder"))
+
+
+class Small(torch.nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(50257, width)
+        self.head = torch.nn.Linear(width, 50257)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(tokens))
+
+
+def test_a_sweep_takes_lists_and_a_class_and_returns_its_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"target": Small, "arguments": {"width": 2}, "dropout": 0.0}
+    runs = runner.sweep(
+        *words, stage=["step02", "step08"], seed=range(1, 3), train={"steps": 1}, model=model
+    )
+    found = [(run.record.stage.name, run.record.seed, run.record.results.steps) for run in runs]
+    assert found == [("step02", 1, 1), ("step08", 1, 1), ("step02", 2, 1), ("step08", 2, 1)]
+    assert runs[0].record.model.parameters == 2 * 2 * 50257 + 50257
+    assert runs[0].record.config["model"]["target"] == f"{__name__}:Small"
+    printed = capsys.readouterr().out
+    assert "Run 4 of 4: seed=2 +stage=step08" in printed
+    assert "step 0, loss" not in printed
+    capsys.readouterr()
+    with pytest.raises(UsageError, match="There is no stage 'step0'"):
+        runner.sweep(*words, stage=["step03", "step0"])
+    assert capsys.readouterr().out == ""  # nothing is trained before all are read
+
+
+def test_what_cannot_be_named_is_no_model(words: list[str]) -> None:
+    class Inner(Small):
+        pass
+
+    for model, said in ((Inner, "define it at the top level"), (Small(), "and not a model")):
+        with pytest.raises(UsageError, match=said):
+            runner.train("step02", *words, model=model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quiet": True, "data": {"path": Path("a b.txt")}}, 'quiet=true data.path="a b.txt"'),
+        (
+            {"train": {"betas": (0.9, 0.95), "clip_grad_norm": None}},
+            "train.betas=[0.9, 0.95] train.clip_grad_norm=null",
+        ),
+        ({"model": "gpt2_medium", "without": ["step04"]}, 'model=gpt2_medium without=["step04"]'),
+        ({"experiment": "1,2", "plan": "ladder"}, 'experiment="1,2" +plan=ladder'),
+        ({"stage": ["step02"], "train.steps": [1, 2]}, "+stage=step02 train.steps=1,2"),
+    ],
+)  # fmt: skip
+def test_settings_are_written_as_hydra_reads_them(settings: dict[str, Any], words: str) -> None:
+    assert " ".join(in_words(settings, sweeping=True)) == words
 
 
 def test_a_run_without_its_weights_is_trained_again_only_for_the_weights(

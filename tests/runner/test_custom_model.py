@@ -1,14 +1,18 @@
 """Custom models through the ladder, by the command line."""
 
 import json
+import linecache
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from conf.errors import UsageError
 from runner.data.stream import TokenStream
 from runner.identity import hash_with_source
 from runner.record import Run, read_runs
@@ -109,6 +113,52 @@ def test_what_a_model_is_made_of_is_part_of_its_identity(
     assert len(set(hashes)) == len(hashes)
     assert hash_with_source(settings) == hashes[-1]
     assert hash_with_source({}) not in hashes
+
+
+SCRIPT = """
+import own_gru
+
+WIDTH, RUNS = 8, []
+
+
+def wider(width=8):
+    return width * 2
+
+
+class Net(own_gru.Net):
+    @staticmethod
+    def width():
+        RUNS = 3  # another one
+        return wider(WIDTH)
+"""
+
+
+@pytest.mark.parametrize("file", ["script.py", "<cell 7>"])
+def test_a_class_of_a_script_or_a_notebook_is_its_text_and_that_of_all_it_uses(
+    own: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.chdir(own)
+    monkeypatch.syspath_prepend(str(own))
+
+    def identity(script: str) -> str:
+        main = ModuleType("__main__")
+        if file == "script.py":
+            main.__file__ = str(own / file)
+        place, lines = str(own / file), script.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, place, (len(script), None, lines, place))
+        exec(compile(script, place, "exec"), main.__dict__)
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        return hash_with_source({"model.target": "__main__:Net"})
+
+    plain = identity(SCRIPT)
+    assert identity(SCRIPT.replace("RUNS = 8, []", "RUNS = 8, [1]") + "\n\nseed = 3\n") == plain
+    for old, new in (("RUNS = 8", "RUNS = 9"), ("* 2", "* 3"), ("@static", "# one\n    @static")):
+        assert identity(SCRIPT.replace(old, new)) != plain
+    (own / "own_gru.py").write_text(GRU.replace("width=16", "width=4"))
+    assert identity(SCRIPT) != plain
+    linecache.cache.clear()
+    with pytest.raises(UsageError, match=r"no source of Net, .* save it as a file"):
+        read_source("__main__:Net")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import (
@@ -111,7 +112,8 @@ def step_progress(
 def _bar(console: Console, *figures: ProgressColumn, transient: bool = False) -> Progress:
     """A live bar with these figures; disabled if the output cannot be redrawn."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), *figures)
-    live = console.is_terminal or console.is_jupyter
+    # A notebook has a bar with ipywidgets only, and lines without.
+    live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     return Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not live, transient=transient
     )

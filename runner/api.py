@@ -119,7 +119,7 @@ def _train(
         return done
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
-    except (HydraException, OmegaConfBaseException) as mistake:
+    except (HydraException, OmegaConfBaseException, OSError) as mistake:
         raise UsageError(sentence(mistake)) from None
     finally:
         random.setstate(draws)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -120,6 +120,12 @@ def sentence(mistake: Exception) -> str:
         full = mistake.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space" if full else "check the path and its permissions"
         return f"{mistake.filename}: {mistake.strerror}; {advice}, or give another folder."
+    if isinstance(mistake, OverrideParseException):
+        key, equals, value = mistake.override.partition("=")
+        if not equals:
+            return f"{mistake.override}: write a setting and its value, such as seed=2."
+        if not value.startswith(("[", "{")):
+            return f"{mistake.override}: this value needs quotes: '{key}=\"{value}\"'."
     text = str(mistake)
     if missing := NO_LAUNCHER.search(text):
         return (

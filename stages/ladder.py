@@ -96,7 +96,7 @@ def group_files(
     files: dict[str, Path] = {}
     for folder in (*config_dirs, CONF):
         if not folder.is_dir():
-            raise UsageError(f"--config-dir={folder}: there is no such folder.")
+            raise UsageError(f"{folder}: there is no such folder of stages and plans.")
         for file in sorted((folder / group).glob(pattern)):
             files.setdefault(file.stem, file)
     return files

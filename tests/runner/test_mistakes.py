@@ -7,7 +7,6 @@ import pytest
 
 import runner
 from conf.errors import UsageError
-from runner.messages import sentence
 from tests.conftest import CommandLine
 
 MODEL = """
@@ -63,6 +62,8 @@ CUSTOM = "step02 model=custom model.target"
         ("step02 model.arguments.width=3", "This model has no setting model.arguments; another"),
         ("step02 +wandb=true", "There is no setting wandb; use logger=tensorboard."),
         ("step*", "There is no stage 'step*'. Several at once are glob(step*)."),
+        ("step02 steps", "steps: write a setting and its value, such as seed=2."),
+        ("step02 'data.path=a=b c'", "this value needs quotes: 'data.path=\"a=b c\"'."),
         ("step02 hydra/launcher=cores", "one after another in this process; leave it out"),
         ("step02 data=pydocs", "There is no data 'pydocs'. Did you mean pydoc?"),
         ("step02 data=text data.path=???", "data.path has no value here"),
@@ -122,10 +123,10 @@ def test_a_mistake_is_an_error_of_one_sentence(
     (tmp_path / "own_net.py").write_text(MODEL)
     monkeypatch.syspath_prepend(str(tmp_path))
     stage, *overrides = shlex.split(asked)
-    with pytest.raises((UsageError, OSError)) as refused:
+    with pytest.raises(UsageError) as refused:
         runner.train(stage, *words, *overrides)
-    assert said in sentence(refused.value)
-    assert "\n" not in sentence(refused.value)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert not list((tmp_path / "outputs").rglob("*.*"))
 
 

@@ -32,11 +32,12 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
         self.began = time.time()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        console = Console(quiet=config.quiet)
         for page in _report(config):
             picture = page.parent / "figures" / f"stage-{config.stage.name}.svg"
             if picture.exists():
-                say(Console(), f"  picture: {picture}")
-            say(Console(), f"  report: {page}")
+                say(console, f"  picture: {picture}")
+            say(console, f"  report: {page}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.register(self.on_multirun_end, config)

@@ -213,7 +213,7 @@ def _train_in(
         from runner.training.loop import train
 
         cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
-        with text_progress(console) as show:
+        with text_progress(Console(quiet=config.quiet)) as show:
             corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
         data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256

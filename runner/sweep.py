@@ -81,7 +81,8 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
             done = number - 1 - (at_once - 1) / 2  # the others that run now count as half done
             left = f", {self._left(done)} left" if number > at_once else ""
-            say(Console(), f"Run {number} of {self.total}{left}", "bold")
+            console = Console(quiet=config.quiet)
+            say(console, f"Run {number} of {self.total}{left}", "bold")
 
     def _left(self, done: float) -> str:
         """The time that the other runs take at the pace so far."""

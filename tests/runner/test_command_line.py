@@ -94,6 +94,23 @@ def test_a_run_prints_the_guides_lines_and_leaves_its_record(
     assert "step 0" not in again.stdout
 
 
+@pytest.mark.parametrize("flags", [(), pytest.param(("-m",), marks=pytest.mark.slow)])
+def test_quiet_prints_the_outcome_alone(
+    command_line: CommandLine, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    stages = "+stage=step01,step02" if flags else "+stage=step01"
+    done = command_line(*flags, stages, *QUICK, "quiet=true", report=True)
+    assert done.returncode == 0, done.stderr
+    runs = re.split(r"(?<=\n)(?=step0\d \()", done.stdout.partition("stage  ")[0])
+    assert len(runs) == (2 if flags else 1)
+    for run in runs:
+        first, *rest = run.splitlines()
+        assert re.match(r"step0\d \(.*held-out loss", first)
+        assert all(line.startswith("  ") for line in rest)
+        assert rest[-1].startswith("  record: ")
+    assert (tmp_path / "outputs/ladder/report/index.html").exists()
+
+
 def test_step01_passes_its_five_checks_and_a_failing_one_fails_the_run_and_names_the_reason(
     command_line: CommandLine, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from hydra.errors import MissingConfigException
@@ -46,10 +47,20 @@ def open_streams() -> None:
     os.close(null)
     for number, name in ((1, "stdout"), (2, "stderr")):
         if (stream := getattr(sys, name)) is getattr(sys, f"__{name}__"):
-            file = io.BufferedWriter(Unfailing(number, "w", closefd=False))
-            encoding = getattr(stream, "encoding", "utf-8")
-            text = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
-            setattr(sys, name, text)
+            setattr(sys, name, _unfailing(number, getattr(stream, "encoding", "utf-8")))
+
+
+def _unfailing(number: int, encoding: str) -> io.TextIOWrapper:
+    file = io.BufferedWriter(Unfailing(number, "w", closefd=False))
+    return io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
+
+
+def divert_errors(file: Path) -> None:
+    """Have what is started from here on print its errors into a file, unlike this process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as opened:
+        sys.stderr = _unfailing(os.dup(2), sys.stderr.encoding)  # which others do not inherit
+        os.dup2(opened.fileno(), 2)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -25,6 +25,7 @@ ADVICE = {
     "less_than_equal": "give {le} or less",
     "missing": "give a value here too",
     "predicate_failed": "give a plain name, which becomes a folder in output_dir",
+    "too_long": "give {max_length} values",
     "string_too_short": "give a text of at least {min_length} character",
 }
 

@@ -261,6 +261,7 @@ def test_a_users_own_stage_needs_no_code_and_a_file_that_is_wrong_is_named(
         "yaml": "# @package _global_\ntrain: {steps: [\n",
         "other": "# @package _global_\nstage: {name: another}\n",
         "fast": "# @package _global_\nstage: {aim: fast}\n",
+        "many": "# @package _global_\ntrain: {steps: many}\n",
     }.items():
         (tmp_path / "mine" / "stage" / f"{name}.yaml").write_text(content)
     flag = f"--config-dir={tmp_path / 'mine'}"
@@ -269,6 +270,8 @@ def test_a_users_own_stage_needs_no_code_and_a_file_that_is_wrong_is_named(
     assert "RMS norm" in shown.stdout
     left_out = re.findall(r"Left out: \S*/(\w+)\.yaml", shown.stdout)
     assert left_out == ["bare", "fast", "other", "yaml"]
+    done = command_line(flag, "+stage=many")
+    assert done.stderr == "In 'stage/many': train.steps=many: give a whole number.\n"
     assert "its first line must be '# @package _global_'" in shown.stdout
     assert "stage.name is another" in shown.stdout
     for name in left_out:

@@ -24,7 +24,8 @@ from runner.messages import error, say
 class Report(Callback):  # type: ignore[misc]  # Hydra has no types
     """Writes the report after a run, every `refresh_minutes` of a sweep, and at its end.
 
-    Also where a sweep is interrupted or a job raises, and Hydra does not call `on_multirun_end`.
+    Also where a sweep that has begun a run is interrupted or a job raises, and Hydra does not call
+    `on_multirun_end`.
     """
 
     def __init__(self, refresh_minutes: float) -> None:
@@ -32,14 +33,15 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
         self.began = time.time()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        console = Console(quiet=config.quiet)
         for page in _report(config):
             picture = page.parent / "figures" / f"stage-{config.stage.name}.svg"
             if picture.exists():
-                say(Console(), f"  picture: {picture}")
-            say(Console(), f"  report: {page}")
+                say(console, f"  picture: {picture}")
+            say(console, f"  report: {page}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        atexit.register(self.on_multirun_end, config)
+        atexit.register(self._at_exit, config)
 
     def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode is RunMode.MULTIRUN:
@@ -50,8 +52,13 @@ class Report(Callback):  # type: ignore[misc]  # Hydra has no types
                 _report(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        atexit.unregister(self.on_multirun_end)
+        atexit.unregister(self._at_exit)
         _report(config, Console())
+
+    def _at_exit(self, config: DictConfig) -> None:
+        asked = (file for e in experiments(config) for file in e.glob("*/*/asked.csv"))
+        if any(file.stat().st_mtime >= self.began for file in asked):
+            _report(config, Console())
 
 
 def _report(config: DictConfig, console: Console | None = None) -> list[Path]:

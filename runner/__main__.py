@@ -13,16 +13,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import BooleanNode, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import LostProcess, Reported, UsageError
+from conf.schema import Config
 from runner import signals, world
 from runner.command import composed, read_command
 from runner.dry_run import list_runs
 from runner.entry import errors_in_a_sentence
-from runner.messages import error, fail, say, sentence
+from runner.messages import error, fail, say
+from runner.mistakes import sentence
 from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
@@ -85,7 +87,7 @@ def refuse_sweep(overrides: list[str]) -> None:
 def parse_dry_run(overrides: list[str]) -> bool:
     """Whether to list the runs instead of training them."""
     asked = parse([o for o in overrides if override_key(o) == "dry_run"])["dry_run"]
-    return bool(OmegaConf.merge({"dry_run": BooleanNode(False)}, {"dry_run": asked}).dry_run)
+    return bool(OmegaConf.merge(Config, {"dry_run": asked}).dry_run)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

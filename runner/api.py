@@ -20,7 +20,7 @@ from conf.reading import as_typed, register
 from conf.schema import Config
 from runner.command import Command, composed, read_command
 from runner.keywords import in_words
-from runner.messages import sentence
+from runner.mistakes import sentence
 from runner.outcome import in_numbers
 from runner.overrides import hydra_open, override_key, read_sweep
 from runner.progress import run_progress

@@ -1,9 +1,11 @@
 """What a sweep prints about its runs, and the exit status of a command."""
 
 import math
+import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from rich.console import Console
 
 from runner import world
 from runner.experiments import config_dirs, experiments
-from runner.messages import duration, open_streams, say
+from runner.messages import divert_errors, duration, open_streams, say
 from runner.overrides import expand
+from runner.process import end_with_parent
 from runner.record import Run, Status, read_runs
 from runner.signals import this_process
 
@@ -68,20 +71,27 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.began = time.monotonic()
         if folder := config.hydra.launcher.get("submitit_folder"):
-            say(Console(), f"What the runs print is in {folder}", "bold")
-            threading.Thread(target=_say_ended, args=(config,), daemon=True).start()
+            jobs = Path(folder.partition("%")[0]).expanduser()  # each may have a folder below it
+            with suppress(OSError):  # submitit cannot write there either, and says so
+                # At Ctrl-C its processes that wait for jobs on this machine print tracebacks.
+                divert_errors(jobs / "errors.txt")
+                look = threading.Thread(target=_say_ended, args=(config, jobs), daemon=True)
+                look.start()
         elif issubclass(get_class(config.hydra.sweeper._target_), BasicSweeper):
             typed, params = config.hydra.overrides.task, config.hydra.sweeper.params or {}
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         open_streams()  # a worker begins here
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            end_with_parent()
         if self.total > 1 and not this_process.asked:
             number = config.hydra.job.num + 1
             at_once = max(1, config.hydra.launcher.get("n_jobs", 1))
             done = number - 1 - (at_once - 1) / 2  # the others that run now count as half done
             left = f", {self._left(done)} left" if number > at_once else ""
-            say(Console(), f"Run {number} of {self.total}{left}", "bold")
+            console = Console(quiet=config.quiet)
+            say(console, f"Run {number} of {self.total}{left}", "bold")
 
     def _left(self, done: float) -> str:
         """The time that the other runs take at the pace so far."""
@@ -89,9 +99,12 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
         return f"about {duration(pace * (self.total - done))}"
 
 
-def _say_ended(config: DictConfig) -> None:
-    """Print a line for every run that ends."""
-    known = set(_ended(config))
+def _say_ended(config: DictConfig, jobs: Path) -> None:
+    """Print where jobs print as soon as there is one, and a line for every run that ends."""
+    known, began = set(_ended(config)), jobs.stat().st_mtime_ns
+    while jobs.stat().st_mtime_ns == began:
+        time.sleep(0.1)
+    say(Console(), f"What the runs print is in {jobs}", "bold")
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         for key, run in _ended(config).items():

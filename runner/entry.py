@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import Reported, UsageError
 from conf.reading import as_typed, register
 from runner import world
-from runner.messages import EXTRAS, NO_LAUNCHER, error, fail, open_streams, sentence
+from runner.messages import error, fail, open_streams
+from runner.mistakes import EXTRAS, NO_LAUNCHER, sentence
 from runner.signals import Interrupted, install_handlers, this_process
 
 # What an error of these libraries means: a process ended before the run that it trained.

@@ -12,7 +12,8 @@ from conf.errors import UsageError
 from conf.schema import ExporterConfig
 from runner.entry import errors_in_a_sentence
 from runner.files import replacing, write_atomically
-from runner.messages import fail, say, sentence
+from runner.messages import fail, say
+from runner.mistakes import sentence
 from runner.settings import typed
 
 

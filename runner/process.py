@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from conf.device import visible_gpus
 from conf.errors import UsageError
 from runner import world
-from runner.messages import open_streams, sentence
+from runner.messages import open_streams
+from runner.mistakes import sentence
 from runner.signals import (
     ENDING,
     REQUEST,
@@ -110,7 +111,7 @@ def begin_worker(gpus: str, cache_dir: str) -> None:
     """
     obey_the_sweep_only()
     signal.signal(REQUEST, lambda signum, frame: this_process.asked.append(signum))
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     folder = Path(cache_dir).expanduser() / "workers"
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():  # the lowest that no other worker of the sweep holds
@@ -124,8 +125,12 @@ def begin_worker(gpus: str, cache_dir: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
 
 
-def _end_with(command: int) -> None:
-    """End this process when the command has been killed; the stage that it trains notices that."""
-    while os.getppid() == command:
+def end_with_parent() -> None:
+    """End this process when its parent has ended; the stage that it trains notices that."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -25,7 +25,8 @@ from runner.data.hellaswag import items_sha256
 from runner.data.source import Source, find_source
 from runner.files import write_atomically
 from runner.folder import RunFolder, is_done, now
-from runner.messages import say, sentence, warn
+from runner.messages import say, warn
+from runner.mistakes import sentence
 from runner.outcome import print_outcome
 from runner.overrides import override_key
 from runner.process import in_own_process
@@ -213,7 +214,7 @@ def _train_in(
         from runner.training.loop import train
 
         cache_dir, held_out = Path(config.cache_dir).expanduser(), config.data.held_out_fraction
-        with text_progress(console) as show:
+        with text_progress(Console(quiet=config.quiet)) as show:
             corpus = load(source, cache_dir, held_out, partial(warn, console), show)
         data = folder.run.data
         data.bytes, data.index_sha256 = corpus.bytes, corpus.index_sha256

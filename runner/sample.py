@@ -10,7 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import UsageError
 from conf.schema import SamplerConfig
 from runner.entry import errors_in_a_sentence
-from runner.messages import fail, sentence
+from runner.messages import fail
+from runner.mistakes import sentence
 from runner.settings import typed
 
 

@@ -13,7 +13,7 @@ from conf.keys import keys
 from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
 from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm
 from runner import world
-from runner.messages import no_such_key
+from runner.mistakes import no_such_key
 from runner.overrides import override_key
 
 Typed = TypeVar("Typed")
@@ -28,6 +28,7 @@ ADVICE = {
     "less_than_equal": "give {le} or less",
     "missing": "give a value here too",
     "predicate_failed": "give a plain name, which becomes a folder in output_dir",
+    "too_long": "give {max_length} values",
     "string_too_short": "give a text of at least {min_length} character",
 }
 

@@ -175,16 +175,16 @@ def check_and_compile(training: Training, techniques: Techniques, resumed: bool)
     """The flow checks of a run that begins and the compilation of its model, if configured."""
     config, folder, console = training.config, training.folder, training.console
     model, train, run, device = training.model, config.train, folder.run, training.parallel.device
+    progress = Console(quiet=config.quiet)
     if train.flow_checks and not resumed:
         # A sharded model cannot be copied, as the checks do; a new one has the same weights.
         checked = model
         if run.environment.sharding:
             checked = build_model(config.model, config.seed).to(device)
         batch = machine.upload(training.stream.micro_batch(0), device)
-        run_flow_checks(checked, batch, folder, console)
+        run_flow_checks(checked, batch, folder, progress)
     if techniques.compile:
-        if not config.quiet:
-            say(console, f"{run.stage.name}: compiling ...")
+        say(progress, f"{run.stage.name}: compiling ...")
         micro_batch_size, _ = train.share(training.parallel.size)
         with timed(folder, "compile_s"):
             why_not = compile_model(model, train, micro_batch_size, training.autocast)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from runner.files import unseal
+from runner.folder import RunFolder
 from tests.faults.faults import LONG_SWEEP, SWEEP
 from tests.faults.lab import Lab, outcome, training, wait_until
+from tests.records import synthetic_run
 
 CORES = ("hydra/launcher=cores", "hydra.launcher.n_jobs=2")
 LOCAL = ("hydra/launcher=cluster_local",)
@@ -55,6 +57,13 @@ def check_completed(
     assert outcome(experiment) == lab.undisturbed(*sweep)
     assert (experiment / "report" / "index.html").exists()
     return done.stdout
+
+
+def experiment_with_a_run(lab: Lab) -> Path:
+    """An experiment of which a report could be written."""
+    experiment = lab.new_experiment()
+    RunFolder(experiment / "step02" / "seed1").start(synthetic_run(), afresh=True)
+    return experiment
 
 
 def statuses(experiment: Path) -> dict[str, str]:
@@ -128,19 +137,39 @@ def test_what_is_killed_gives_status_1_and_the_same_command_trains_it(
 
 @pytest.mark.slow
 @EACH
-def test_ctrl_c_ends_every_run_after_its_step(lab: Lab, launcher: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_ctrl_c_ends_every_run_after_its_step(
+    lab: Lab, launcher: tuple[str, ...], twice: bool
+) -> None:
     experiment = lab.new_experiment()
-    process = lab.start(experiment, *SWEEP, *launcher, "train.steps=2000")
+    process = lab.start(experiment, *SWEEP, *launcher, "train.steps=200000")
     # Both, since a run that has taken no step has no checkpoint to write.
     assert wait_until(lambda: len(training(experiment, steps=1)) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
+    if twice:
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130
     until = time.monotonic() + 60
     while training(experiment) and time.monotonic() < until:
         time.sleep(0.1)  # the last step of a job ends after its command
-    assert statuses(experiment) == {"step02": "interrupted", "step09": "interrupted"}
-    assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 2
-    assert (experiment / "report" / "index.html").exists()
+    assert "Traceback" not in (lab.folder / "log.txt").read_text()
+    assert not training(experiment)
+    if not twice:
+        assert statuses(experiment) == {"step02": "interrupted", "step09": "interrupted"}
+        assert len(list(experiment.glob("*/*/checkpoint.safetensors"))) == 2
+        assert (experiment / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_jobs_start_prints_nothing_of_submitit(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    process = lab.start(experiment, *SWEEP, *LOCAL)
+    assert wait_until(lambda: list(experiment.glob(".submitit/*_log.err")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    log = (lab.folder / "log.txt").read_text()
+    assert log in ("", f"What the runs print is in {experiment}/.submitit\n")
 
 
 @pytest.mark.slow
@@ -180,20 +209,23 @@ def test_a_launcher_that_is_not_installed_names_the_extra(
         "own = [p for p in hydra_plugins.__path__ if 'site-packages' not in p]\n"
         "hydra_plugins.__path__ = own\n"
     )
-    experiment = lab.new_experiment()
+    experiment = experiment_with_a_run(lab)
     command = ("-m", "+stage=step02", f"hydra/launcher={launcher}")
     done = lab.run(experiment, *command, PYTHONPATH=str(tmp_path))
     extra = "joblib" if launcher == "cores" else "cluster"
     assert done.returncode == 2
+    assert done.stdout == ""
     assert done.stderr.splitlines()[-1] == (
         f"This launcher needs a package that is not installed: pip install 'gpt2-ladder[{extra}]'."
     )
-    assert not experiment.exists()
+    assert not (experiment / "report").exists()
 
 
 def test_slurm_without_slurm_is_one_sentence(lab: Lab) -> None:
-    done = lab.run(lab.new_experiment(), "-m", "+stage=step02", "hydra/launcher=slurm", PATH="")
+    experiment = experiment_with_a_run(lab)
+    done = lab.run(experiment, "-m", "+stage=step02", "hydra/launcher=slurm", PATH="")
     assert done.returncode == 2
+    assert done.stdout == ""
     assert done.stderr.startswith('The launcher cannot start: Could not detect "srun"')
     assert len(done.stderr.splitlines()) == 1
 

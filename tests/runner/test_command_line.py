@@ -94,6 +94,23 @@ def test_a_run_prints_the_guides_lines_and_leaves_its_record(
     assert "step 0" not in again.stdout
 
 
+@pytest.mark.parametrize("flags", [(), pytest.param(("-m",), marks=pytest.mark.slow)])
+def test_quiet_prints_the_outcome_alone(
+    command_line: CommandLine, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    stages = "+stage=step01,step02" if flags else "+stage=step01"
+    done = command_line(*flags, stages, *QUICK, "quiet=true", report=True)
+    assert done.returncode == 0, done.stderr
+    runs = re.split(r"(?<=\n)(?=step0\d \()", done.stdout.partition("stage  ")[0])
+    assert len(runs) == (2 if flags else 1)
+    for run in runs:
+        first, *rest = run.splitlines()
+        assert re.match(r"step0\d \(.*held-out loss", first)
+        assert all(line.startswith("  ") for line in rest)
+        assert rest[-1].startswith("  record: ")
+    assert (tmp_path / "outputs/ladder/report/index.html").exists()
+
+
 def test_step01_passes_its_five_checks_and_a_failing_one_fails_the_run_and_names_the_reason(
     command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -244,6 +261,7 @@ def test_a_users_own_stage_needs_no_code_and_a_file_that_is_wrong_is_named(
         "yaml": "# @package _global_\ntrain: {steps: [\n",
         "other": "# @package _global_\nstage: {name: another}\n",
         "fast": "# @package _global_\nstage: {aim: fast}\n",
+        "many": "# @package _global_\ntrain: {steps: many}\n",
     }.items():
         (tmp_path / "mine" / "stage" / f"{name}.yaml").write_text(content)
     flag = f"--config-dir={tmp_path / 'mine'}"
@@ -252,6 +270,8 @@ def test_a_users_own_stage_needs_no_code_and_a_file_that_is_wrong_is_named(
     assert "RMS norm" in shown.stdout
     left_out = re.findall(r"Left out: \S*/(\w+)\.yaml", shown.stdout)
     assert left_out == ["bare", "fast", "other", "yaml"]
+    done = command_line(flag, "+stage=many")
+    assert done.stderr == "In 'stage/many': train.steps=many: give a whole number.\n"
     assert "its first line must be '# @package _global_'" in shown.stdout
     assert "stage.name is another" in shown.stdout
     for name in left_out:

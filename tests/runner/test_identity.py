@@ -64,5 +64,5 @@ def test_a_changed_message_trains_nothing_again_and_a_changed_loop_does(
         return "step 0," in done.stdout
 
     assert command_line(*RUN, root=checkout).returncode == 0
-    assert not trains_after_a_change_of("runner/messages.py", "free some space", "make some room")
+    assert not trains_after_a_change_of("runner/mistakes.py", "free some space", "make some room")
     assert trains_after_a_change_of("runner/training/loop.py", "optimizer.step()", "pass")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from conf.schema import Config, Role
+from conf.schema import Config, ExporterConfig, Role, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 
 
@@ -41,6 +41,13 @@ def role_of(name: str) -> Role:
     while name not in roles and "." in name:
         name = name.rpartition(".")[0]
     return roles.get(name, Role.losses)
+
+
+@functools.cache
+def text_keys() -> set[str]:
+    """The keys of every command that hold a text."""
+    kinds = (Config, SamplerConfig, ExporterConfig)
+    return {key.name for kind in kinds for key in keys(kind) if key.type in (str, str | None)}
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from platformdirs import user_cache_dir
 
 from conf.device import device_scale, runs_at_once, visible_gpus
 from conf.files import read_yaml
-from conf.keys import keys
+from conf.keys import text_keys
 from conf.schema import Config, ExporterConfig, SamplerConfig
 from gpt2.config import CustomConfig, GPTConfig
 
@@ -28,11 +28,9 @@ NUMBER = re.compile(
 
 def as_typed(words: Sequence[str]) -> list[str]:
     """The words of a command, with quotes around texts that Hydra would read as numbers: 1.10."""
-    kinds = (Config, SamplerConfig, ExporterConfig)
-    texts = {key.name for kind in kinds for key in keys(kind) if key.type in (str, str | None)}
     return [
         NUMBER.sub(lambda found: f"'{found[1]}'" if found[1] else found[0], word)
-        if (plain := PLAIN.fullmatch(word)) and plain[1] in texts
+        if (plain := PLAIN.fullmatch(word)) and plain[1] in text_keys()
         else word
         for word in words
     ]

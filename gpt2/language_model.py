@@ -10,13 +10,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def smoothing(target_BT: Tensor, mean_BT: Tensor, share: float) -> Tensor:
+def smoothing(logits_BTV: Tensor, targets_BT: Tensor, share: float, vocab_size: int) -> Tensor:
     """What label smoothing adds to a mean cross entropy: zero, with a gradient.
 
-    A smoothed target is a mixture of the token and, by this share, of all tokens alike (Szegedy et
-    al. 2016). Its cross entropy is larger by `share` times the target's logit less the mean logit
-    of the vocabulary. Only the gradient is added, so that losses can still be compared.
+    A smoothed target is a mixture of the token and, by this share, of all `vocab_size` tokens alike
+    (Szegedy et al. 2016). Its cross entropy is larger by `share` times the target's logit less the
+    mean logit. Only the gradient is added, so that losses can still be compared. Rows that only pad
+    the vocabulary get nothing of a target.
     """
+    target_BT = logits_BTV.gather(-1, targets_BT[..., None])[..., 0]
+    mean_BT = logits_BTV[..., :vocab_size].mean(-1)
     added = share * (target_BT - mean_BT).float().mean()
     return added - added.detach()
 

@@ -38,7 +38,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x_BTC.shape
         q_BHTD, k_BHTD, v_BHTD = self.queries_keys_values(x_BTC)
         if self.attention is Attention.flash:
-            share = self.drop.p if self.training else 0.0
+            share = self.drop.p if self.drop.training else 0.0
             y_BHTD = F.scaled_dot_product_attention(
                 q_BHTD, k_BHTD, v_BHTD, dropout_p=share, is_causal=True
             )
@@ -145,21 +145,19 @@ class GPT(LanguageModel):
     def loss(self, x_BTC: Tensor, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The mean cross entropy of the last block's output, computed by the norm and the head."""
         x_NC, targets_N = self.ln_f(x_BTC).flatten(0, 1), targets_BT.flatten()
-        rows_VC, chunk = self._head_weight(), self.config.loss_chunk_tokens
+        chunk = self.config.loss_chunk_tokens
         # Older versions of torch have no chunked loss. It ignores autocast and would stay in fp32,
         # so it is not used under autocast. If this function is compiled, its temporaries are fused
-        # away.
+        # away. Label smoothing needs all logits.
         chunked = chunk is not None and hasattr(nn, "LinearCrossEntropyOptions")
-        if not chunked or torch.is_autocast_enabled(x_NC.device.type):
-            loss = F.cross_entropy(F.linear(x_NC, rows_VC).float(), targets_N)
-        else:
+        if chunked and not label_smoothing and not torch.is_autocast_enabled(x_NC.device.type):
             # In chunks the logits fit into the processor's cache.
             options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
-            loss = F.linear_cross_entropy(x_NC, rows_VC, targets_N, options=options)
-        if label_smoothing:  # the rows that pad the vocabulary get no share
-            target_N = (x_NC * rows_VC[targets_N]).sum(-1)
-            mean_N = (x_NC * rows_VC[: self.vocab_size].mean(0)).sum(-1)
-            loss = loss + smoothing(target_N, mean_N, label_smoothing)
+            return F.linear_cross_entropy(x_NC, self._head_weight(), targets_N, options=options)
+        logits_NV = F.linear(x_NC, self._head_weight()).float()
+        loss = F.cross_entropy(logits_NV, targets_N)
+        if label_smoothing:
+            loss = loss + smoothing(logits_NV, targets_N, label_smoothing, self.vocab_size)
         return loss
 
     def _head_weight(self) -> Tensor:

@@ -18,14 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from conf.errors import LostProcess, Reported, UsageError
-from conf.schema import Config
 from runner import signals, world
 from runner.command import composed, read_command
-from runner.dry_run import list_runs
+from runner.dry_run import is_dry_run, list_runs
 from runner.entry import errors_in_a_sentence
 from runner.messages import error, fail, say
 from runner.mistakes import sentence
-from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
+from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
@@ -65,7 +64,7 @@ def main() -> None:
             cfg, _ = read_command(composed(*typed), typed, read_ladder(folders))
         shown = OmegaConf.select(cfg, flags.package) if flags.package else cfg
         print(OmegaConf.to_yaml(shown, resolve=flags.resolve))
-    elif "dry_run" in keys and not for_hydra and parse_dry_run(typed):
+    elif not for_hydra and is_dry_run(typed):
         if world.is_first():
             list_runs(typed, folders, Console())
     else:
@@ -82,12 +81,6 @@ def refuse_sweep(overrides: list[str]) -> None:
         if override.is_sweep_override() or override.key_or_group == "hydra/launcher":
             refuse_unknown(override.input_line)
             fail(f"{override.input_line}: it asks for several runs; add -m.")
-
-
-def parse_dry_run(overrides: list[str]) -> bool:
-    """Whether to list the runs instead of training them."""
-    asked = parse([o for o in overrides if override_key(o) == "dry_run"])["dry_run"]
-    return bool(OmegaConf.merge(Config, {"dry_run": asked}).dry_run)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from conf.errors import UsageError
 from conf.reading import as_typed, register
 from conf.schema import Config
 from runner.command import Command, composed, read_command
+from runner.dry_run import is_dry_run, list_runs
 from runner.keywords import in_words
 from runner.mistakes import sentence
 from runner.outcome import in_numbers
@@ -75,10 +77,7 @@ def train(
     `record.status`. Raises `conf.errors.UsageError` for a mistake, and KeyboardInterrupt after
     Ctrl-C; the same call then resumes.
     """
-    typed = [*overrides, *in_words(settings)]
-    # A recipe already chooses a stage; this one replaces it.
-    sign = "" if "recipe" in map(override_key, typed) else "+"
-    (trained,) = _train([f"{sign}stage={stage}", *typed], config_dirs)
+    (trained,) = _train([f"+stage={stage}", *overrides, *in_words(settings)], config_dirs)
     return trained
 
 
@@ -88,8 +87,9 @@ def sweep(
     """Train several runs, one after another in this process: each as `train` does.
 
     `"+stage=glob(step*)"`, `"seed=1,2,3"` and `"+plan=ladder"` are as on the command line; the
-    same as keywords are lists: `stage=["step02", "step03"]`, `seed=[1, 2, 3]`. A mistake in any of
-    the runs is raised before the first is trained.
+    same as keywords are lists: `stage=["step02", "step03"]`, `seed=[1, 2, 3]`. A mistake in the
+    settings of any run is raised before the first is trained. What has finished is kept: the same
+    call trains what is missing. `dry_run=True` lists the runs and trains none.
     """
     return _train([*overrides, *in_words(settings, sweeping=True)], config_dirs, sweeping=True)
 
@@ -97,12 +97,24 @@ def sweep(
 def _train(
     typed: Sequence[str], config_dirs: Sequence[str | Path], sweeping: bool = False
 ) -> list[TrainedRun]:
-    folders, console = [Path(folder) for folder in config_dirs], Console()
+    import torch
+
+    named = [config_dirs] if isinstance(config_dirs, str | Path) else config_dirs
+    folders, console = [Path(folder) for folder in named], Console()
     register()
     composed.cache_clear()  # of other folders
     asked = as_typed(typed)
-    draws, numpy_draws = random.getstate(), np.random.get_state()  # the caller's
+    if "recipe" in map(override_key, asked):  # it chooses a stage, which this one replaces
+        asked = [re.sub(r"^\+stage=", "stage=", word) for word in asked]
+    # The caller's.
+    draws, numpy_draws = random.getstate(), np.random.get_state()
+    torch_draws, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
     try:
+        if is_dry_run(asked):
+            if not sweeping:
+                raise UsageError("dry_run=true lists the runs of runner.sweep; this is one run.")
+            list_runs(asked, folders, console)
+            return []
         with hydra_open(folders):
             runs, stages = _runs(asked, folders, sweeping), read_ladder(folders)
             read = [read_command(composed(*run), run, stages) for run in runs]
@@ -124,6 +136,8 @@ def _train(
     finally:
         random.setstate(draws)
         np.random.set_state(numpy_draws)
+        torch.set_rng_state(torch_draws)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _runs(asked: Sequence[str], folders: Sequence[Path], sweeping: bool) -> list[list[str]]:

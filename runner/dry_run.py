@@ -13,12 +13,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from conf.keys import keys
-from conf.schema import Checkpoint, DataConf, Role
+from conf.schema import Checkpoint, Config, DataConf, Role
 from gpt2.config import KNOBS
 from runner.command import Request, composed
 from runner.data.hellaswag import items_sha256
@@ -84,6 +84,12 @@ class Pace:
         tokens = steps * (settings["train.total_batch_tokens"] or micro_batch)
         evaluations = _evaluations(settings, steps)
         return self.fixed + self.token * tokens + self.evaluation * evaluations
+
+
+def is_dry_run(overrides: Sequence[str]) -> bool:
+    """Whether to list the runs instead of training them."""
+    asked = parse([o for o in overrides if override_key(o) == "dry_run"])
+    return bool(OmegaConf.merge(Config, asked).dry_run) if asked else False
 
 
 def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:

@@ -3,15 +3,20 @@
 import contextlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any, get_origin
 
 from hydra.errors import HydraException
 
 from conf.errors import UsageError
-from conf.keys import keys
+from conf.keys import keys, text_keys
 from runner.overrides import NAMES_RUNS, parse
+
+# Of each setting; an argument of a custom model has none, and may be a list.
+TYPES = {key.name: key.type for key in keys()}
 
 
 def in_words(
@@ -19,11 +24,11 @@ def in_words(
 ) -> Iterator[str]:
     """An override for each setting; sections are mappings, and `model` may be what returns one.
 
-    If `sweeping`, several values of a setting that holds one are several runs.
+    If `sweeping`, several values of a setting that holds one are several runs. Raises UsageError.
     """
     for name, value in settings.items():
         key = f"{section}{name}"
-        if key == "model" and not isinstance(value, str | Mapping):
+        if key == "model" and callable(value):
             value = {"target": value}
         if key == "model" and isinstance(value, Mapping) and "target" in value:
             yield "model=custom"
@@ -32,27 +37,39 @@ def in_words(
             continue
         if key == "model.target" and not isinstance(value, str):
             value = _target(value)
+        holds_several = get_origin(TYPES.get(key, list[Any])) in (list, tuple)
+        runs = list(value) if sweeping and _is_list(value) and not holds_several else [value]
+        if not runs:
+            raise UsageError(f"{key}: there is no value, and so no run; give at least one.")
         sign = "+" if key in NAMES_RUNS else ""
-        several = sweeping and isinstance(value, Iterable) and not isinstance(value, str)
-        if several and not _holds_several(key):
-            yield f"{sign}{key}={','.join(_written(key, each) for each in value)}"
-        else:
-            yield f"{sign}{key}={_written(key, value)}"
+        yield f"{sign}{key}={','.join(_written(key, each) for each in runs)}"
 
 
-def _holds_several(key: str) -> bool:
-    """Whether one value of a setting is a list; of an argument of a custom model, it may be."""
-    types = {known.name: known.type for known in keys()}
-    return get_origin(types.get(key, list[Any])) in (list, tuple)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
 
 
 def _written(key: str, value: Any) -> str:
     """A value in Hydra's grammar, in quotes only where it would be read as something else."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {_written(key, v)}' for k, v in value.items())}}}"
+    if _is_list(value):
+        return f"[{', '.join(_written(key, each) for each in value)}]"
+    if hasattr(value, "item"):  # a number of NumPy or torch
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    text = value.name if isinstance(value, Enum) else str(value)
+    if key in TYPES.keys() - text_keys():
+        return text  # a choice, or several values in words: "1,2,3"
     with contextlib.suppress(HydraException):
-        if isinstance(value, str) and parse([f"{key}={value}"])[key] == value:
-            return value
-    value = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
-    return json.dumps(value, ensure_ascii=False, default=str)
+        if parse([f"{key}={text}"])[key] == text:
+            return text
+    # Of backslashes, only those before a quote are doubled.
+    quoted = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (found[2] and '\\"'), text)
+    return f'"{quoted}"'
 
 
 def _target(model: Callable[..., Any]) -> str:
@@ -63,7 +80,8 @@ def _target(model: Callable[..., Any]) -> str:
             "not a model; its arguments are in model={'target': ..., 'arguments': {...}}."
         )
     module, name = model.__module__, model.__qualname__
-    if getattr(sys.modules.get(module), name, None) is not model:
+    found = getattr(sys.modules.get(module), name, None)
+    if found is None or (module == "__main__" and found is not model):
         raise UsageError(
             f"model={name}: it is not found by this name in {module}; define it at the top level "
             "of a script, a notebook or a module."

@@ -18,7 +18,7 @@ from omegaconf.errors import (
 
 from conf.elsewhere import called_elsewhere
 from conf.errors import did_you_mean
-from conf.keys import keys
+from conf.keys import keys, text_keys
 from gpt2.config import ModelConfig
 
 # The settings of every kind of model.
@@ -111,8 +111,8 @@ def sentence(mistake: Exception) -> str:
         key, equals, value = mistake.override.partition("=")
         if not equals:
             return f"{mistake.override}: write a setting and its value, such as seed=2."
-        if not value.startswith(("[", "{")):
-            return f"{mistake.override}: this value needs quotes: '{key}=\"{value}\"'."
+        if key.lstrip("+") in text_keys() and not {*value} & {*"\"'"}:
+            return f'{mistake.override}: this text needs quotes of its own: {key}="{value}".'
     text = str(mistake)
     if missing := NO_LAUNCHER.search(text):
         return (

@@ -15,6 +15,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from conf.errors import UsageError
@@ -32,11 +33,15 @@ def override_key(override: str) -> str:
 @contextmanager
 def hydra_open(config_dirs: Iterable[Path]) -> Iterator[None]:
     """Let hydra.compose search these folders before the project's, as --config-dir does."""
+    instance = GlobalHydra.instance()
+    before = instance.hydra  # of a caller that composes configurations too
+    instance.clear()
     Hydra.create_main_hydra2("runner", _search_path(config_dirs))
     try:
         yield
     finally:
-        GlobalHydra.instance().clear()
+        instance.clear()
+        instance.hydra = before
 
 
 def _search_path(config_dirs: Iterable[Path]) -> ConfigSearchPath:
@@ -68,20 +73,27 @@ def read_sweep(
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     constant = [o.input_line for o in parsed if not o.is_sweep_override()]
     cfg = compose("config", constant, return_hydra_config=True)
-    return cfg, expand(dict(cfg.hydra.sweeper.params or {}), overrides, config_dirs)
+    sweeper = get_class(cfg.hydra.sweeper._target_)
+    params = dict(cfg.hydra.sweeper.params or {})
+    if not issubclass(sweeper, BasicSweeper):  # such as Optuna's, which finds its runs later
+        sweeper = BasicSweeper
+    return cfg, expand(params, overrides, config_dirs, sweeper)
 
 
 def expand(
-    params: Mapping[str, str], typed: Sequence[str] = (), config_dirs: Iterable[Path] = ()
+    params: Mapping[str, str],
+    typed: Sequence[str] = (),
+    config_dirs: Iterable[Path] = (),
+    sweeper: type[BasicSweeper] = BasicSweeper,
 ) -> list[list[str]]:
-    """The overrides of each run that a sweep asks for, as Hydra's basic sweeper orders them.
+    """The overrides of each run that a sweep asks for, as its sweeper orders them.
 
     `typed` replace parameters of the same key. Raises Hydra's errors.
     """
     parser = OverridesParser.create(config_loader=ConfigLoaderImpl(_search_path(config_dirs)))
     swept = [f"{key}={value}" for key, value in params.items()]
     runs: list[list[str]]
-    (runs,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
+    (runs,) = sweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
     if not runs:
         raise UsageError(f"{' '.join([*swept, *typed])} matches nothing, so there is no run.")
     return runs

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import inspect
+import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -157,9 +159,7 @@ class Adapted(LanguageModel):
         if loss is None or not self.takes_targets:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())
         if label_smoothing:
-            target_BT = logits.gather(2, targets_BT[..., None])[..., 0]
-            mean_BT = logits[..., : self.vocab_size].mean(-1)
-            loss = loss + smoothing(target_BT, mean_BT, label_smoothing)
+            loss = loss + smoothing(logits, targets_BT, label_smoothing, self.vocab_size)
         return None, loss
 
     def _outputs(self, outputs: Any) -> tuple[Tensor, Tensor | None]:
@@ -187,9 +187,11 @@ def _load(target: str) -> Any:
     module, _, name = target.partition(":")
     files = read_source(target).files
     source = [file.read_bytes() for file in files]
-    if _imported.setdefault(target, source) != source:
+    # What was imported before it was first trained may have been edited since.
+    edited = target not in _imported and any(map(_may_be_older_in_memory, files))
+    if _imported.setdefault(target, source) != source or edited:
         if module == "__main__":  # which has names of what was imported before
-            raise Unfit("what it imports has changed on disk; start Python again")
+            raise Unfit("what it imports may have changed since; start Python again")
         for known, loaded in list(sys.modules.items()):
             if Path(getattr(loaded, "__file__", None) or "") in files:
                 del sys.modules[known]
@@ -199,6 +201,17 @@ def _load(target: str) -> Any:
     if not hasattr(imported, name):
         raise Unfit(f"there is no {name} in {imported.__file__}")
     return getattr(imported, name)
+
+
+def _may_be_older_in_memory(file: Path) -> bool:
+    """Whether a module's file is newer than this process, which has imported it."""
+    loaded = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    began = 0.0  # if it is not known
+    with contextlib.suppress(OSError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        began = time.time() - age
+    return str(file) in loaded and file.stat().st_mtime > began
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def prepare(device: torch.device) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
-        # The peak of memory is this run's, and not that of an earlier one in this process.
+        # The peak of memory begins with what earlier runs in this process have left.
         gc.collect()
         libc.malloc_trim(0)
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from runner.folder import RunFolder
 from runner.messages import say
 from runner.observations import FlowCheck
 from runner.training.diagnosis import inspect
-from runner.training.state import same_buffers, seed_everything
+from runner.training.state import same_buffers, seed_everything, without_dropout
 
 OVERFIT_TOKENS = 8
 OVERFIT_STEPS = 40
@@ -59,9 +59,10 @@ def check_flow(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iter
     """
     started = time.perf_counter()
     outcomes = _outcomes(model, idx_BT, targets_BT)
-    for name, (passed, detail) in zip(CHECKS, outcomes, strict=True):
-        yield FlowCheck(name, passed, detail, time.perf_counter() - started)
-        started = time.perf_counter()
+    with without_dropout(model):
+        for name, (passed, detail) in zip(CHECKS, outcomes, strict=True):
+            yield FlowCheck(name, passed, detail, time.perf_counter() - started)
+            started = time.perf_counter()
 
 
 def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Iterator[Outcome]:
@@ -69,7 +70,7 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
     with torch.no_grad(), same_buffers(model):
         loss, passes = model(idx_BT, targets_BT)[1], []
         for tokens_BT in (idx_BT, (idx_BT + 1) % model.vocab_size):
-            seed_everything(0)  # so that dropout is the same, and only the tokens differ
+            seed_everything(0)  # so that only the tokens differ, whatever the model draws
             passes.append(model(tokens_BT)[0])
     logits, others = passes
     shape, expected = tuple(logits.shape), (*idx_BT.shape, model.vocab_size)
@@ -119,7 +120,7 @@ def _first_loss(loss: float, vocabulary: int) -> Outcome:
 def _overfit(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Outcome:
     """Plain AdamW on a few tokens must halve the loss."""
     for rate in OVERFIT_RATES:
-        probe = copy.deepcopy(model).train()
+        probe = copy.deepcopy(model)
         optimizer = torch.optim.AdamW(probe.parameters(), lr=rate)
         losses = []
         for step in range(OVERFIT_STEPS):

@@ -17,6 +17,19 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """A block in which the model's dropout layers drop nothing; functions may still do so."""
+    dropping = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
+    for module in dropping:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in dropping:
+            module.train()
+
+
+@contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
     """A block that leaves the buffers of the model as they were before it."""
     buffers = [

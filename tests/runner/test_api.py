@@ -1,5 +1,7 @@
 """Runs from Python: in this process, and in a notebook."""
 
+import importlib
+import inspect
 import os
 import random
 import subprocess
@@ -10,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 import reports
 import runner
 from conf.errors import UsageError
+from conf.reading import register
 from runner.keywords import in_words
+from runner.overrides import hydra_open, parse, read_sweep
 from runner.record import read_runs
 from tests.conftest import ROOT
 
@@ -81,6 +87,33 @@ def test_a_sweep_takes_lists_and_a_class_and_returns_its_runs(
     assert capsys.readouterr().out == ""  # nothing is trained before all are read
 
 
+def test_a_sweep_has_the_order_of_its_plans_sweeper_and_lists_its_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register()
+    with hydra_open([]):
+        _, runs = read_sweep(["+plan=speed"], [])
+    stages = [parse(run)["stage"] for run in runs]
+    assert stages[:6] == ["step05", "step06", "step07", "step07", "step06", "step05"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):  # the caller's own
+        assert runner.sweep("+plan=speed", *words, dry_run=True) == []
+        assert GlobalHydra.instance().is_initialized()
+    assert "30 runs: 0 finished, 30 to train." in capsys.readouterr().out
+
+
+def test_a_model_that_was_edited_after_its_import_is_imported_again(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own_edited.py"
+    model = inspect.getsource(Small)
+    file.write_text(f"import torch\n\n\n{model}")
+    edited = importlib.import_module("own_edited").Small
+    file.write_text(f"import torch\n\n\n{model.replace('int = 4', 'int = 2')}")
+    run = runner.train("step02", *words, train={"steps": 1}, quiet=True, model=edited)
+    assert run.record.model.parameters == 2 * 2 * 50257 + 50257
+
+
 def test_what_cannot_be_named_is_no_model(words: list[str]) -> None:
     class Inner(Small):
         pass
@@ -93,14 +126,19 @@ def test_what_cannot_be_named_is_no_model(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"quiet": True, "data": {"path": Path("a b.txt")}}, 'quiet=true data.path="a b.txt"'),
+        ({"quiet": True, "data": {"path": Path("a b.txt")}}, "quiet=true data.path=a b.txt"),
         (
             {"train": {"betas": (0.9, 0.95), "clip_grad_norm": None}},
             "train.betas=[0.9, 0.95] train.clip_grad_norm=null",
         ),
-        ({"model": "gpt2_medium", "without": ["step04"]}, 'model=gpt2_medium without=["step04"]'),
+        ({"model": "gpt2_medium", "without": ["step04"]}, "model=gpt2_medium without=[step04]"),
         ({"experiment": "1,2", "plan": "ladder"}, 'experiment="1,2" +plan=ladder'),
         ({"stage": ["step02"], "train.steps": [1, 2]}, "+stage=step02 train.steps=1,2"),
+        ({"stage": "glob(step*)", "seed": "1,2,3"}, "+stage=glob(step*) seed=1,2,3"),
+        (
+            {"model.arguments": {"sizes": [np.int64(8), {"w": "it's"}], "rate": np.float64(1e-8)}},
+            "model.arguments.sizes=[8, {w: \"it's\"}] model.arguments.rate=1e-08",
+        ),
     ],
 )  # fmt: skip
 def test_settings_are_written_as_hydra_reads_them(settings: dict[str, Any], words: str) -> None:

@@ -116,20 +116,32 @@ def test_what_a_model_is_made_of_is_part_of_its_identity(
 
 
 SCRIPT = """
-import own_gru
+from dataclasses import dataclass
 
-WIDTH, RUNS = 8, []
+import own_gru
+from torch.nn.functional import relu as activation
+
+WIDTH, RUNS = [8], {}
+
+
+def wider(width):
+    return width + 1
 
 
 def wider(width=8):
-    return width * 2
+    return activation(width * 2)
+
+
+@dataclass
+class Sizes:
+    width: int = 16
 
 
 class Net(own_gru.Net):
     @staticmethod
     def width():
         RUNS = 3  # another one
-        return wider(WIDTH)
+        return wider(WIDTH[0] + Sizes().width)
 """
 
 
@@ -139,26 +151,33 @@ def test_a_class_of_a_script_or_a_notebook_is_its_text_and_that_of_all_it_uses(
 ) -> None:
     monkeypatch.chdir(own)
     monkeypatch.syspath_prepend(str(own))
+    monkeypatch.delitem(sys.modules, "own_gru", raising=False)
 
-    def identity(script: str) -> str:
+    def identity(script: str, known: bool = True) -> str:
         main = ModuleType("__main__")
         if file == "script.py":
             main.__file__ = str(own / file)
-        place, lines = str(own / file), script.splitlines(keepends=True)
+        place = str(own / file)
+        lines = script.splitlines(keepends=True) if known else []
         monkeypatch.setitem(linecache.cache, place, (len(script), None, lines, place))
         exec(compile(script, place, "exec"), main.__dict__)
         monkeypatch.setitem(sys.modules, "__main__", main)
         return hash_with_source({"model.target": "__main__:Net"})
 
     plain = identity(SCRIPT)
-    assert identity(SCRIPT.replace("RUNS = 8, []", "RUNS = 8, [1]") + "\n\nseed = 3\n") == plain
-    for old, new in (("RUNS = 8", "RUNS = 9"), ("* 2", "* 3"), ("@static", "# one\n    @static")):
-        assert identity(SCRIPT.replace(old, new)) != plain
+    assert identity(SCRIPT.replace("[8], {}", "[8], {1: 2}") + "\n\nseed = 3\n") == plain
+    assert identity(SCRIPT.replace("width + 1", "width + 2")) == plain  # it is defined again
+    for old, new in (
+        ("[8]", "[9]"), ("* 2", "* 3"), ("= 16", "= 8"), ("import relu", "import silu"),
+        ("@static", "# one\n    @static"),
+    ):  # fmt: skip
+        assert identity(SCRIPT.replace(old, new)) != plain, new
+    with pytest.raises(UsageError, match="it uses WIDTH, a object that cannot be told"):
+        identity(SCRIPT.replace("[8], {}", "object(), {}"))
     (own / "own_gru.py").write_text(GRU.replace("width=16", "width=4"))
     assert identity(SCRIPT) != plain
-    linecache.cache.clear()
     with pytest.raises(UsageError, match=r"no source of Net, .* save it as a file"):
-        read_source("__main__:Net")
+        identity(SCRIPT, known=False)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ CUSTOM = "step02 model=custom model.target"
         ("step02 +wandb=true", "There is no setting wandb; use logger=tensorboard."),
         ("step*", "There is no stage 'step*'. Several at once are glob(step*)."),
         ("step02 steps", "steps: write a setting and its value, such as seed=2."),
-        ("step02 'data.path=a=b c'", "this value needs quotes: 'data.path=\"a=b c\"'."),
+        ("step02 'data.path=a=b c'", 'this text needs quotes of its own: data.path="a=b c".'),
         ("step02 hydra/launcher=cores", "one after another in this process; leave it out"),
         ("step02 data=pydocs", "There is no data 'pydocs'. Did you mean pydoc?"),
         ("step02 data=text data.path=???", "data.path has no value here"),

@@ -74,10 +74,9 @@ def read_sweep(
     constant = [o.input_line for o in parsed if not o.is_sweep_override()]
     cfg = compose("config", constant, return_hydra_config=True)
     sweeper = get_class(cfg.hydra.sweeper._target_)
-    params = dict(cfg.hydra.sweeper.params or {})
-    if not issubclass(sweeper, BasicSweeper):  # such as Optuna's, which finds its runs later
+    if not hasattr(sweeper, "split_arguments"):  # such as Optuna's, which finds its runs later
         sweeper = BasicSweeper
-    return cfg, expand(params, overrides, config_dirs, sweeper)
+    return cfg, expand(cfg.hydra.sweeper.params or {}, overrides, config_dirs, sweeper)
 
 
 def expand(

@@ -1,8 +1,9 @@
 """What the settings are called in nanoGPT, Hugging Face's transformers and Lightning."""
 
 ELSEWHERE = {
-    "train.steps": "steps max_steps num_steps total_steps max_iters iterations epochs n_epochs "
-    "num_epochs max_epochs num_train_epochs",
+    "train.steps": "steps max_steps num_steps total_steps max_iters iterations",
+    "train.steps, as epochs are not counted": "epochs n_epochs num_epochs max_epochs "
+    "num_train_epochs",
     "train.micro_batch_size": "batch_size micro_batch device_batch_size train_batch_size "
     "per_device_train_batch_size",
     "train.total_batch_tokens": "gradient_accumulation_steps grad_accum_steps grad_accum "
@@ -31,7 +32,7 @@ ELSEWHERE = {
     "model.dropout": "dropout resid_pdrop embd_pdrop attn_pdrop attn_dropout resid_dropout",
     "model.attention": "flash use_flash flash_attention flash_attn attn_implementation",
     "model.norm": "norm_type",
-    "model": "model_name model_type model_name_or_path init_from",
+    "model": "model_name model_type model_name_or_path",
     "evaluation.every": "eval_steps eval_every eval_interval val_check_interval",
     "evaluation.tokens": "eval_iters eval_batches limit_val_batches",
     "data.path": "data_path data_dir train_file",

@@ -21,6 +21,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     For a mapping it suggests the value of the nearest key.
     """
-    for near in get_close_matches(word, list(known), n=1):
+    for near in get_close_matches(word, list(known), n=1, cutoff=0.75):
         return f" Did you mean {known[near] if isinstance(known, Mapping) else near}?"
     return ""

@@ -45,9 +45,10 @@ def role_of(name: str) -> Role:
 
 @functools.cache
 def text_keys() -> set[str]:
-    """The keys of every command that hold a text."""
-    kinds = (Config, SamplerConfig, ExporterConfig)
-    return {key.name for kind in kinds for key in keys(kind) if key.type in (str, str | None)}
+    """The keys of every command that hold a text, or a choice that may be none, such as a stage."""
+    every = [key for kind in (Config, SamplerConfig, ExporterConfig) for key in keys(kind)]
+    choices = {key.name for key in every if any(map(is_dataclass, get_args(key.type)))}
+    return choices | {key.name for key in every if key.type in (str, str | None)}
 
 
 @functools.cache

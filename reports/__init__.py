@@ -3,7 +3,7 @@
     import reports
     records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .windows
     stages = reports.stages("outputs/ladder")   # a row a stage: differences and verdicts
-    page = reports.write_report(["outputs/ladder"])
+    page = reports.write_report("outputs/ladder")
 
 They import pandas and matplotlib when called, and raise `conf.errors.UsageError` where there is
 nothing to report on.
@@ -60,13 +60,13 @@ def stages(
 
 
 def write_report(
-    experiments: Sequence[str | Path],
+    experiments: str | Path | Sequence[str | Path],
     rules: ReportConf | None = None,
     config_dirs: Sequence[Path] = (),
     console: Console | None = None,
     output: str | Path | None = None,
 ) -> Path:
-    """Write the report on experiment folders, side by side if several; return its page.
+    """Write the report on an experiment folder, or several side by side; return its page.
 
     It goes to `output`, else to `report/` in the folder, or for several to a folder beside the
     first, called after all. `rules` replace those of conf/report; `config_dirs` hold stages and
@@ -76,6 +76,7 @@ def write_report(
     from reports.report import Report
     from reports.summary import show
 
+    experiments = [experiments] if isinstance(experiments, str | Path) else experiments
     found, first = Report(experiments, rules, config_dirs), Path(experiments[0])
     together = "-and-".join(Path(each).absolute().name for each in experiments)
     beside = first / "report" if len(experiments) == 1 else first.parent / together

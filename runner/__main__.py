@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from conf.elsewhere import called_elsewhere
 from conf.errors import LostProcess, Reported, UsageError
 from runner import signals, world
 from runner.command import composed, read_command
@@ -24,7 +25,7 @@ from runner.dry_run import is_dry_run, list_runs
 from runner.entry import errors_in_a_sentence
 from runner.messages import error, fail, say
 from runner.mistakes import sentence
-from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key
+from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
@@ -46,6 +47,8 @@ def main() -> None:
         return
     flags, rest = get_args_parser().parse_known_args()
     if unknown := [word for word in rest if word.startswith("-")]:
+        if ours := called_elsewhere(unknown[0].strip("-").partition("=")[0].replace("-", "_")):
+            fail(f"There is no flag {unknown[0]}; it is a setting, without dashes: {ours}.")
         fail(
             f"There is no flag {unknown[0]}; --hydra-help shows the flags, and a setting has no "
             "dashes: -m +stage=step07 seed=1,2."
@@ -56,6 +59,7 @@ def main() -> None:
     keys = set(map(override_key, typed))
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     if flags.help or not (keys & NAMES_RUNS or for_hydra):
+        parse(typed)  # refuses what is not a setting
         show_ladder(Console(), folders)
         if not flags.help and (typed or flags.multirun):
             fail("No stage was named: add one of the above, such as +stage=step07.")

@@ -77,6 +77,8 @@ def train(
     `record.status`. Raises `conf.errors.UsageError` for a mistake, and KeyboardInterrupt after
     Ctrl-C; the same call then resumes.
     """
+    if "=" in str(stage):
+        raise UsageError(f"{stage}: the stage comes first, by its name alone, such as step07.")
     (trained,) = _train([f"+stage={stage}", *overrides, *in_words(settings)], config_dirs)
     return trained
 
@@ -99,6 +101,9 @@ def _train(
 ) -> list[TrainedRun]:
     import torch
 
+    for word in typed:
+        if not isinstance(word, str):
+            raise UsageError(f'{word!r}: write a setting as a text, "seed=2", or as a keyword.')
     named = [config_dirs] if isinstance(config_dirs, str | Path) else config_dirs
     folders, console = [Path(folder) for folder in named], Console()
     register()

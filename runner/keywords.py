@@ -62,7 +62,9 @@ def _written(key: str, value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = value.name if isinstance(value, Enum) else str(value)
-    if key in TYPES.keys() - text_keys():
+    if callable(value):
+        raise UsageError(f"{key}: a class or a function is given alone, as model=Net.")
+    if key in NAMES_RUNS or key in TYPES.keys() - text_keys():
         return text  # a choice, or several values in words: "1,2,3"
     with contextlib.suppress(HydraException):
         if parse([f"{key}={text}"])[key] == text:

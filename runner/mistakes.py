@@ -50,16 +50,19 @@ def no_such_key(name: str, model: Collection[Any] = COMMON) -> str:
     for key in every:
         if key not in known and f"{name}.".startswith(f"{key}."):
             return f"This model has no setting {key}; another kind of model has it."
-    ours = called_elsewhere(name)
-    if ours and ours.partition("=")[0] in known:
-        return f"There is no setting {name}; use {ours}."
-    if (beginning := name.partition(".")[0]) not in known:
-        name = beginning
-    section, _, last = name.rpartition(".")
     parts = [(key, *key.rpartition(".")[::2]) for key in known]
-    beside = {end: key for key, its_section, end in parts if its_section == section}
     everywhere = {end: key for key, _, end in parts}
+    beginning = name.partition(".")[0]
+    name = beginning if beginning in everywhere and beginning not in known else name
+    ours = called_elsewhere(name)
+    if ours and re.split("[=,]", ours)[0] in known:
+        return f"There is no setting {name}; use {ours}."
+    name = name if beginning in known else beginning
+    section, _, last = name.rpartition(".")
+    beside = {end: key for key, its_section, end in parts if its_section == section}
     near = did_you_mean(last, beside) or did_you_mean(last, everywhere)
+    if section == "model" and "arguments" in model and not near:
+        near = " What a custom model takes is in model.arguments."
     return f"There is no setting {name}.{near} conf/schema.py has them all."
 
 
@@ -108,11 +111,14 @@ def sentence(mistake: Exception) -> str:
         advice = "free some space" if full else "check the path and its permissions"
         return f"{mistake.filename}: {mistake.strerror}; {advice}, or give another folder."
     if isinstance(mistake, OverrideParseException):
-        key, equals, value = mistake.override.partition("=")
+        word, (key, equals, value) = mistake.override, mistake.override.partition("=")
         if not equals:
-            return f"{mistake.override}: write a setting and its value, such as seed=2."
+            return f"{word}: write a setting and its value, such as +stage=step07 or seed=2."
         if key.lstrip("+") in text_keys() and not {*value} & {*"\"'"}:
-            return f'{mistake.override}: this text needs quotes of its own: {key}="{value}".'
+            return f'{word}: this text needs quotes of its own: {key}="{value}".'
+        return (
+            f"{word}: this cannot be read; write one setting a word, its value as Hydra reads it."
+        )
     text = str(mistake)
     if missing := NO_LAUNCHER.search(text):
         return (

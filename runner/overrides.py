@@ -60,7 +60,8 @@ def parse(overrides: Sequence[str]) -> dict[str, Any]:
 @cache
 def _parse_one(override: str) -> Override:
     """The runs of a plan share their overrides, which Hydra parses slowly."""
-    return OverridesParser.create().parse_override(override)
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return parsed
 
 
 def read_sweep(

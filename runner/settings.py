@@ -100,6 +100,9 @@ def _check_custom(model: CustomConfig) -> None:
             f"model.target={model.target}: name a class or a function of a module "
             "that returns a model: model.target=package.module:name."
         )
+    for key in ("arguments", "knobs"):
+        if not isinstance(value := getattr(model, key), dict):
+            raise UsageError(f"model.{key}={value}: write names and values, {{NAME: VALUE}}.")
     given = (*KNOBS, "vocab_size", "context_length")
     for knob, argument in model.knobs.items():
         if knob not in given:

@@ -116,9 +116,7 @@ def sentence(mistake: Exception) -> str:
             return f"{word}: write a setting and its value, such as +stage=step07 or seed=2."
         if key.lstrip("+") in text_keys() and not {*value} & {*"\"'"}:
             return f'{word}: this text needs quotes of its own: {key}="{value}".'
-        return (
-            f"{word}: this cannot be read; write one setting a word, its value as Hydra reads it."
-        )
+        return f"{word}: this cannot be read; write one setting and its value in Hydra's syntax."
     text = str(mistake)
     if missing := NO_LAUNCHER.search(text):
         return (

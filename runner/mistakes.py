@@ -60,9 +60,10 @@ def no_such_key(name: str, model: Collection[Any] = COMMON) -> str:
     name = name if beginning in known else beginning
     section, _, last = name.rpartition(".")
     beside = {end: key for key, its_section, end in parts if its_section == section}
-    near = did_you_mean(last, beside) or did_you_mean(last, everywhere)
-    if section == "model" and "arguments" in model and not near:
+    near = did_you_mean(last, beside)
+    if not near and section == "model" and "arguments" in model:
         near = " What a custom model takes is in model.arguments."
+    near = near or did_you_mean(last, everywhere)
     return f"There is no setting {name}.{near} conf/schema.py has them all."
 
 

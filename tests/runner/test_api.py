@@ -72,14 +72,14 @@ def test_a_sweep_takes_lists_and_a_class_and_returns_its_runs(
 ) -> None:
     model = {"target": Small, "arguments": {"width": 2}, "dropout": 0.0}
     runs = runner.sweep(
-        *words, stage=["step02", "step08"], seed=range(1, 3), train={"steps": 1}, model=model
+        *words, stage=["step02", "step04"], seed=range(1, 3), train={"steps": 1}, model=model
     )
     found = [(run.record.stage.name, run.record.seed, run.record.results.steps) for run in runs]
-    assert found == [("step02", 1, 1), ("step08", 1, 1), ("step02", 2, 1), ("step08", 2, 1)]
+    assert found == [("step02", 1, 1), ("step04", 1, 1), ("step02", 2, 1), ("step04", 2, 1)]
     assert runs[0].record.model.parameters == 2 * 2 * 50257 + 50257
     assert runs[0].record.config["model"]["target"] == f"{__name__}:Small"
     printed = capsys.readouterr().out
-    assert "Run 4 of 4: seed=2 +stage=step08" in printed
+    assert "Run 4 of 4: seed=2 +stage=step04" in printed
     assert "step 0, loss" not in printed
     capsys.readouterr()
     with pytest.raises(UsageError, match="There is no stage 'step0'"):

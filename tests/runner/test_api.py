@@ -58,7 +58,7 @@ def test_a_run_from_python_is_an_object_with_its_steps_and_draws_nothing_of_the_
 
 
 class Small(torch.nn.Module):
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 4, kind: str = "none") -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(50257, width)
         self.head = torch.nn.Linear(width, 50257)
@@ -70,7 +70,7 @@ class Small(torch.nn.Module):
 def test_a_sweep_takes_lists_and_a_class_and_returns_its_runs(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = {"target": Small, "arguments": {"width": 2}, "dropout": 0.0}
+    model = {"target": Small, "arguments": {"width": 2}, "knobs": {"norm": "kind"}}
     runs = runner.sweep(
         *words, stage=["step02", "step04"], seed=range(1, 3), train={"steps": 1}, model=model
     )

@@ -82,15 +82,8 @@ class CustomConfig(ModelConfig):
 
 # What stages switch in a model. A custom model has those that its `knobs` name.
 KNOBS = (
-    "init",
-    "gain",
-    "norm",
-    "residual",
-    "pad_vocab",
-    "attention",
-    "dropout",
-    "loss_chunk_tokens",
-)
+    "init", "gain", "norm", "residual", "pad_vocab", "attention", "dropout", "loss_chunk_tokens",
+)  # fmt: skip
 
 
 def inert(knobs: Collection[str]) -> list[str]:

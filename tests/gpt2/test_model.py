@@ -72,8 +72,7 @@ def test_the_loss_in_chunks_is_the_loss_with_all_its_gradients(chunk: int, train
         torch.testing.assert_close(expected.grad, found.grad, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [None, 7])
-@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(("chunk", "padded"), [(None, False), (7, True)])
 def test_label_smoothing_has_torchs_gradients_and_the_plain_loss(chunk: int, padded: bool) -> None:
     config = replace(STEP07, pad_vocab=padded, loss_chunk_tokens=chunk)
     plain, smoothed, reference = (GPT(config, seed=1) for _ in range(3))

@@ -37,10 +37,10 @@ def keys(kind: type = Config, prefix: str = "", role: Role | None = None) -> Ite
 @functools.cache
 def role_of(name: str) -> Role:
     """The role of a dotted key. A key outside the schema, such as an argument, has its parent's."""
-    roles = _roles()
-    while name not in roles and "." in name:
+    known = by_name()
+    while name not in known and "." in name:
         name = name.rpartition(".")[0]
-    return roles.get(name, Role.losses)
+    return known[name].role if name in known else Role.losses
 
 
 @functools.cache
@@ -52,5 +52,6 @@ def text_keys() -> set[str]:
 
 
 @functools.cache
-def _roles() -> dict[str, Role]:
-    return {key.name: key.role for key in keys()}
+def by_name() -> dict[str, Key]:
+    """Every key of a run's configuration by its name."""
+    return {key.name: key for key in keys()}

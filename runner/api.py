@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 from collections.abc import Sequence
@@ -162,6 +163,7 @@ def _runs(asked: Sequence[str], folders: Sequence[Path], sweeping: bool) -> list
 
 
 def _trained(config: Config, command: Command, console: Console) -> TrainedRun:
+    gc.collect()  # what an earlier run has left would count as this one's memory
     record = run(config, command, console, isolate=False)
     if record is None:
         raise UsageError(f"The record of {command.stage.name} could not be closed; see above.")

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
@@ -77,7 +76,7 @@ class Progress(Callback):  # type: ignore[misc]  # Hydra has no types
                 divert_errors(jobs / "errors.txt")
                 look = threading.Thread(target=_say_ended, args=(config, jobs), daemon=True)
                 look.start()
-        elif issubclass(get_class(config.hydra.sweeper._target_), BasicSweeper):
+        elif hasattr(get_class(config.hydra.sweeper._target_), "split_arguments"):
             typed, params = config.hydra.overrides.task, config.hydra.sweeper.params or {}
             self.total = len(expand(dict(params), list(typed), config_dirs(config)))
 

@@ -12,11 +12,8 @@ from typing import Any, get_origin
 from hydra.errors import HydraException
 
 from conf.errors import UsageError
-from conf.keys import keys, text_keys
+from conf.keys import by_name, text_keys
 from runner.overrides import NAMES_RUNS, parse
-
-# Of each setting; an argument of a custom model has none, and may be a list.
-TYPES = {key.name: key.type for key in keys()}
 
 
 def in_words(
@@ -37,7 +34,9 @@ def in_words(
             continue
         if key == "model.target" and not isinstance(value, str):
             value = _target(value)
-        holds_several = get_origin(TYPES.get(key, list[Any])) in (list, tuple)
+        # An argument of a custom model has no type, and may be a list.
+        kind = by_name()[key].type if key in by_name() else list[Any]
+        holds_several = get_origin(kind) in (list, tuple)
         runs = list(value) if sweeping and _is_list(value) and not holds_several else [value]
         if not runs:
             raise UsageError(f"{key}: there is no value, and so no run; give at least one.")
@@ -64,7 +63,7 @@ def _written(key: str, value: Any) -> str:
     text = value.name if isinstance(value, Enum) else str(value)
     if callable(value):
         raise UsageError(f"{key}: a class or a function is given alone, as model=Net.")
-    if key in NAMES_RUNS or key in TYPES.keys() - text_keys():
+    if key in NAMES_RUNS or key in by_name().keys() - text_keys():
         return text  # a choice, or several values in words: "1,2,3"
     with contextlib.suppress(HydraException):
         if parse([f"{key}={text}"])[key] == text:

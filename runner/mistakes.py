@@ -18,7 +18,7 @@ from omegaconf.errors import (
 
 from conf.elsewhere import called_elsewhere
 from conf.errors import did_you_mean
-from conf.keys import keys, text_keys
+from conf.keys import by_name, text_keys
 from gpt2.config import ModelConfig
 
 # The settings of every kind of model.
@@ -45,9 +45,8 @@ def no_such_key(name: str, model: Collection[Any] = COMMON) -> str:
 
     It suggests another only if there is one: `model` are the keys of the configured model.
     """
-    every = [key.name for key in keys()]
-    known = [key for key in every if not key.startswith("model.") or key[6:] in model]
-    for key in every:
+    known = [key for key in by_name() if not key.startswith("model.") or key[6:] in model]
+    for key in by_name():
         if key not in known and f"{name}.".startswith(f"{key}."):
             return f"This model has no setting {key}; another kind of model has it."
     parts = [(key, *key.rpartition(".")[::2]) for key in known]

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.elsewhere import called_elsewhere
 from conf.errors import UsageError
-from conf.keys import keys
+from conf.keys import by_name
 from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
 from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm
 from runner import world
@@ -162,7 +162,7 @@ def typed(cfg: DictConfig, kind: type[Typed]) -> Typed:
 def refuse_unknown(override: str) -> None:
     """Raises UsageError for a setting by the name that it has elsewhere."""
     key = override_key(override)
-    if called_elsewhere(key) and key not in {known.name for known in keys()}:
+    if called_elsewhere(key) and key not in by_name():
         raise UsageError(no_such_key(key))
 
 

@@ -188,7 +188,7 @@ def _load(target: str) -> Any:
     files = read_source(target).files
     source = [file.read_bytes() for file in files]
     # What was imported before it was first trained may have been edited since.
-    edited = target not in _imported and any(map(_may_be_older_in_memory, files))
+    edited = target not in _imported and _may_be_older_in_memory(files)
     if _imported.setdefault(target, source) != source or edited:
         if module == "__main__":  # which has names of what was imported before
             raise Unfit("what it imports may have changed since; start Python again")
@@ -203,15 +203,15 @@ def _load(target: str) -> Any:
     return getattr(imported, name)
 
 
-def _may_be_older_in_memory(file: Path) -> bool:
-    """Whether a module's file is newer than this process, which has imported it."""
+def _may_be_older_in_memory(files: Sequence[Path]) -> bool:
+    """Whether a file is newer than this process, which has imported it."""
     loaded = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
     began = 0.0  # if it is not known
     with contextlib.suppress(OSError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
         began = time.time() - age
-    return str(file) in loaded and file.stat().st_mtime > began
+    return any(str(file) in loaded and file.stat().st_mtime > began for file in files)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Every branch on the type of the device is in this file.
 
 import contextlib
 import ctypes
-import gc
 import os
 import platform
 import re
@@ -130,7 +129,6 @@ def prepare(device: torch.device) -> None:
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
         # The peak of memory begins with what earlier runs in this process have left.
-        gc.collect()
         libc.malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
@@ -141,7 +139,6 @@ def prepare(device: torch.device) -> None:
             torch.accelerator.set_device_index(device.index)
         # An earlier run in this process has initialised it.
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            gc.collect()
             torch.cuda.reset_peak_memory_stats()
 
 

@@ -19,6 +19,8 @@ from runner import world
 REQUEST = signal.SIGUSR1
 # The others: a closed terminal, Ctrl-C, and a scheduler's requests.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, REQUEST)
+# What is printed when the first is held back.
+HELD = b"\nEnding after this step or evaluation; a second signal ends the run at once.\n"
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -143,7 +145,8 @@ def say_why_first() -> None:
 def after_step() -> Iterator[Callable[[], Interrupted | None]]:
     """Hold the first ending signal back; yields a function that returns it as an exception.
 
-    The loop calls the function after each step. A second signal ends the process at once.
+    The loop calls the function after each step; what is not asked for is raised at the end. A
+    second signal ends the process at once.
     """
     received: list[int] = []
 
@@ -153,7 +156,7 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
         received.append(signum)
         if world.is_first():
             with suppress(OSError):  # its terminal is gone
-                os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
+                os.write(2, HELD)
 
     def interruption() -> Interrupted | None:
         sweep = multiprocessing.parent_process()
@@ -168,4 +171,4 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
             say_why_first()
             raise
     if received:
-        raise Interrupted(received[0])  # it came after the last call of `interruption`
+        raise Interrupted(received[0])

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from conf.reading import register
 from runner.keywords import in_words
 from runner.overrides import hydra_open, parse, read_sweep
 from runner.record import read_runs
+from runner.training.evaluation import evaluate
 from tests.conftest import ROOT
 
 
@@ -185,6 +187,21 @@ def test_ctrl_c_before_the_first_step_closes_the_record(
         runner.train("step02", *words)
     (run,) = read_runs(tmp_path / "outputs/ladder").values()
     assert (run.status.value, run.message) == ("interrupted", "Ended by Ctrl-C.")
+
+
+def test_ctrl_c_in_the_last_evaluation_ends_after_the_run_has_finished(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*given: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.training.loop.evaluate", ask)
+        with pytest.raises(KeyboardInterrupt):
+            runner.train("step02", *words, "train.steps=1")
+    assert runner.train("step02", *words, "train.steps=1").record.status.value == "finished"
+    assert "already finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from conf.errors import UsageError
 from conf.schema import DataConf
 from runner.data.documents import BATCH_ROWS, Batch, require, text_of
 from runner.files import DamagedFile, seal, unseal, write_atomically
+
+# For so long after a stream is closed, pyarrow's threads may still hold its file; a process that
+# ends meanwhile is aborted (https://github.com/apache/arrow/issues/34314).
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,15 @@ class HubDataset:
             if position is not None:
                 stream.load_state_dict(position)
             where = f"data.dataset={self.dataset}"
-            # Closed at once: threads that still read abort a process when it ends.
-            with contextlib.closing(iter(stream)) as rows:
-                texts = (text_of(where, self.column, row) for row in rows)
+            rows = iter(stream)
+            texts = (text_of(where, self.column, row) for row in rows)
+            try:
                 while batch := list(itertools.islice(texts, BATCH_ROWS)):
                     yield Batch(position, list(filter(None, batch)))
                     position = json.loads(json.dumps(stream.state_dict()))
+            finally:
+                rows.close()
+                time.sleep(SETTLE_S)
 
 
 def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:

@@ -311,6 +311,7 @@ def test_one_failure_does_not_end_what_is_measured_on_a_borrowed_gpu(tmp_path: P
     assert store["second"] == {"precision": "bf16"}
 
 
+@pytest.mark.slow
 def test_gpu_ends_in_time_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

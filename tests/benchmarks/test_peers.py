@@ -44,6 +44,7 @@ def test_transformers_has_the_losses_of_step_7_and_at_no_other_learning_rate(
         check_losses(run.losses, theirs["losses"], "fp32", padding)
 
 
+@pytest.mark.slow
 def test_without_padding_transformers_agrees_to_rounding(
     command_line: CommandLine, cache_dir: Path, tmp_path: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_without_padding_transformers_agrees_to_rounding(
     check_losses(run.losses, theirs["losses"], "fp32")
 
 
+@pytest.mark.slow
 def test_the_plain_script_has_the_losses_of_step_9(
     command_line: CommandLine, cache_dir: Path, tmp_path: Path
 ) -> None:

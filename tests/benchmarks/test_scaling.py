@@ -99,6 +99,7 @@ def test_received_bytes_are_those_of_this_process() -> None:
         assert received_bytes() - before == 10_000
 
 
+@pytest.mark.slow
 def test_the_page_is_written_from_the_measurements_beside_it() -> None:
     found = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     assert PAGE.read_text(encoding="utf-8") == (text := page(found))

@@ -117,6 +117,7 @@ def child(function: str, *arguments: object) -> "subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_gpu_of_its_own_and_half_of_the_threads_and_hidden_ones_are_not_chosen(
     driver: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

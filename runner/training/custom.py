@@ -1,7 +1,7 @@
 """A custom model: built, tried out, and wrapped as the loop needs it."""
 
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -195,6 +195,8 @@ def _load(target: str) -> Any:
         for known, loaded in list(sys.modules.items()):
             if Path(getattr(loaded, "__file__", None) or "") in files:
                 del sys.modules[known]
+        for file in files:  # bytecode of the same second and size counts as that of the new text
+            Path(importlib.util.cache_from_source(file)).unlink(missing_ok=True)
         importlib.invalidate_caches()
         _imported[target] = source
     imported = importlib.import_module(module)

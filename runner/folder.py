@@ -198,6 +198,13 @@ class RunFolder:
         self.save()
         self.watch(sample)
 
+    def forget_last_evaluation(self) -> None:
+        """Drop what an evaluation after the last step has found so far; it begins anew."""
+        run, steps = self.run, len(self.steps)
+        self.windows = [window for window in self.windows if window.step < steps]
+        run.hellaswag = [accuracy for accuracy in run.hellaswag if accuracy.step < steps]
+        run.samples = [sample for sample in run.samples if (sample.step or 0) < steps]
+
     def end(self, status: Status, message: str | None = None) -> None:
         """Close the record with its final status."""
         self._close_files()

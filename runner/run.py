@@ -229,9 +229,6 @@ def _train_in(
             warn(console, folder.run.notes[-1])
         train(config, corpus, folder, console, parallel)
     except KeyboardInterrupt as interrupted:  # Interrupted, or in a notebook Python's own
-        if folder.run.status.is_final:  # a last evaluation ends first
-            say(console, f"{folder.run.stage.name}: {folder.run.status.value} in {folder.path}")
-            raise
         _close(folder, Status.interrupted, str(interrupted) or "Ended by Ctrl-C.", console)
         again = "goes on from there" if (folder.path / CHECKPOINT).exists() else "begins anew"
         stopped = f"{folder.run.stage.name} stopped at step {len(folder.steps)}"

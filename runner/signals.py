@@ -19,8 +19,6 @@ from runner import world
 REQUEST = signal.SIGUSR1
 # The others: a closed terminal, Ctrl-C, and a scheduler's requests.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, REQUEST)
-# What is printed when the first is held back.
-HELD = b"\nEnding after this step or evaluation; a second signal ends the run at once.\n"
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -145,18 +143,21 @@ def say_why_first() -> None:
 def after_step() -> Iterator[Callable[[], Interrupted | None]]:
     """Hold the first ending signal back; yields a function that returns it as an exception.
 
-    The loop calls the function after each step; what is not asked for is raised at the end. A
-    second signal ends the process at once.
+    The loop calls the function after each step. A second signal ends the process at once; of a
+    script or a notebook, which goes on, the run.
     """
     received: list[int] = []
+    in_a_callers = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def hold(signum: int, frame: FrameType | None) -> None:
+        if received and in_a_callers:
+            raise Interrupted(signum)
         if received:
             os._exit(128 + signum)
         received.append(signum)
         if world.is_first():
             with suppress(OSError):  # its terminal is gone
-                os.write(2, HELD)
+                os.write(2, b"\nFinishing this step first; a second signal ends the run at once.\n")
 
     def interruption() -> Interrupted | None:
         sweep = multiprocessing.parent_process()
@@ -171,4 +172,4 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
             say_why_first()
             raise
     if received:
-        raise Interrupted(received[0])
+        raise Interrupted(received[0])  # it came after the last call of `interruption`

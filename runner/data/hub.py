@@ -49,9 +49,10 @@ class HubDataset:
                 while batch := list(itertools.islice(texts, BATCH_ROWS)):
                     yield Batch(position, list(filter(None, batch)))
                     position = json.loads(json.dumps(stream.state_dict()))
-            finally:
+            except BaseException:
                 rows.close()
                 time.sleep(SETTLE_S)
+                raise
 
 
 def find_dataset(dataset: str, data: DataConf, cache_dir: Path) -> HubDataset:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 
 import torch
@@ -134,6 +136,21 @@ class Checkpoints:
                 warn(self.console, f"No checkpoint at step {len(folder.steps)}: {error}.")
         self.parallel.wait()  # the others may end, and torchrun then ends all
         self.written = time.monotonic()
+
+    @contextmanager
+    def during_last_evaluation(self) -> Iterator[None]:
+        """If this block is interrupted, keep the steps; the evaluation begins anew.
+
+        Not of several processes, which would write together: one of them may have ended the block.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            steps, planned = self.folder.steps, self.config.train.steps
+            if len(steps) == planned and steps[-1].is_finite and self.parallel.size == 1:
+                self.folder.forget_last_evaluation()
+                self.write()
+            raise
 
     def remove(self) -> None:
         """Delete the checkpoint of a run whose record is closed."""

@@ -196,7 +196,8 @@ def _load(target: str) -> Any:
             if Path(getattr(loaded, "__file__", None) or "") in files:
                 del sys.modules[known]
         for file in files:  # bytecode of the same second and size counts as that of the new text
-            Path(importlib.util.cache_from_source(file)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that is not the user's
+                Path(importlib.util.cache_from_source(file)).unlink()
         importlib.invalidate_caches()
         _imported[target] = source
     imported = importlib.import_module(module)

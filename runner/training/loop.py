@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from runner.observations import DrawnText, Inspection
 from runner.progress import item_progress, step_progress
 from runner.record import ModelInfo, Status, summarise
 from runner.rows import Step
-from runner.signals import Interrupted, after_step
+from runner.signals import after_step
 from runner.training import device as machine
 from runner.training.checkpoint import Checkpoints
 from runner.training.compilation import cache_state, compile_model
@@ -69,8 +69,8 @@ def train(
 ) -> None:
     """Train, evaluate and sample one model; `folder` gets the results and the final status.
 
-    Resumes from a checkpoint in the folder. Raises Interrupted after a checkpoint is written or the
-    run has ended, FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
+    Resumes from a checkpoint in the folder. Raises Interrupted after a checkpoint is written,
+    FlowCheckFailed, UsageError for text that is too short, and any error of PyTorch.
     """
     with timed(folder, "setup_s"):
         techniques = choose_techniques(config, folder, console, parallel)
@@ -81,8 +81,8 @@ def train(
         from runner.tensorboard import TensorBoard  # its package is optional
 
         folder.watch = TensorBoard(folder, console).write
-    with after_step() as interrupted:  # also a last evaluation is finished first
-        run_steps(training, interrupted)
+    run_steps(training)
+    with training.checkpoints.during_last_evaluation():
         conclude(training)
 
 
@@ -199,14 +199,15 @@ def check_and_compile(training: Training, techniques: Techniques, resumed: bool)
     folder.save()
 
 
-def run_steps(training: Training, interrupted: Callable[[], Interrupted | None]) -> None:
+def run_steps(training: Training) -> None:
     """The loop over the remaining optimizer steps, each written into the run's folder."""
     config, folder, parallel = training.config, training.folder, training.parallel
     train, device, autocast = config.train, parallel.device, training.autocast
     model, optimizer, checkpoints = training.trained, training.optimizer, training.checkpoints
     begin, title = len(folder.steps), folder.run.stage.name
     _, accumulation = train.share(parallel.size)
-    with step_progress(training.console, title, train.steps, begin, config.quiet) as show:
+    shown = step_progress(training.console, title, train.steps, begin, config.quiet)
+    with shown as show, after_step() as interrupted:
         for step in range(begin, train.steps):
             look = look_into(training)
             # What a model draws in a step depends on no step, look or evaluation before it.

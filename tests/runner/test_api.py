@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra import initialize_config_dir
@@ -24,7 +26,6 @@ from conf.reading import register
 from runner.keywords import in_words
 from runner.overrides import hydra_open, parse, read_sweep
 from runner.record import read_runs
-from runner.training.evaluation import evaluate
 from tests.conftest import ROOT
 
 
@@ -189,19 +190,38 @@ def test_ctrl_c_before_the_first_step_closes_the_record(
     assert (run.status.value, run.message) == ("interrupted", "Ended by Ctrl-C.")
 
 
-def test_ctrl_c_in_the_last_evaluation_ends_after_the_run_has_finished(
+def test_a_second_ctrl_c_ends_the_run_and_not_the_callers_process(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_twice(*_: object) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("runner.training.loop.look_into", ask_twice)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train("step02", *words)
+    (run,) = read_runs(tmp_path / "outputs/ladder").values()
+    assert run.status.value == "interrupted"
+
+
+def test_ctrl_c_in_the_last_evaluation_keeps_the_steps(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ask(*given: object) -> object:
-        os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(*given)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr("runner.training.loop.evaluate", ask)
+    command = ["step02", *words, "train.steps=2"]
+    with monkeypatch.context() as patch:  # the text is drawn when the held-out loss is measured
+        ask = partial(os.kill, os.getpid(), signal.SIGINT)
+        patch.setattr("runner.training.loop.sample", lambda *_, **__: ask())
         with pytest.raises(KeyboardInterrupt):
-            runner.train("step02", *words, "train.steps=1")
-    assert runner.train("step02", *words, "train.steps=1").record.status.value == "finished"
-    assert "already finished" in capsys.readouterr().out
+            runner.train(*command)
+    assert "stopped at step 2 of 2; the same command goes on from there" in capsys.readouterr().out
+    resumed = runner.train(*command)
+    assert (resumed.record.status.value, resumed.record.resumed_at) == ("finished", [2])
+    assert not (resumed.folder / "checkpoint.safetensors").exists()
+    found = resumed.held_out, resumed.steps["loss"], resumed.record.samples
+    whole = runner.train(*command, "force=true")
+    pd.testing.assert_frame_equal(found[0], whole.held_out)
+    assert found[1].tolist() == whole.steps["loss"].tolist()
+    assert found[2] == whole.record.samples
 
 
 @pytest.mark.slow

@@ -78,8 +78,11 @@ def train(
     `record.status`. Raises `conf.errors.UsageError` for a mistake, and KeyboardInterrupt after
     Ctrl-C; the same call then resumes.
     """
-    if "=" in str(stage):
-        raise UsageError(f"{stage}: the stage comes first, by its name alone, such as step07.")
+    if not isinstance(stage, str) or "=" in stage:
+        raise UsageError(
+            f"{stage}: the stage comes first, by its name alone, such as step07; runner.sweep "
+            "trains several."
+        )
     (trained,) = _train([f"+stage={stage}", *overrides, *in_words(settings)], config_dirs)
     return trained
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,9 +61,14 @@ def _written(key: str, value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int | float):
         return repr(value)
-    text = value.name if isinstance(value, Enum) else str(value)
     if callable(value):
         raise UsageError(f"{key}: a class or a function is given alone, as model=Net.")
+    if not isinstance(value, str | Enum | os.PathLike):
+        raise UsageError(
+            f"{key}: a {type(value).__name__} cannot be recorded; give the numbers, texts and "
+            "lists that it is made of, and make it in the model."
+        )
+    text = value.name if isinstance(value, Enum) else str(value)
     if key in NAMES_RUNS or key in by_name().keys() - text_keys():
         return text  # a choice, or several values in words: "1,2,3"
     with contextlib.suppress(HydraException):

@@ -28,10 +28,9 @@ def read_main(target: str, name: str) -> tuple[list[str], set[str]]:
         )
     texts: dict[str, str] = {}
     modules: set[str] = set()
-    left = {name}
+    left = {name: getattr(main, name)}
     while left:
-        name = left.pop()
-        value = getattr(main, name)
+        name, value = left.popitem()
         if isinstance(value, ModuleType):
             texts[name] = value.__name__
             modules.add(value.__name__)
@@ -41,18 +40,26 @@ def read_main(target: str, name: str) -> tuple[list[str], set[str]]:
             texts[name] = f"{value.__module__}.{value.__qualname__}"
             modules.add(str(value.__module__))
         else:
-            texts[name] = _text(target, name, value)
+            texts[name], file, lines = _text(target, name, value)
             modules.update(imported_names(ast.parse(texts[name]), []))
             used = set(_globals(symtable.symtable(texts[name], target, "exec")))
-            left |= {other for other in used - texts.keys() if hasattr(main, other)}
+            left |= {o: getattr(main, o) for o in used - texts.keys() if hasattr(main, o)}
+            # A class may have other members than its text says; a dataclass makes some itself.
+            for key, member in vars(value).items() if isinstance(value, type) else ():
+                if not key.startswith("__") and _is_plain(member):
+                    texts[f"{name}.{key}"] = repr(member)
+                function = inspect.unwrap(member)
+                if inspect.isfunction(function):
+                    made_in, line = function.__code__.co_filename, function.__code__.co_firstlineno
+                    if (made_in, line in lines) != (file, True) and made_in != "<string>":
+                        left[f"{name}.{key}"] = function
     return [f"{name} = {texts[name]}" for name in sorted(texts)], modules
 
 
 def _literal(target: str, name: str, value: Any) -> str:
     """A number, a text, or a list of such, as Python writes it. Raises UsageError for the rest."""
-    with suppress(ValueError, SyntaxError):
-        if ast.literal_eval(repr(value)) == value:
-            return repr(value)
+    if _is_plain(value):
+        return repr(value)
     raise UsageError(
         f"model.target={target}: it uses {name}, a {type(value).__name__} that cannot be told from "
         "another; make it within the model, or save both in a file, such as net.py, and write "
@@ -60,9 +67,18 @@ def _literal(target: str, name: str, value: Any) -> str:
     )
 
 
+def _is_plain(value: Any) -> bool:
+    with suppress(ValueError, SyntaxError):
+        return bool(ast.literal_eval(repr(value)) == value)
+    return False
+
+
 @cache  # a script's file may be changed after it began
-def _text(target: str, name: str, value: Any) -> str:
-    """The text of a class or function. Raises UsageError if Python has none."""
+def _text(target: str, name: str, value: Any) -> tuple[str, str, range]:
+    """The text of a class or function, its file and its lines there.
+
+    Raises UsageError if Python has none.
+    """
     members = vars(value).values() if isinstance(value, type) else [value]
     codes = [f.__code__ for f in map(inspect.unwrap, members) if inspect.isfunction(f)]
     places: list[tuple[str, int | None]] = [(c.co_filename, c.co_firstlineno) for c in codes]
@@ -76,8 +92,10 @@ def _text(target: str, name: str, value: Any) -> str:
             for node in reversed([*ast.walk(ast.parse("".join(lines)))]):
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == value.__name__:
                     first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-                    if line is None or first <= line <= (node.end_lineno or 0):
-                        return textwrap.dedent("".join(lines[first - 1 : node.end_lineno]))
+                    within = range(first, (node.end_lineno or 0) + 1)
+                    if line is None or line in within:
+                        text = "".join(lines[first - 1 : node.end_lineno])
+                        return textwrap.dedent(text), file, within
     raise UsageError(
         f"model.target={target}: Python knows no source of {name}, by which its runs would be told "
         "from those of another; save it as a file, such as net.py, and write model.target=net:Net."

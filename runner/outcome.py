@@ -50,7 +50,9 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
         if baseline := find_baseline(run, experiment):
             tell(f"against the baseline: {_compared(run, baseline)}")
         elif not (this_process.shares_the_machine or run.settings.recipe):  # a long run needs none
-            tell(f"there is no baseline yet; train it: {run.baseline_command}")
+            of_a_script = run.config["model"].get("target", "").startswith("__main__:")
+            again = "step02 in the same way" if of_a_script else f"it: {run.baseline_command}"
+            tell(f"there is no baseline yet; train {again}")
     tell(f"record: {folder.path}")
 
 

@@ -263,6 +263,7 @@ def run_steps(training: Training) -> None:
                     checkpoints.keep(held_out_loss)
             if not ended and config.evaluation.is_due(step + 1):
                 score_and_sample(training)
+                interruption, due = parallel.agree(interruption or interrupted(), due)
             if interruption or due:
                 checkpoints.write()
             if interruption:

@@ -172,6 +172,10 @@ def test_a_class_of_a_script_or_a_notebook_is_its_text_and_that_of_all_it_uses(
         ("@static", "# one\n    @static"),
     ):  # fmt: skip
         assert identity(SCRIPT.replace(old, new)) != plain, new
+    later = [SCRIPT + f"\nNet.{new}\n" for new in ("depth = 1", "depth = 2", "width = wider")]
+    assert len({plain, *map(identity, later)}) == 4
+    with pytest.raises(UsageError, match=r"no source of Net\.width, "):
+        identity(SCRIPT + "\nNet.width = lambda: 3\n")
     with pytest.raises(UsageError, match="it uses WIDTH, a object that cannot be told"):
         identity(SCRIPT.replace("[8], {}", "object(), {}"))
     (own / "own_gru.py").write_text(GRU.replace("width=16", "width=4"))

@@ -21,11 +21,11 @@ from conf.elsewhere import called_elsewhere
 from conf.errors import LostProcess, Reported, UsageError
 from runner import signals, world
 from runner.command import composed, read_command
-from runner.dry_run import is_dry_run, list_runs
+from runner.dry_run import is_dry_run, list_runs, plan_runs
 from runner.entry import errors_in_a_sentence
 from runner.messages import error, fail, say
 from runner.mistakes import sentence
-from runner.overrides import NAMES_RUNS, expand, hydra_open, override_key, parse
+from runner.overrides import NAMES_RUNS, hydra_open, override_key, parse
 from runner.overview import show_ladder
 from runner.record import Status
 from runner.run import run
@@ -55,6 +55,9 @@ def main() -> None:
         )
     if rest:
         fail(f"{' '.join(rest)}: settings come after all flags: -m +stage=step07 seed=1,2.")
+    for word in flags.overrides:
+        if (key := override_key(word)) in ("hydra.launcher", "hydra.sweeper"):
+            fail(f"{word}: it is chosen with a slash: {key.replace('.', '/')}=NAME.")
     typed, folders = flags.overrides, [Path(flags.config_dir)] if flags.config_dir else []
     keys = set(map(override_key, typed))
     for_hydra = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
@@ -72,10 +75,10 @@ def main() -> None:
         if world.is_first():
             list_runs(typed, folders, Console())
     else:
-        if any("glob(" in word for word in typed):
-            expand({}, typed, folders)  # refuses one that matches nothing
         if not (for_hydra or flags.multirun or keys & {"plan", "hydra.mode"}):
             refuse_sweep(typed)
+        elif not for_hydra and "hydra/sweeper" not in keys:  # another may find its runs later
+            plan_runs(typed, folders)  # a mistake in any run ends the command before the first
         task()
 
 

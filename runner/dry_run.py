@@ -92,11 +92,21 @@ def is_dry_run(overrides: Sequence[str]) -> bool:
     return bool(OmegaConf.merge(Config, asked).dry_run) if asked else False
 
 
-def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:
-    """Print what the command would train. Raises UsageError and Hydra's errors."""
+def plan_runs(
+    overrides: Sequence[str], config_dirs: Sequence[Path]
+) -> tuple[DictConfig, list[PlannedRuns]]:
+    """What is common to a sweep's runs as Hydra composes it, and the runs.
+
+    Raises UsageError and Hydra's errors for a mistake in any of them.
+    """
     with hydra_open(config_dirs):
         cfg, runs = read_sweep(overrides, config_dirs)
-        rows = _rows(runs, config_dirs)
+        return cfg, _rows(runs, config_dirs)
+
+
+def list_runs(overrides: Sequence[str], config_dirs: Sequence[Path], console: Console) -> None:
+    """Print what the command would train. Raises UsageError and Hydra's errors."""
+    cfg, rows = plan_runs(overrides, config_dirs)
     records = {e: read_runs(e) for e in dict.fromkeys(row.experiment for row in rows)}
     trained: set[tuple[Path, str]] = set()
     for row in rows:

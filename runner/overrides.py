@@ -95,5 +95,6 @@ def expand(
     runs: list[list[str]]
     (runs,) = sweeper.split_arguments(parser.parse_overrides([*swept, *typed]), None)
     if not runs:
-        raise UsageError(f"{' '.join([*swept, *typed])} matches nothing, so there is no run.")
+        globs = " ".join(word for word in [*swept, *typed] if "glob(" in word)
+        raise UsageError(f"{globs} matches nothing, so there is no run.")
     return runs

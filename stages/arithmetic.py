@@ -199,7 +199,7 @@ class Ladder:
         if found is None:
             names = ", ".join(stage.name for stage in self.stages)
             near = did_you_mean(name, (stage.name for stage in self.stages))
-            raise UsageError(f"There is no step {name!r}.{near} There are {names}.")
+            raise UsageError(f"There is no stage {name!r}.{near} There are {names}.")
         return found
 
     def _values(self, stage: Stage) -> dict[str, Any]:

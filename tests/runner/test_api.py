@@ -87,6 +87,10 @@ def test_a_sweep_takes_lists_and_a_class_and_returns_its_runs(
     capsys.readouterr()
     with pytest.raises(UsageError, match="There is no stage 'step0'"):
         runner.sweep(*words, stage=["step03", "step0"])
+    with pytest.raises(UsageError, match="a slice cannot be recorded"):
+        runner.train("step03", *words, model={"target": Small, "arguments": {"width": slice(3)}})
+    with pytest.raises(UsageError, match=r"runner\.sweep trains several"):
+        runner.train(["step02", "step03"], *words)  # type: ignore[arg-type]
     assert capsys.readouterr().out == ""  # nothing is trained before all are read
 
 
@@ -188,6 +192,16 @@ def test_ctrl_c_before_the_first_step_closes_the_record(
         runner.train("step02", *words)
     (run,) = read_runs(tmp_path / "outputs/ladder").values()
     assert (run.status.value, run.message) == ("interrupted", "Ended by Ctrl-C.")
+
+
+def test_ctrl_c_in_an_evaluation_ends_the_run_after_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = partial(os.kill, os.getpid(), signal.SIGINT)
+    monkeypatch.setattr("runner.training.loop.score_and_sample", lambda *_: ask())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train("step02", *words, "train.steps=3", "evaluation.every=1")
+    assert "stopped at step 1 of 3; the same command goes on" in capsys.readouterr().out
 
 
 def test_a_second_ctrl_c_ends_the_run_and_not_the_callers_process(

@@ -104,7 +104,7 @@ CUSTOM = "step02 model=custom model.target"
         ("step02 data.path=[a]", "data.path=['a']: give a text or null."),
         # what is left out or added, plans and recipes
         ("step05 without=[step09]", "step05 does not contain step09"),
-        ("step05 plus=[step33]", "There is no step 'step33'"),
+        ("step05 plus=[step33]", "There is no stage 'step33'"),
         ("step05 without=[step04] model.norm=rms", "which was also typed"),
         ("step08 without=[step08] train={clip_grad_norm:1}", "also typed"),
         ("step05 +plan=own", "own"),
@@ -155,6 +155,8 @@ def test_a_mistake_is_an_error_of_one_sentence(
     [
         ("+stage=step99", "There is no stage 'step99'. Did you mean step09?"),
         ("-m +stage=glob(step99*)", "+stage=glob(step99*) matches nothing"),
+        ("-m +stage=step02 train.eps=1e-8,0", "train.eps=0.0: give a value above 0."),
+        ("-m +stage=step02 hydra.launcher=joblib", "with a slash: hydra/launcher=NAME."),
         ("stage=step07", "+stage=step07"),
         ("step07", "step07: write a setting and its value, such as +stage=step07"),
         ("+stage=7", "There is no stage '7'. There are step01"),

@@ -143,7 +143,10 @@ def test_a_key_that_a_later_step_sets_again_keeps_that_value(tmp_path: Path) -> 
         ({"without": ["step10"]}, "step09 does not contain step10; it contains step02, step03"),
         ({"plus": ["step04"]}, "step09 contains step04 already"),
         ({"without": ["step02"]}, "step02 does not change anything; it changes nothing."),
-        ({"without": ["step4"]}, "There is no step 'step4'. Did you mean step04? There are step01"),
+        (
+            {"without": ["step4"]},
+            "There is no stage 'step4'. Did you mean step04? There are step01",
+        ),
         ({"plus": ["step10:train.batch"]}, "step10 does not change train.batch; it changes"),
     ],
 )

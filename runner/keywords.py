@@ -63,7 +63,7 @@ def _written(key: str, value: Any) -> str:
         return repr(value)
     if callable(value):
         raise UsageError(f"{key}: a class or a function is given alone, as model=Net.")
-    if not isinstance(value, str | Enum | os.PathLike):
+    if not (key in by_name() or isinstance(value, str | Enum | os.PathLike)):
         raise UsageError(
             f"{key}: a {type(value).__name__} cannot be recorded; give the numbers, texts and "
             "lists that it is made of, and make it in the model."

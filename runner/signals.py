@@ -143,14 +143,14 @@ def say_why_first() -> None:
 def after_step() -> Iterator[Callable[[], Interrupted | None]]:
     """Hold the first ending signal back; yields a function that returns it as an exception.
 
-    The loop calls the function after each step. A second signal ends the process at once; of a
-    script or a notebook, which goes on, the run.
+    The loop calls the function after each step. A second signal ends the process at once, and
+    in a script or a notebook only the run.
     """
     received: list[int] = []
-    in_a_callers = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    process_goes_on = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def hold(signum: int, frame: FrameType | None) -> None:
-        if received and in_a_callers:
+        if received and process_goes_on:
             raise Interrupted(signum)
         if received:
             os._exit(128 + signum)

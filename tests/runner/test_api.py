@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,14 @@ def test_a_reader_that_ends_fails_no_run_from_python(tmp_path: Path, words: list
     assert run.status.value == "finished"
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Sends SIGINT to this process, in which it raises KeyboardInterrupt as in a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_before_the_first_step_closes_the_record(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,23 +203,24 @@ def test_ctrl_c_before_the_first_step_closes_the_record(
 
 
 def test_ctrl_c_in_an_evaluation_ends_the_run_after_it(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    ctrl_c: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ask = partial(os.kill, os.getpid(), signal.SIGINT)
-    monkeypatch.setattr("runner.training.loop.score_and_sample", lambda *_: ask())
+    monkeypatch.setattr("runner.training.loop.score_and_sample", lambda *_: ctrl_c())
     with pytest.raises(KeyboardInterrupt):
         runner.train("step02", *words, "train.steps=3", "evaluation.every=1")
     assert "stopped at step 1 of 3; the same command goes on" in capsys.readouterr().out
 
 
 def test_a_second_ctrl_c_ends_the_run_and_not_the_callers_process(
-    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    words: list[str],
+    ctrl_c: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def ask_twice(*_: object) -> None:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr("runner.training.loop.look_into", ask_twice)
+    monkeypatch.setattr("runner.training.loop.look_into", lambda *_: (ctrl_c(), ctrl_c()))
     with pytest.raises(KeyboardInterrupt):
         runner.train("step02", *words)
     (run,) = read_runs(tmp_path / "outputs/ladder").values()
@@ -219,12 +228,14 @@ def test_a_second_ctrl_c_ends_the_run_and_not_the_callers_process(
 
 
 def test_ctrl_c_in_the_last_evaluation_keeps_the_steps(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    ctrl_c: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["step02", *words, "train.steps=2"]
     with monkeypatch.context() as patch:  # the text is drawn when the held-out loss is measured
-        ask = partial(os.kill, os.getpid(), signal.SIGINT)
-        patch.setattr("runner.training.loop.sample", lambda *_, **__: ask())
+        patch.setattr("runner.training.loop.sample", lambda *_, **__: ctrl_c())
         with pytest.raises(KeyboardInterrupt):
             runner.train(*command)
     assert "stopped at step 2 of 2; the same command goes on from there" in capsys.readouterr().out

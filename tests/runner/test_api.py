@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +257,20 @@ def test_the_notebook_runs(
 ) -> None:
     import nbclient
     import nbformat
+    from nbclient.exceptions import CellTimeoutError
 
     monkeypatch.setenv("GPT2_LADDER_CACHE", str(cache_dir))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     notebook = nbformat.read(ROOT / "docs" / "first_hour.ipynb", as_version=4)
-    done = nbclient.NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        there = {"metadata": {"path": folder}}
+        client = nbclient.NotebookClient(deepcopy(notebook), timeout=240, resources=there)
+        # A reply of ipykernel 7 is lost now and then, and the kernel waits for the next cell.
+        with suppress(CellTimeoutError):
+            done = client.execute()
+            break
     shown = [output for cell in done.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)
-    assert (tmp_path / "outputs/notebook/report/index.html").exists()
+    assert (folder / "outputs/notebook/report/index.html").exists()

@@ -44,15 +44,8 @@ def read_main(target: str, name: str) -> tuple[list[str], set[str]]:
             modules.update(imported_names(ast.parse(texts[name]), []))
             used = set(_globals(symtable.symtable(texts[name], target, "exec")))
             left |= {o: getattr(main, o) for o in used - texts.keys() if hasattr(main, o)}
-            # A class may have other members than its text says; a dataclass makes some itself.
-            for key, member in vars(value).items() if isinstance(value, type) else ():
-                if not key.startswith("__") and _is_plain(member):
-                    texts[f"{name}.{key}"] = repr(member)
-                function = inspect.unwrap(member)
-                if inspect.isfunction(function):
-                    made_in, line = function.__code__.co_filename, function.__code__.co_firstlineno
-                    if (made_in, line in lines) != (file, True) and made_in != "<string>":
-                        left[f"{name}.{key}"] = function
+            if isinstance(value, type):
+                left |= {f"{name}.{key}": each for key, each in _members(value, file, lines)}
     return [f"{name} = {texts[name]}" for name in sorted(texts)], modules
 
 
@@ -71,6 +64,21 @@ def _is_plain(value: Any) -> bool:
     with suppress(ValueError, SyntaxError):
         return bool(ast.literal_eval(repr(value)) == value)
     return False
+
+
+def _members(kind: type, file: str, lines: range) -> Iterator[tuple[str, Any]]:
+    """What a class may have been given after its text: plain values, and functions made elsewhere.
+
+    Its text is in these lines of the file; a dataclass makes some of its functions itself.
+    """
+    for key, member in vars(kind).items():
+        function = inspect.unwrap(member)
+        if inspect.isfunction(function):
+            made_in, line = function.__code__.co_filename, function.__code__.co_firstlineno
+            if (made_in, line in lines) != (file, True) and made_in != "<string>":
+                yield key, function
+        elif not key.startswith("__") and _is_plain(member):
+            yield key, member
 
 
 @cache  # a script's file may be changed after it began

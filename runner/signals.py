@@ -150,9 +150,9 @@ def after_step() -> Iterator[Callable[[], Interrupted | None]]:
     process_goes_on = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def hold(signum: int, frame: FrameType | None) -> None:
-        if received and process_goes_on:
-            raise Interrupted(signum)
         if received:
+            if process_goes_on:
+                raise Interrupted(signum)
             os._exit(128 + signum)
         received.append(signum)
         if world.is_first():

@@ -93,10 +93,11 @@ class Checkpoint(Enum):
 
 
 class Logger(Enum):
-    """Where a run's numbers also go, so that it can be watched: TensorBoard, or nowhere."""
+    """Where a run's numbers also go, so that it can be watched, by the name of its package."""
 
     none = "none"
     tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 class Order(Enum):
@@ -263,12 +264,27 @@ class EvaluationConf:
 
 
 @dataclass
-class ReportConf:
-    """The report's statistics: docs/statistics.md explains each."""
+class StatisticsConf:
+    """How a difference in loss is decided: docs/statistics.md explains each."""
 
     confidence: Fraction  # of every interval; one minus it is the error rate of the family
-    margin: PositiveFloat  # nats/token: a smaller difference in loss does not matter
+    margin: Annotated[float, Ge(0), Lt(1e31)]  # a smaller difference in loss does not matter
     minimum_seeds: Annotated[int, Ge(2)]  # fewer decide no outcome
+
+
+@dataclass
+class LogsConf(StatisticsConf):
+    """The statistics of the report on logs; None asks no such question."""
+
+    target: float | None  # a loss: whether each arm's mean is below it
+    improvement: PositiveFloat | None  # whether each arm is lower than the first by more than it
+
+
+@dataclass
+class ReportConf(StatisticsConf):
+    """The statistics of the report on experiments."""
+
+    margin: PositiveFloat  # nats/token
     minimum_rounds: Annotated[int, Ge(2)]  # fewer interleaved rounds decide nothing about speed
     resamples: Annotated[int, Ge(100)]  # bootstrap samples of the held-out windows
     busy: Fraction  # a machine this much slower than at its best was busy or throttled

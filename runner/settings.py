@@ -84,10 +84,11 @@ def read_settings(cfg: DictConfig) -> Config:
             "overwrites the gradients that accumulation adds up; give default or max_autotune to "
             "a stage that accumulates."
         )
-    if config.logger.name is Logger.tensorboard and not find_spec("tensorboard"):
+    logger = config.logger.name
+    if logger is not Logger.none and not find_spec(logger.value):
         raise UsageError(
-            "logger=tensorboard needs a package that is not installed: "
-            "pip install 'gpt2-ladder[tensorboard]'."
+            f"logger={logger.value} needs a package that is not installed: "
+            f"pip install 'gpt2-ladder[{logger.value}]'."
         )
     return config
 

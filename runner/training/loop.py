@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from conf.schema import Checkpoint, Config, Logger
+from conf.schema import Checkpoint, Config
 from gpt2.config import CustomConfig
 from gpt2.initialisation import generator_for
 from gpt2.language_model import LanguageModel
@@ -23,6 +23,7 @@ from runner.data.corpus import Corpus
 from runner.data.stream import HeldOut, TokenStream
 from runner.findings import find
 from runner.folder import RunFolder
+from runner.loggers import watch
 from runner.messages import say, warn
 from runner.observations import DrawnText, Inspection
 from runner.progress import item_progress, step_progress
@@ -77,10 +78,8 @@ def train(
         training = build(config, corpus, folder, console, parallel, techniques)
         resumed = training.checkpoints.resume()
     check_and_compile(training, techniques, resumed)
-    if config.logger.name is Logger.tensorboard and parallel.is_first:
-        from runner.tensorboard import TensorBoard  # its package is optional
-
-        folder.watch = TensorBoard(folder, console).write
+    if parallel.is_first:
+        watch(config.logger.name, folder, console)
     run_steps(training)
     with training.checkpoints.during_last_evaluation():
         conclude(training)

@@ -72,7 +72,7 @@ CUSTOM = "step02 model=custom model.target"
         ("step02 arguments=3", "There is no setting arguments. conf/schema.py"),
         (f"{CUSTOM}=own_net:Net argument=3", "Did you mean model.arguments?"),
         ("step02 model.arguments.width=3", "This model has no setting model.arguments; another"),
-        ("step02 +wandb=true", "There is no setting wandb; use logger=tensorboard."),
+        ("step02 +wandb=true", "There is no setting wandb; use logger=wandb."),
         ("step*", "There is no stage 'step*'. Several at once are glob(step*)."),
         ("step02 steps", "steps: write a setting and its value, such as +stage=step07"),
         ("step02 'data.path=a=b c'", 'this text needs quotes of its own: data.path="a=b c".'),

@@ -4,6 +4,7 @@
     records = reports.load("outputs/ladder")    # DataFrames: records.runs, .steps, .windows
     stages = reports.stages("outputs/ladder")   # a row a stage: differences and verdicts
     page = reports.write_report("outputs/ladder")
+    arms = reports.compare({"baseline": "logs/a", "unified": "logs/b/*.txt"}, target=3.28)
 
 They import pandas and matplotlib when called, and raise `conf.errors.UsageError` where there is
 nothing to report on.
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 importlib.import_module("runner")  # which has this project's packages found first
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from conf.schema import ReportConf
     from reports.read import Records
 
-__all__ = ["load", "stages", "write_report"]
+__all__ = ["compare", "load", "stages", "write_report"]
 
 
 def load(*experiments: str | Path) -> Records:
@@ -84,3 +85,41 @@ def write_report(
     if console:
         show(found, page, console)
     return page
+
+
+def compare(
+    arms: Mapping[str, str | Path | Sequence[str | Path]],
+    *,
+    paired: bool = False,
+    unfinished: bool = False,
+    format: str | None = None,
+    pattern: str | None = None,
+    columns: str | None = None,
+    score: str | None = None,
+    output: str | Path | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """What logs of other scripts say: a row an arm, each less the first one.
+
+    An arm is a folder, a file or a pattern, or several; `settings` are those of conf/logs.yaml,
+    such as `target=3.28`. The other arguments are the options of `python -m reports`. With
+    `output` the report is written there. What could not be read is in `attrs["problems"]`.
+    """
+    from reports.logs import page
+    from reports.logs.arms import Logs
+    from reports.logs.options import reading
+    from reports.page import save
+    from reports.rules import read_rules_of_logs
+
+    places = {n: [p] if isinstance(p, str | Path) else [*p] for n, p in arms.items()}
+    rules = read_rules_of_logs([f"{name}={value}" for name, value in settings.items()])
+    how = reading(format, pattern, columns, score)
+    logs = Logs(places, rules, how, paired, unfinished)
+    if output:
+        written = save(page.build(logs), Path(output))
+        if console:
+            page.show(logs, written, console)
+    frame = page.frame(logs)
+    frame.attrs["problems"] = logs.problems
+    return frame

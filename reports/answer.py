@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from conf.schema import ReportConf
 from reports.commands import over_seeds
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.ladders import Group
 from reports.side_by_side import Alternatives
 from reports.verdicts import Outcome, Verdict

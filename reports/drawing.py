@@ -78,10 +78,7 @@ def _shorter(path: re.Match[bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Curve:
-    """A band to be drawn; `end` is a label at its end. Its `runs`, if any, are drawn as thin lines.
-
-    Without them its range is shaded.
-    """
+    """A band to be drawn, its range shaded; `end` is a label at its end, `runs` are thin lines."""
 
     name: str
     look: Look
@@ -100,7 +97,7 @@ class Curve:
         found, colour = self.band, self.look.hex
         for run in self.runs:
             axes.plot(run.x, run.y, color=colour, linewidth=0.4, alpha=0.25)
-        if not self.runs and np.any(found.high > found.low):
+        if np.any(found.high > found.low):
             # A spike of one step is narrower than a pixel where a point stands for several.
             style: Any = {"color": colour, "alpha": 0.16, "linewidth": 0.8 * found.thinned}
             axes.fill_between(found.x, found.low, found.high, **style)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from conf.schema import Aim
 from reports import tables
 from reports.arm import Arm
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.curves import Band, thin
 from reports.drawing import DASHED, Curve, Picture, Row, blank, curves, in_style, picture, rows
 from reports.formats import number, signed, times
@@ -176,7 +176,8 @@ class Painter:
         for curve, stage in self._of_stages(lambda arm: _band(arm.curves, "step", "loss")):
             runs = [_band([steps], "step", "loss") for steps in stage.arm.curves]
             shown = runs if 1 < len(runs) <= MOST_RUNS else []
-            drawn.append(replace(curve, runs=shown))
+            band = curve.band.without_range if shown else curve.band
+            drawn.append(replace(curve, band=band, runs=shown))
         arm = self._baseline and self._baseline.arm
         span = (arm.mean("best"), arm.mean("worst")) if arm and arm.curves else None
         axis = f"{STEP}; grey: the baseline's range" if span else STEP

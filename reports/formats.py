@@ -25,27 +25,33 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     return f"{value:{form}}{unit}" if value is not None and math.isfinite(value) else NONE
 
 
+def p_value(p: float) -> str:
+    """A p-value; those that are smaller than its digits can say as a bound."""
+    return "<0.0001" if p < 0.0001 else number(p, ".4f")
+
+
 loss = partial(number, form=".3f")
 count = partial(number, form=",.0f")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """A difference in loss, with its sign."""
-    rounded = number(value, "+.3f").replace("-", "−")
-    return "0.000" if rounded[1:] == "0.000" else rounded
+    rounded = number(value, f"+.{digits}f").replace("-", "−")
+    return rounded if rounded.strip("+−0.") else rounded[1:]
 
 
-def bounds(found: Estimate) -> str:
+def bounds(found: Estimate, digits: int = 3) -> str:
     """The interval of a difference in loss, or of a speed-up; empty where it is unknown."""
-    low, high = (f"{x:.2f}" if found.neutral else signed(x) for x in (found.low, found.high))
+    ends = found.low, found.high
+    low, high = (f"{x:.2f}" if found.neutral else signed(x, digits) for x in ends)
     return f"{low} to {high}" if found.known else ""
 
 
-def change(found: Estimate | None) -> str:
+def change(found: Estimate | None, digits: int = 3) -> str:
     """A difference in loss, with its interval."""
     if found is None:
         return NONE
-    return signed(found.value) + (f" ({bounds(found)})" if found.known else "")
+    return signed(found.value, digits) + (f" ({bounds(found, digits)})" if found.known else "")
 
 
 def times(speed: SpeedUp | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conf.schema import Aim
-from reports.compare import Comparison, Key
+from reports.comparison import Comparison, Key
 
 
 class Group:

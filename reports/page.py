@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 
 from conf.errors import UsageError
 from reports import figures, formats, tables
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.drawing import Picture
 from reports.ladders import Group
 from reports.palette import THEME, Look, looks
@@ -70,7 +71,11 @@ class Section:
 
 def write(report: Report, folder: Path) -> Path:
     """Write the whole report into a folder and return its page; see `reports.write_report`."""
-    files = build(report)
+    return save(build(report), folder)
+
+
+def save(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Write a report's files into a folder and return its page. Raises UsageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two sweeps may end at once: the pages of one must not be between the tables of another.
@@ -90,8 +95,9 @@ def build(report: Report) -> dict[str, bytes]:
     first, sections = painter.first(), _sections(report, painter, style, say)
     apart = [say("group", group, main) for group in report.apart if group.key[1:] != main.key[1:]]
     context = {
+        "heading": say("heading"),
         "experiments": ", ".join(records.runs["experiment"].unique()),
-        "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        "from_python": 'reports.load("outputs/…")',
         "scope": say("scope", main),
         "facts": facts(main),
         "notices": {
@@ -102,17 +108,36 @@ def build(report: Report) -> dict[str, bytes]:
         "lines": _lines(report, painter, style, say),
         "legend": say("legend", report),
         "answer": sentences(say("answer", report)),
+    }
+    rows = comparisons(report)
+    frames = {"stages": as_frame(rows), "steps": records.steps, "held_out": records.windows}
+    return assemble(context, first, sections, as_json(report, rows), frames)
+
+
+def assemble(
+    context: Mapping[str, Any],
+    first: Sequence[Picture],
+    sections: Sequence[Section],
+    json: str,
+    frames: Mapping[str, pd.DataFrame],
+) -> dict[str, bytes]:
+    """The files of a report: the page and its twin in Markdown, report.json, tables and pictures.
+
+    The templates need of `context` what is not the same in every report.
+    """
+    texts = {"report.json": json}
+    texts |= {f"{n}.csv": f.to_csv(index=False, lineterminator="\n") for n, f in frames.items()}
+    common = {
+        "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         "first": first,
         "sections": sections,
+        "files": ["report.md", *texts],
         "theme": THEME,
         "sheet": (TEMPLATES / "page.css").read_text(encoding="utf-8"),
     }
-    rows = comparisons(report)
-    texts = {"report.json": as_json(report, rows)}
     for name, is_html in (("index.html", True), ("report.md", False)):
-        texts[name] = environment(is_html).get_template(f"{name}.jinja").render(context)
-    frames = {"stages": as_frame(rows), "steps": records.steps, "held_out": records.windows}
-    texts |= {f"{n}.csv": f.to_csv(index=False, lineterminator="\n") for n, f in frames.items()}
+        template = environment(is_html).get_template(f"{name}.jinja")
+        texts[name] = template.render(**context, **common)
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
     for picture in [*first, *(picture for s in sections for picture in s.pictures)]:
         files[f"figures/{picture.name}.svg"] = picture.svg
@@ -134,7 +159,7 @@ def _sections(
     r: Report, painter: figures.Painter, style: Mapping[str, Look], say: Say
 ) -> list[Section]:
     """The sections that the records have something for, in order."""
-    main = r.main
+    main, define = r.main, words(r.rules, "terms.jinja")
     top = next((s for s in main.ladder if s.stage == "step10" and s.arm.finished), None)
     top = top if top in painter.stages else None
     found = [
@@ -158,7 +183,7 @@ def _sections(
                 opens=True),
         Section("apart", [
             tables.rows(g.stages, say, title=say("group", g, main)) for g in r.apart], opens=True),
-        Section("terms", [tables.terms(sentences(say("term_names")), say)]),
+        Section("terms", [tables.terms(sentences(define("term_names")), define)]),
     ]  # fmt: skip
     return [
         replace(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from conf.schema import ReportConf
 from reports.arm import Arm
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.ladders import Group
 from reports.read import Row
 from reports.statistics import Estimate, mean_difference, mean_over_windows

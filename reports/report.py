@@ -9,7 +9,7 @@ from typing import Any
 from conf.errors import UsageError
 from conf.schema import PlanConf, ReportConf
 from reports.answer import find_answer
-from reports.compare import Comparison, compare
+from reports.comparison import Comparison, compare
 from reports.ladders import Group, find_groups
 from reports.rates import find_rates
 from reports.read import read_records

@@ -10,7 +10,7 @@ import pandas as pd
 
 from conf.schema import ReportConf
 from reports.arm import Arm, Versus
-from reports.compare import Comparison, by_size
+from reports.comparison import Comparison, by_size
 from reports.statistics import Estimate
 
 

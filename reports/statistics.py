@@ -14,7 +14,7 @@ from enum import Enum
 
 import numpy as np
 
-from conf.schema import ReportConf
+from conf.schema import ReportConf, StatisticsConf
 from reports.read import Floats
 
 POWER = 0.8  # with which `seeds_to_decide` seeds would decide
@@ -28,6 +28,7 @@ class Sample(str, Enum):
     seeds = "seeds"  # paired by seed: other draws and orders of the data
     windows = "windows"  # held-out windows of one seed: other text, and nothing else
     rounds = "rounds"  # interleaved rounds: other moments on the same machine
+    runs = "runs"  # of two independent samples: other runs of both scripts
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,50 @@ class Estimate:
         return self.high < self.neutral
 
 
-def mean_difference(values: Floats, rules: ReportConf, over: Sample = Sample.seeds) -> Estimate:
+def mean_difference(values: Floats, rules: StatisticsConf, over: Sample = Sample.seeds) -> Estimate:
     """The mean of paired differences: Student's t interval and test, and two one-sided tests."""
-    from scipy.special import stdtr, stdtrit
-
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Estimate(mean, n=n, over=over)
     deviation = float(values.std(ddof=1))
-    error = deviation / math.sqrt(n)
-    width = float(stdtrit(n - 1, (1 + rules.confidence) / 2)) * error
+    return _student(Estimate(mean, n=n, over=over, deviation=deviation), n, n - 1, rules)
+
+
+def difference_of_means(before: Floats, after: Floats, rules: StatisticsConf) -> Estimate:
+    """After's mean less before's, of independent values: Welch's interval and tests (1947).
+
+    `n` is the smaller number of values, `deviation` that of one value's difference from another.
+    """
+    value, n = float(after.mean() - before.mean()), min(len(before), len(after))
+    found = Estimate(value, n=n, over=Sample.runs)
+    if n < 2:
+        return found
+    variances = [float(values.var(ddof=1)) for values in (before, after)]
+    parts = [v / len(values) for v, values in zip(variances, (before, after), strict=True)]
+    of_each = [part**2 / (len(v) - 1) for part, v in zip(parts, (before, after), strict=True)]
+    freedom = sum(parts) ** 2 / sum(of_each) if sum(of_each) else 2 * n - 2
+    found = replace(found, deviation=math.sqrt(sum(variances)))
+    return _student(found, sum(variances) / sum(parts) if sum(parts) else n, freedom, rules)
+
+
+def _student(found: Estimate, n: float, freedom: float, rules: StatisticsConf) -> Estimate:
+    """An estimate with Student's t interval and test, and two one-sided tests of its margin.
+
+    Its standard error is its deviation over the square root of `n`.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    value, error = found.value, found.deviation / math.sqrt(n)
+    width = float(stdtrit(freedom, (1 + rules.confidence) / 2)) * error
     error = max(error, sys.float_info.min)  # bit-identical runs, for example, have none
-    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
-    p_equivalent = float(stdtr(n - 1, (abs(mean) - rules.margin) / error))
-    return Estimate(mean, mean - width, mean + width, n, over, 0.0, p, p_equivalent, deviation)
+    p = 2 * float(stdtr(freedom, -abs(value) / error))
+    p_equivalent = float(stdtr(freedom, (abs(value) - rules.margin) / error))
+    return replace(found, low=value - width, high=value + width, p=p, p_equivalent=p_equivalent)
+
+
+def p_below(found: Estimate) -> float:
+    """The one-sided p-value of a difference that is not below zero; NaN for too few values."""
+    return found.p / 2 if found.value < 0 else 1 - found.p / 2
 
 
 def mean_over_windows(values: Floats, rules: ReportConf) -> Estimate:
@@ -111,17 +142,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(np.maximum.accumulate(stepped), 1)[np.argsort(order)].tolist()
 
 
-def t_test_power(effect: float, n: int, level: float, sides: int) -> float:
-    """How often a t test of n values finds an effect in standard deviations (Cohen 1988)."""
+def t_test_power(effect: float, n: int, level: float, sides: int, samples: int = 1) -> float:
+    """How often a t test of n values a sample finds an effect in standard deviations (Cohen 1988).
+
+    Of two samples these are standard deviations of a difference of two values.
+    """
     from scipy.special import nctdtr, stdtrit
 
-    shift, critical = effect * math.sqrt(n), stdtrit(n - 1, 1 - level / sides)
-    below = nctdtr(n - 1, shift, -critical) if sides == 2 else 0.0
-    return float(1 - nctdtr(n - 1, shift, critical) + below)
+    freedom = samples * (n - 1)
+    shift, critical = effect * math.sqrt(n), stdtrit(freedom, 1 - level / sides)
+    below = nctdtr(freedom, shift, -critical) if sides == 2 else 0.0
+    return float(1 - nctdtr(freedom, shift, critical) + below)
 
 
-def seeds_to_decide(found: Estimate, family: int, rules: ReportConf) -> int | None:
-    """About how many seeds would decide a difference, if it and its spread are as estimated.
+def seeds_to_decide(found: Estimate, family: int, rules: StatisticsConf) -> int | None:
+    """About how many seeds, or runs an arm, would decide a difference, if it is as estimated.
 
     With which the test of no difference has the POWER at Holm's strictest level, or, for one within
     the margin, the two one-sided tests. None for more than MOST_SEEDS.
@@ -130,12 +165,13 @@ def seeds_to_decide(found: Estimate, family: int, rules: ReportConf) -> int | No
         return rules.minimum_seeds
     level = (1 - rules.confidence) / max(family, 1)
     size, margin = abs(found.value) / found.deviation, rules.margin / found.deviation
+    samples = 2 if found.over is Sample.runs else 1
 
     def power(seeds: int) -> float:
         if size > margin:
-            return t_test_power(size, seeds, level, sides=2)
+            return t_test_power(size, seeds, level, 2, samples)
         effects = margin - size, margin + size
-        return sum(t_test_power(effect, seeds, level, sides=1) for effect in effects) - 1
+        return sum(t_test_power(effect, seeds, level, 1, samples) for effect in effects) - 1
 
     possible = range(max(rules.minimum_seeds, found.n + 1), MOST_SEEDS + 1)
     return next((seeds for seeds in possible if power(seeds) >= POWER), None)

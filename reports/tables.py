@@ -9,7 +9,7 @@ from typing import Any
 
 from conf.schema import Aim
 from reports.arm import Arm, Versus
-from reports.compare import Comparison, shown
+from reports.comparison import Comparison, shown
 from reports.formats import (
     NONE,
     bounds,
@@ -31,7 +31,7 @@ from reports.worth import Way
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 # The columns that hold no numbers, and how they are set.
 KINDS = dict.fromkeys(
-    ("Stage", "Step", "Run", "With", "Against", "Outcome", "Verdict", "Term", "Meaning"), ""
+    ("Arm", "Stage", "Step", "Run", "With", "Against", "Outcome", "Verdict", "Term", "Meaning"), ""
 )
 MOST_ROWS = 12  # up to which the terminal prints a plan's table, and the page has its figure
 
@@ -44,6 +44,9 @@ class Cell:
     notes: Sequence[str] = ()
     tone: str = ""
     look: Look | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} ({'; '.join(self.notes)})" if self.notes else self.text
 
 
 Cells = Mapping[str, Cell | str]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.arm import Versus
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.report import Report
 from runner.record import Results, Timings
 from stages.ladder import Stage
@@ -41,8 +41,13 @@ def as_json(r: Report, rows: list[dict[str, Any]]) -> str:
         ]} for plan in r.plans],
         "problems": r.records.problems,
     }  # fmt: skip
+    return dumped(found)
+
+
+def dumped(found: Any) -> str:
+    """Plain values of a report as JSON."""
     compact = (",", ":")
-    return json.dumps(_plain(found), ensure_ascii=False, allow_nan=False, separators=compact) + "\n"
+    return json.dumps(plain(found), ensure_ascii=False, allow_nan=False, separators=compact) + "\n"
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -82,10 +87,10 @@ def comparisons(r: Report) -> list[dict[str, Any]]:
             "baseline": found.baseline,
             **verdicts.get(found, {}),
         })  # fmt: skip
-    return [_plain(row) for row in rows]
+    return [plain(row) for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses as dictionaries, comparisons, stages and runs by their names."""
     match value:
         case Enum():
@@ -96,15 +101,15 @@ def _plain(value: Any) -> Any:
             return value.name
         case Versus():
             found = {name: getattr(value, name) for name in ("loss", "speed", "at_tokens")}
-            return {name: _plain(each) for name, each in found.items() if each}
+            return {name: plain(each) for name, each in found.items() if each}
         case np.ndarray():
             return value.tolist()
         case dict():
-            return {str(_plain(key)): _plain(each) for key, each in value.items()}
+            return {str(plain(key)): plain(each) for key, each in value.items()}
         case list() | tuple():
-            return value.run if hasattr(value, "run") else [_plain(each) for each in value]
+            return value.run if hasattr(value, "run") else [plain(each) for each in value]
         case float() if not math.isfinite(value):
             return None
     if is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     return value

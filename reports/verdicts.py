@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from conf.schema import Aim, ReportConf
-from reports.compare import Comparison
+from conf.schema import Aim, ReportConf, StatisticsConf
+from reports.comparison import Comparison
 from reports.curves import holds_from
 from reports.speed import Pace
 from reports.statistics import Estimate, Sample, holm, seeds_to_decide
@@ -155,7 +155,7 @@ def _tested(found: Comparison, loss: Estimate, family: int, rules: ReportConf) -
 
 
 def decide(
-    loss: Estimate, lost: tuple[bool, bool], rules: ReportConf
+    loss: Estimate, lost: tuple[bool, bool], rules: StatisticsConf
 ) -> tuple[Outcome, Reason | None]:
     """The outcome of a difference over several seeds, and why it is inconclusive if it is.
 

@@ -13,11 +13,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from conf.schema import ReportConf
+from conf.schema import StatisticsConf
 from reports import formats, tables
 from reports.arm import MORE_TOKENS
 from reports.commands import over_seeds
-from reports.compare import shown
+from reports.comparison import shown
 from reports.curves import MOST_POINTS
 from reports.ladders import Group
 from reports.read import Row
@@ -43,7 +43,7 @@ def environment(is_html: bool) -> jinja2.Environment:
     made.filters.update(
         {name: getattr(formats, name) for name in (
             "loss", "count", "signed", "bounds", "change", "times", "times_bounds", "together",
-            "code", "markdown", "html",
+            "code", "markdown", "html", "number", "p_value",
         )},
         zip=zip,
         bracketed=lambda said: f" ({said})" if said else "",
@@ -76,9 +76,9 @@ def environment(is_html: bool) -> jinja2.Environment:
     return made
 
 
-def words(rules: ReportConf) -> Callable[..., str]:
-    """What says a macro of words.jinja, by its name, in one line."""
-    template = environment(is_html=False).get_template("words.jinja")
+def words(rules: StatisticsConf, file: str = "words.jinja") -> Callable[..., str]:
+    """What says a macro of a template, by its name, in one line."""
+    template = environment(is_html=False).get_template(file)
     module: Any = template.make_module({"rules": rules})
     return lambda macro, *given: PUNCTUATION.sub(
         r"\1", " ".join(getattr(module, macro)(*given).split())

@@ -12,7 +12,7 @@ import pandas as pd
 
 from conf.schema import Aim, ReportConf
 from reports.arm import Arm
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.ladders import Group
 from reports.read import Floats, Row
 from reports.statistics import Estimate, holm, mean_difference

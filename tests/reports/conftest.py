@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 import reports
 from conf.reading import register
 from conf.schema import Aim, StageConf
-from reports.compare import Comparison
+from reports.comparison import Comparison
 from reports.report import Report
 from reports.rules import read_rules
 from reports.verdicts import Verdict

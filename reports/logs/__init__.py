@@ -1,0 +1,1 @@
+"""Logs that other scripts wrote, as arms that are compared: `reports.compare`."""

@@ -1,0 +1,105 @@
+"""Which lines of a log hold numbers: a pattern a format, whose groups are called like COLUMNS."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+# What a run may be scored by, the first choice first: a typed score, nats/token, bits/byte, and
+# the training loss. `seconds` or `elapsed_ms` are from the start, `step_ms` of one step, and
+# `planned` are the steps that the run was to take.
+MEASURES = ("score", "held_out", "bits_per_byte", "loss")
+COLUMNS = ("step", *MEASURES, "seconds", "elapsed_ms", "step_ms", "planned")
+NUMBER = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf)"
+PLACE = re.compile(rf"{{({'|'.join(COLUMNS)})}}")
+ESCAPES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+LAST_NUMBER = re.compile(r"[^\d.]*[\d.]+[^\d.]*$")
+
+
+def _line(begins: str, *places: str) -> re.Pattern[str]:
+    """A line by how it begins; the other places, each at a word, may be anywhere or missing."""
+    words = "".join(rf"(?=(?:(?:\S* )*?{place})?)" for place in places)
+    named = PLACE.sub(lambda column: f"(?P<{column[1]}>{NUMBER})", f"^{begins}{words}")
+    return re.compile(named, re.M | re.I)
+
+
+# Of formats that fit the same line, the first. A column stands where its number does.
+FORMATS = {
+    "guide": _line("step {step}, ", "loss: {loss}", "dt: {step_ms}ms"),
+    "speedrun": _line(
+        "step:{step}/{planned}", "val_loss:{held_out}", "val_bpb:{bits_per_byte}",
+        "train_loss:{loss}", "train_time:(?:{elapsed_ms}ms|{seconds}s)",
+    ),
+    "llm.c": _line("s:{step} ", "tel:{held_out}", "trl:{loss}"),
+    "nanochat": _line(
+        r"step {step}(?:/{planned} \(| \| validation(?= bpb))", "loss: {loss}",
+        "bpb: {bits_per_byte}", "dt: {step_ms}ms",
+    ),
+    "build-nanogpt": _line(
+        r"(?:step +{step} \|(?= loss)|validation loss: {held_out})", "loss: {loss}",
+        "dt: {step_ms}ms",
+    ),
+    "build-nanogpt-log": _line("{step} (?=train |val |hella )", "val {held_out}", "train {loss}"),
+    "nanogpt": _line(
+        "(?:step|iter) {step}:(?= train loss| loss)", "val loss {held_out}", "loss {loss}, time",
+        "time {step_ms}ms",
+    ),
+    "litgpt": _line(
+        r"(?:epoch \d+ \| )?iter {step}(?: step \d+ \|(?= loss train)|:(?= val loss))",
+        "(?:val loss|val:) {held_out}", "train: {loss}", "iter time: {step_ms} ms",
+    ),
+    "torchtitan": _line(
+        r".*?(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
+    ),
+}  # fmt: skip
+# Lines of any format: a run's own score at its end, why it stopped early, and its seed.
+FINAL = _line(
+    r"(?:final_\w*exact|final evaluation)\b", "val(?:_loss:| loss: ){held_out}",
+    "val_bpb:{bits_per_byte}",
+)  # fmt: skip
+STOPPED = re.compile("^stopping_early:", re.M)
+SEED = re.compile(r"(?<![a-z])seed[ _:=-]{0,2}(\d+)", re.I)
+
+
+def first_format(text: str) -> re.Pattern[str] | None:
+    """The format of the first line that fits one."""
+    found = [(m.start(), i) for i, p in enumerate(FORMATS.values()) if (m := p.search(text))]
+    return [*FORMATS.values()][min(found)[1]] if found else None
+
+
+def ends_alike(last: str, lines: str) -> bool:
+    """Whether a last line without an end is whole: its last number is written as others are."""
+
+    def form(line: str) -> str:
+        place = LAST_NUMBER.search(line)
+        return re.sub(r"\d", "0", re.sub(r"(?<![\d.])\d+", "0", place[0])) if place else line
+
+    return any(form(line) == form(last) for line in lines.splitlines()[-9:])
+
+
+def matches(pattern: re.Pattern[str], text: str) -> pd.DataFrame:
+    """The numbers of the lines that fit, in their order."""
+    rows = pattern.findall(text)
+    if pattern.groups == 1:
+        rows = [(row,) for row in rows]
+    cells = [*zip(*rows, strict=True)] or [()] * pattern.groups
+    places = pattern.groupindex.items()
+    return numbers({name: cells[place - 1] for name, place in places if name in COLUMNS})
+
+
+def numbers(columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Texts as numbers; what is empty is NaN, and a loss that is no number infinite."""
+    found = {}
+    for name, cells in columns.items():
+        try:
+            values = np.array([float(cell) if cell else math.nan for cell in cells])
+        except ValueError:
+            values = pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(float)
+        if name in MEASURES and not np.isfinite(values).all():
+            values[~np.isfinite(values) & np.array([cell != "" for cell in cells])] = math.inf
+        found[name] = values
+    return pd.DataFrame(found)

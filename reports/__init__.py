@@ -114,8 +114,8 @@ def compare(
 
     places = {n: [p] if isinstance(p, str | Path) else [*p] for n, p in arms.items()}
     rules = read_rules_of_logs([f"{name}={value}" for name, value in settings.items()])
-    how = reading(format, pattern, columns, score)
-    logs = Logs(places, rules, how, paired, unfinished)
+    how = reading(format, pattern, columns, score, paired)
+    logs = Logs(places, rules, how, unfinished)
     if output:
         written = save(page.build(logs), Path(output))
         if console:

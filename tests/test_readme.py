@@ -97,6 +97,7 @@ def test_every_command_of_a_page_works(
     rows = {"text": text_file.read_text(encoding="utf-8").split("\n\n")}
     parquet.write_table(pyarrow.table(rows), tmp_path / "web" / "a.parquet")
     write_files(tmp_path, page)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     if name in ("plans.md", "reading_the_report.md"):
         tried("python -m runner +stage=step02", *small("+stage=step02"))
         for copy in ("a", "b"):

@@ -67,7 +67,6 @@ class Logs:
         places: Mapping[str, Sequence[str | Path]],
         rules: LogsConf,
         how: Reading,
-        paired: bool = False,
         unfinished: bool = False,
     ) -> None:
         """Read and compare the arms; with `unfinished` such runs count too. Raises UsageError."""
@@ -83,7 +82,7 @@ class Logs:
             if not logs[arm]:
                 raise UsageError(f"The arm {arm} has no run that can be read. {self.problems[-1]}")
         pairs = [(arm, log) for arm, each in logs.items() for log in each]
-        self.paired = paired or all(log.is_ours for _, log in pairs)
+        self.paired = how.seeds or all(log.is_ours for _, log in pairs)
         if self.paired and (unknown := [log.run for _, log in pairs if log.seed is None]):
             where = "in the file's name (seed1337) or in the log (seed: 1337)"
             raise UsageError(f"{unknown[0]} has no seed to be paired by, {where}.")

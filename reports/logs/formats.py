@@ -53,10 +53,10 @@ FORMATS = {
         "(?:val loss|val:) {held_out}", "train: {loss}", "iter time: {step_ms} ms",
     ),
     "torchtitan": _line(
-        r".*?(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
+        r"\[.*?(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
     ),
 }  # fmt: skip
-# Lines of any format: a run's own score at its end, why it stopped early, and its seed.
+# At the end of a log of any format: a run's own score, and why it stopped early.
 FINAL = _line(
     r"(?:final_\w*exact|final evaluation)\b", "val(?:_loss:| loss: ){held_out}",
     "val_bpb:{bits_per_byte}",

@@ -10,7 +10,7 @@ from reports.logs.read import Reading
 
 
 def reading(
-    format: str | None, pattern: str | None, columns: str | None, score: str | None
+    format: str | None, pattern: str | None, columns: str | None, score: str | None, seeds: bool
 ) -> Reading:
     """What these options of `python -m reports` say. Raises UsageError."""
     if format and format not in FORMATS:
@@ -26,7 +26,7 @@ def reading(
         raise UsageError(f"--columns {columns}: give them as step=Step,loss=train/loss.")
     if scored and scored.groups != 1:
         raise UsageError(f"--score {score}: put the number, and nothing else, in brackets.")
-    return Reading(line or FORMATS.get(format or ""), theirs, scored)
+    return Reading(line or FORMATS.get(format or ""), theirs, scored, seeds)
 
 
 def _compiled(option: str, pattern: str | None) -> re.Pattern[str] | None:

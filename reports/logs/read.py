@@ -24,6 +24,7 @@ from reports.read import Records, read_records
 from runner.record import Status
 
 BLOCK = 1 << 23  # characters of a log that are read at once
+END = 1 << 16  # characters at a log's end that say how the run ended
 EVENTS = "events.out.tfevents."
 CHECKPOINT = re.compile(r"checkpoint-\d+")  # Hugging Face's folders
 NAMED = 5  # of files that hold nothing
@@ -31,11 +32,15 @@ NAMED = 5  # of files that hold nothing
 
 @dataclass(frozen=True)
 class Reading:
-    """How logs are read, where not by themselves: lines, a table's columns, a line with a score."""
+    """How logs are read, where not by themselves: lines, a table's columns, a line with a score.
+
+    With `seeds` a run's seed is looked for, in its file's name and then in its log.
+    """
 
     line: re.Pattern[str] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     score: re.Pattern[str] | None = None
+    seeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,8 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
     The last line may be cut short: it counts if it has a line end, or ends like another one.
     """
     found: list[pd.DataFrame] = []
-    final: dict[str, float] = {}
-    stopped, line = False, how.line
+    scores: list[str] = []
+    line, end = how.line, ""
     for block in iter(lambda: "".join(text.readlines(BLOCK)), ""):
         block = formats.ESCAPES.sub("", block) if "\x1b" in block else block
         whole, _, last = block.rpartition("\n")
@@ -189,12 +194,15 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
             block = whole + "\n"
         line = line or formats.first_format(block)
         found += [formats.matches(line, block)] if line else []
-        final |= formats.matches(formats.FINAL, block).ffill().tail(1).sum(min_count=1).dropna()
-        if how.score and (scores := how.score.findall(block)):
-            final["score"] = float(scores[-1])
-        stopped = stopped or bool(formats.STOPPED.search(block))
-        seeds = formats.SEED.findall(block)
-        seed = int(seeds[-1]) if seed is None and seeds else seed
+        end = (end + block)[-END:]
+        scores += how.score.findall(block)[-1:] if how.score else []
+        seeds = formats.SEED.findall(block) if how.seeds and seed is None else []
+        seed = int(seeds[-1]) if seeds else seed
+    ends = formats.matches(formats.FINAL, end).ffill().tail(1)
+    final = {str(name): value for name in ends for value in ends[name].dropna()}
+    if scores:
+        final["score"] = float(scores[-1])
+    stopped = bool(formats.STOPPED.search(end))
     points = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     return Log(run, points, final, stopped, seed)
 

@@ -276,7 +276,7 @@ class StatisticsConf:
 class LogsConf(StatisticsConf):
     """The statistics of the report on logs; None asks no such question."""
 
-    target: float | None  # a loss: whether each arm's mean is below it
+    target: PositiveFloat | None  # a loss: whether each arm's mean is below it
     improvement: PositiveFloat | None  # whether each arm is lower than the first by more than it
 
 

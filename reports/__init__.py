@@ -92,10 +92,10 @@ def compare(
     *,
     paired: bool = False,
     unfinished: bool = False,
-    format: str | None = None,
-    pattern: str | None = None,
-    columns: str | None = None,
-    score: str | None = None,
+    format: str = "",
+    pattern: str = "",
+    columns: str = "",
+    score: str = "",
     output: str | Path | None = None,
     console: Console | None = None,
     **settings: Any,
@@ -108,13 +108,13 @@ def compare(
     """
     from reports.logs import page
     from reports.logs.arms import Logs
-    from reports.logs.options import reading
+    from reports.logs.read import Reading
     from reports.page import save
     from reports.rules import read_rules_of_logs
 
     places = {n: [p] if isinstance(p, str | Path) else [*p] for n, p in arms.items()}
-    rules = read_rules_of_logs([f"{name}={value}" for name, value in settings.items()])
-    how = reading(format, pattern, columns, score, paired)
+    rules = read_rules_of_logs([f"{k}={v}" for k, v in settings.items() if v is not None])
+    how = Reading.typed(format, pattern, columns, score, paired)
     logs = Logs(places, rules, how, unfinished)
     if output:
         written = save(page.build(logs), Path(output))

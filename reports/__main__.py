@@ -42,7 +42,7 @@ def main() -> None:
     add("--columns", help="columns of a table: step=Step,loss=train/loss,held_out=val/loss")
     add("--score", help="regular expression of a run's score, its last match's first group")
     given = parser.parse_intermixed_args()
-    pairs = [word for word in given.words if "=" in word and not Path(word).exists()]
+    pairs = [word for word in given.words if "=" in word[1:] and not Path(word).exists()]
     settings = [pair for pair in pairs if pair.partition("=")[0] in SETTINGS]
     arms: dict[str, list[str]] = {}
     for name, _, place in (p.partition("=") for p in pairs if p not in settings):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -28,10 +28,6 @@ class Band:
     low: Floats
     high: Floats
     thinned: bool = False
-
-    @property
-    def without_range(self) -> "Band":
-        return replace(self, low=self.y, high=self.y)
 
 
 def thin(band: Band, log: bool = False) -> Band:

@@ -176,7 +176,8 @@ class Painter:
         for curve, stage in self._of_stages(lambda arm: _band(arm.curves, "step", "loss")):
             runs = [_band([steps], "step", "loss") for steps in stage.arm.curves]
             shown = runs if 1 < len(runs) <= MOST_RUNS else []
-            band = curve.band.without_range if shown else curve.band
+            band = curve.band  # runs that are drawn are its range
+            band = replace(band, low=band.y, high=band.y) if shown else band
             drawn.append(replace(curve, band=band, runs=shown))
         arm = self._baseline and self._baseline.arm
         span = (arm.mean("best"), arm.mean("worst")) if arm and arm.curves else None

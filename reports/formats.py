@@ -27,7 +27,7 @@ def number(value: float | None, form: str, unit: str = "") -> str:
 
 def p_value(p: float) -> str:
     """A p-value; those that are smaller than its digits can say as a bound."""
-    return "<0.0001" if p < 0.0001 else number(p, ".4f")
+    return "under 0.0001" if p < 0.0001 else number(p, ".4f")
 
 
 loss = partial(number, form=".3f")
@@ -83,7 +83,7 @@ def html(value: Any) -> Markup:
 
 def slug(name: str) -> str:
     """A name as a part of an address or of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:70]
+    return re.sub(r"[^\w-]+", "-", name)[:70]
 
 
 def together(values: Sequence[str]) -> str:

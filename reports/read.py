@@ -161,7 +161,7 @@ def _run_folders(experiment: Path) -> list[Path]:
         )
     raise UsageError(
         f"{experiment} {what}; give an experiment's folder, such as outputs/ladder, or train a "
-        "stage first, such as step02."
+        f"stage first, such as step02. Logs of another script need a name: a={experiment}."
     )
 
 

@@ -29,12 +29,11 @@ def _read(file: str, kind: type[Rules], overrides: Sequence[str]) -> Rules:
     from pydantic import ValidationError
 
     try:
-        defaults = OmegaConf.load(CONF / file)
-        typed = OmegaConf.from_dotlist(list(overrides))
-        merged = OmegaConf.merge(OmegaConf.structured(kind), defaults, typed)
-        rules: Rules = validator(kind).validate_python(  # type: ignore[arg-type]
-            OmegaConf.to_container(merged)
-        )
+        defaults, typed = OmegaConf.load(CONF / file), OmegaConf.from_dotlist([*overrides])
+        if unknown := [str(key) for key in typed if key not in defaults]:
+            raise UsageError(f"{unknown[0]} is no setting here; there are {', '.join(defaults)}.")
+        values = OmegaConf.to_container(OmegaConf.merge(defaults, typed), resolve=True)
+        rules: Rules = validator(kind).validate_python(values)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         said = str(error).splitlines()[0]
         raise UsageError(f"{' '.join(overrides)}: {said}.") from None

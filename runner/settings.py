@@ -85,7 +85,9 @@ def read_settings(cfg: DictConfig) -> Config:
             "a stage that accumulates."
         )
     logger = config.logger.name
-    if logger is not Logger.none and not find_spec(logger.value):
+    package = None if logger is Logger.none else find_spec(logger.value)
+    # A folder called wandb, which W&B makes, is found too, and has no origin.
+    if logger is not Logger.none and not (package and package.origin):
         raise UsageError(
             f"logger={logger.value} needs a package that is not installed: "
             f"pip install 'gpt2-ladder[{logger.value}]'."

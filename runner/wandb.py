@@ -1,9 +1,6 @@
 """`logger=wandb`: a run's numbers at Weights & Biases, or with WANDB_MODE=offline in its folder."""
 
-import hashlib
 import html
-import os
-import socket
 from collections.abc import Mapping
 
 import wandb
@@ -17,16 +14,15 @@ class Wandb(Watcher):
     """Logs to a project called like the experiment, in which stages are groups."""
 
     def begin(self, folder: RunFolder, done: int) -> None:
-        about = folder.run
-        place = f"{socket.gethostname()}:{folder.path.resolve()}"
+        # A run that goes on adds to what it logged before, which wandb keeps by its id.
+        before = sorted(folder.path.glob("wandb/*run-*")) if done else []
         self._run = wandb.init(
             project=folder.path.parents[1].name,
             group=folder.path.parent.name,
             name="/".join(folder.path.parts[-2:]),
-            # A run that starts over replaces what it logged, and one that goes on adds to it.
-            id=hashlib.sha256(os.fsencode(place)).hexdigest()[:16],
-            resume="allow" if done else None,
-            config=about.config,
+            id=before[-1].name.rpartition("-")[2] if before else None,
+            resume="allow" if before else None,
+            config=folder.run.config,
             dir=folder.path,
             settings=wandb.Settings(console="off"),
         )

@@ -13,7 +13,7 @@ import pandas as pd
 from conf.errors import UsageError
 from conf.schema import LogsConf
 from reports.logs.formats import MEASURES
-from reports.logs.read import Log, Reading, files_of, read_logs
+from reports.logs.read import OURS, Log, Reading, files_of, read_logs
 from reports.read import Floats
 from reports.statistics import (
     Estimate,
@@ -74,30 +74,38 @@ class Logs:
         logs: dict[str, list[Log]] = {}
         owners: dict[Path, str] = {}
         for arm in places:
-            files = dict.fromkeys(file for place in places[arm] for file in files_of(arm, place))
-            for file in files:
-                if (other := owners.setdefault(file.resolve(), arm)) != arm:
+            named = [file for place in places[arm] for file in files_of(arm, place)]
+            files = {file.resolve(): file for file in named}
+            for path, file in files.items():
+                if (other := owners.setdefault(path, arm)) != arm:
                     self.problems.append(f"{file} is in two arms, {other} and {arm}.")
-            logs[arm] = read_logs(arm, [*files], how, self.problems)
+            logs[arm] = read_logs(arm, [*files.values()], how, self.problems)
             if not logs[arm]:
-                raise UsageError(f"The arm {arm} has no run that can be read. {self.problems[-1]}")
+                said = " ".join(self.problems[-1:])
+                raise UsageError(f"The arm {arm} has no run that can be read. {said}")
+        if not logs:
+            raise UsageError("There is no arm; give one as a name and a folder.")
         pairs = [(arm, log) for arm, each in logs.items() for log in each]
-        self.paired = how.seeds or all(log.is_ours for _, log in pairs)
+        self.paired = how.seeds or all(log.kind == OURS for _, log in pairs)
         if self.paired and (unknown := [log.run for _, log in pairs if log.seed is None]):
             where = "in the file's name (seed1337) or in the log (seed: 1337)"
             raise UsageError(f"{unknown[0]} has no seed to be paired by, {where}.")
-        self.measure = _common_measure(logs)
-        self.runs = _runs(pairs, self.measure, unfinished)
+        self.measure = _common_measure(logs, how.measures)
+        self.runs = _runs(pairs, self.measure)
         points = [log.points.reset_index().assign(arm=arm, run=log.run) for arm, log in pairs]
         table = pd.concat(points, ignore_index=True)
         self.steps, self.evaluations = (
             table[["arm", "run", "step", "seconds"]].assign(loss=table[name])[table[name].notna()]
             for name in ("loss", self.measure)
         )
-        counted = self.runs[self.runs["status"] == "finished"]
-        # Two runs of ours with one seed have the same draws.
-        same = counted.duplicated(["arm", "seed"]) & counted["seed"].notna() & self.paired
-        self.counted = {arm: counted[(counted["arm"] == arm) & ~same] for arm in logs}
+        kept = ["finished", "unfinished"] if unfinished else ["finished"]
+        counts = self.runs["status"].isin(kept) & self.runs["loss"].notna()
+        self.counted = {arm: self.runs[counts & (self.runs["arm"] == arm)] for arm in logs}
+        for arm, runs in self.counted.items() if self.paired else ():
+            if len(again := runs[runs.duplicated("seed")]):
+                said = f"{arm} has several runs of a seed: of each the first counts, as they share"
+                self.problems.append(f"{said} their draws; {again['run'].iloc[0]} does not.")
+                self.counted[arm] = runs.drop_duplicates("seed")
         self.results = self._decided([self._result(arm) for arm in logs])
 
     @property
@@ -105,32 +113,29 @@ class Logs:
         return bool(self.runs["seconds"].notna().any())
 
     def _result(self, arm: str) -> Result:
-        counted, target, improvement = self.counted[arm], *self._questions()
+        counted, asked = self.counted[arm], (self.rules.target, self.rules.improvement)
+        target, improvement = (math.nan if each is None else each for each in asked)
         runs, seen = self.runs[self.runs["arm"] == arm], self.evaluations
         there = seen[(seen["arm"] == arm) & (seen["loss"] <= target)]
         first = there[there["run"].isin(counted["run"])].groupby("run").first()
+        # A mean without its lost runs is too low to be called low.
+        lost = len(runs) - len(counted)
         return Result(
             arm=arm,
             runs=len(counted),
-            lost=int((runs["status"] != "finished").sum()),
-            fewest_steps=runs["steps"].min(),
-            most_steps=runs["steps"].max(),
+            lost=lost,
+            fewest_steps=float(runs["steps"].min()),
+            most_steps=float(runs["steps"].max()),
             loss=self._mean(arm, "loss"),
             seconds=self._mean(arm, "seconds"),
             loss_difference=self._difference(arm, "loss"),
             seconds_difference=self._difference(arm, "seconds"),
             passed=None if math.isnan(target) else int((counted["loss"] <= target).sum()),
-            p_target=p_below(self._mean(arm, "loss", target)),
+            p_target=math.nan if lost else p_below(self._mean(arm, "loss", target)),
             first_step=first["step"].mean(),
             first_seconds=first["seconds"].mean(),
-            p_improvement=p_below(self._difference(arm, "loss", improvement)),
+            p_improvement=math.nan if lost else p_below(self._difference(arm, "loss", improvement)),
         )
-
-    def _questions(self) -> tuple[float, float]:
-        """The target and the improvement; NaN for none, which every answer is then."""
-        asked = self.rules.target, self.rules.improvement
-        target, improvement = (math.nan if each is None else each for each in asked)
-        return target, improvement
 
     def _values(self, arm: str, column: str) -> pd.Series[float]:
         return self.counted[arm].set_index("seed" if self.paired else "run")[column].dropna()
@@ -171,18 +176,21 @@ def _floats(values: pd.Series[float]) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def _common_measure(logs: Mapping[str, Sequence[Log]]) -> str:
-    """The first kind of loss that every arm has."""
-    for measure in MEASURES:
-        if all(any(not math.isnan(log.score(measure)) for log in arm) for arm in logs.values()):
+def _common_measure(logs: Mapping[str, Sequence[Log]], measures: Sequence[str]) -> str:
+    """The first kind of loss that an arm has, if every arm has it."""
+    for measure in measures:
+        having = [any(not math.isnan(log.score(measure)) for log in arm) for arm in logs.values()]
+        if all(having):
             return measure
+        if any(having) and measure != "held_out":  # bits/byte may be beside it
+            break
     raise UsageError(
-        f"The arms {', '.join(logs)} have no kind of loss in common, such as nats/token or "
-        "bits/byte; --score says which number is a run's loss."
+        f"The arms {', '.join(logs)} have no kind of loss in common; --score says which number is "
+        f"a run's loss, by a regular expression or as one of {', '.join(MEASURES[1:])}."
     )
 
 
-def _runs(logs: Sequence[tuple[str, Log]], measure: str, unfinished: bool) -> pd.DataFrame:
+def _runs(logs: Sequence[tuple[str, Log]], measure: str) -> pd.DataFrame:
     """A row a run, with its `status`: finished, diverged or unfinished.
 
     A run has finished if it reached its planned end, or without a plan that of the longest of its
@@ -191,19 +199,27 @@ def _runs(logs: Sequence[tuple[str, Log]], measure: str, unfinished: bool) -> pd
     """
     runs = pd.DataFrame([
         {
-            "arm": arm, "run": log.run, "seed": log.seed, "steps": log.last,
-            "steps_planned": log.planned, "loss": log.score(measure), "seconds": log.seconds,
-            "last_loss": log.score("loss"), "seen": log.seen(measure), "stopped": log.stopped,
-            "has_final": measure in log.final,
+            "arm": arm, "run": log.run, "seed": log.seed, "steps": log.points.index.max(),
+            "steps_planned": log.points["planned"].max(), "loss": log.score(measure),
+            "seconds": log.points["seconds"].max(),
         }
         for arm, log in logs
     ])  # fmt: skip
-    ends = runs[["steps", "seen"]].where(~runs["stopped"])
-    alike = ends.groupby([runs["arm"], runs["steps_planned"]]).transform("max")
-    end = (runs["steps_planned"] - 1).where(runs["steps_planned"] > 0, alike["steps"])
-    reached = runs["stopped"] | ((runs["steps"] >= end) & (runs["seen"] >= alike["seen"]))
-    whole = runs["has_final"] | (reached & ~runs.groupby("arm")["has_final"].transform("any"))
-    diverged = np.isinf(runs["loss"]) | np.isinf(runs["last_loss"])
-    finished = runs["loss"].notna() & (whole | unfinished)
-    runs["status"] = np.select([diverged, finished], ["diverged", "finished"], "unfinished")
-    return runs.drop(columns=["last_loss", "seen", "stopped", "has_final"])
+    evaluated = pd.Series([log.points[measure].last_valid_index() for _, log in logs], dtype=float)
+    stopped = pd.Series([log.stopped for _, log in logs])
+    final = pd.Series([measure in log.final for _, log in logs])
+    losses = pd.Series([log.points["loss"].ffill().iloc[-1] for _, log in logs])
+    # What is said of the longest holds for those that did not say why they stopped.
+    alike = [runs["arm"], runs["steps_planned"].fillna(0)]
+    longest, latest = (
+        each.where(~stopped).groupby(alike).transform("max") for each in (runs["steps"], evaluated)
+    )
+    # Some scripts count to the last step, and some to the one before.
+    end = runs["steps_planned"].where(longest >= runs["steps_planned"], runs["steps_planned"] - 1)
+    # A script that logs its plan evaluates at the end of it.
+    is_log = np.array([log.kind == "logs" for _, log in logs])
+    latest = latest.where(~is_log | (measure == "loss"), end.fillna(latest))
+    whole = stopped | ((runs["steps"] >= end.fillna(longest)) & ~(evaluated < latest))
+    whole = final | (whole & ~final.groupby(runs["arm"]).transform("any"))
+    lost, kept = np.isinf(runs["loss"]) | np.isinf(losses), runs["loss"].notna() & whole
+    return runs.assign(status=np.select([lost, kept], ["diverged", "finished"], "unfinished"))

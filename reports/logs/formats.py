@@ -17,17 +17,25 @@ COLUMNS = ("step", *MEASURES, "seconds", "elapsed_ms", "step_ms", "planned")
 NUMBER = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf)"
 PLACE = re.compile(rf"{{({'|'.join(COLUMNS)})}}")
 ESCAPES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+LONGEST = 200  # characters at a line's end that hold its last number
 LAST_NUMBER = re.compile(r"[^\d.]*[\d.]+[^\d.]*$")
 
 
+# What launchers and loggers put before a line: [rank0]: 2025-01-01 12:00:00,000 - root - INFO -
+PREFIX = r"(?:\[[^]\n]*\]:? *|\d{4}-\d\d-\d\d[ T]\S+ +|(?:root|INFO)\S* +|[-:|] +)*"
+
+
 def _line(begins: str, *places: str) -> re.Pattern[str]:
-    """A line by how it begins; the other places, each at a word, may be anywhere or missing."""
+    """A line by how it begins; the other places, each at a word, may be anywhere or missing.
+
+    It begins with the end of the line before, which is found four times as fast as `^`.
+    """
     words = "".join(rf"(?=(?:(?:\S* )*?{place})?)" for place in places)
-    named = PLACE.sub(lambda column: f"(?P<{column[1]}>{NUMBER})", f"^{begins}{words}")
-    return re.compile(named, re.M | re.I)
+    named = PLACE.sub(lambda column: f"(?P<{column[1]}>{NUMBER})", f"\\n{PREFIX}{begins}{words}")
+    return re.compile(named, re.I)
 
 
-# Of formats that fit the same line, the first. A column stands where its number does.
+# Of formats that fit the same lines, the first. A column stands where its number does.
 FORMATS = {
     "guide": _line("step {step}, ", "loss: {loss}", "dt: {step_ms}ms"),
     "speedrun": _line(
@@ -53,29 +61,30 @@ FORMATS = {
         "(?:val loss|val:) {held_out}", "train: {loss}", "iter time: {step_ms} ms",
     ),
     "torchtitan": _line(
-        r"\[.*?(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
+        "(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
     ),
 }  # fmt: skip
 # At the end of a log of any format: a run's own score, and why it stopped early.
 FINAL = _line(
-    r"(?:final_\w*exact|final evaluation)\b", "val(?:_loss:| loss: ){held_out}",
+    r"(?:\w+_exact|final evaluation)\b", "val(?:_loss:| loss: ){held_out}",
     "val_bpb:{bits_per_byte}",
 )  # fmt: skip
 STOPPED = re.compile("^stopping_early:", re.M)
 SEED = re.compile(r"(?<![a-z])seed[ _:=-]{0,2}(\d+)", re.I)
 
 
-def first_format(text: str) -> re.Pattern[str] | None:
-    """The format of the first line that fits one."""
-    found = [(m.start(), i) for i, p in enumerate(FORMATS.values()) if (m := p.search(text))]
-    return [*FORMATS.values()][min(found)[1]] if found else None
+def fitting(text: str) -> re.Pattern[str] | None:
+    """The format that fits the most lines, or the first of them; a comment may look like one."""
+    found = [pattern for pattern in FORMATS.values() if pattern.search(f"\n{text}")]
+    counts = [len(pattern.findall(text)) if len(found) > 1 else 1 for pattern in found]
+    return found[counts.index(max(counts))] if found else None
 
 
 def ends_alike(last: str, lines: str) -> bool:
     """Whether a last line without an end is whole: its last number is written as others are."""
 
     def form(line: str) -> str:
-        place = LAST_NUMBER.search(line)
+        place = LAST_NUMBER.search(line[-LONGEST:])
         return re.sub(r"\d", "0", re.sub(r"(?<![\d.])\d+", "0", place[0])) if place else line
 
     return any(form(line) == form(last) for line in lines.splitlines()[-9:])
@@ -83,7 +92,7 @@ def ends_alike(last: str, lines: str) -> bool:
 
 def matches(pattern: re.Pattern[str], text: str) -> pd.DataFrame:
     """The numbers of the lines that fit, in their order."""
-    rows = pattern.findall(text)
+    rows = pattern.findall(f"\n{text}")
     if pattern.groups == 1:
         rows = [(row,) for row in rows]
     cells = [*zip(*rows, strict=True)] or [()] * pattern.groups

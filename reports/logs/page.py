@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +25,10 @@ from reports.values import as_frame, dumped, plain
 from reports.verdicts import Outcome
 from reports.wording import sentences, words
 
-COLUMNS = [
-    "arm", "measure", "paired", "runs", "lost", "fewest_steps", "most_steps", "loss_value",
-    "loss_deviation", "loss_low", "loss_high", "loss_difference_value", "loss_difference_low",
-    "loss_difference_high", "loss_difference_p", "outcome", "reason", "runs_needed", "passed",
-    "p_target", "first_step", "first_seconds", "p_improvement", "seconds_value",
-    "seconds_deviation", "seconds_difference_value", "seconds_difference_low",
-    "seconds_difference_high",
-]  # fmt: skip
+# Columns of an estimate that say nothing of logs, or nothing of a mean.
+LEFT_OUT = re.compile(r"(_n|_over|_neutral|_p_equivalent)$|^(loss|seconds|seconds_difference)_p$")
 LABEL = 12  # characters of an arm's name at the end of its curve
-START = 0.4  # of a curve: above the losses until there the axis is cut off
+START = 0.6  # of a curve: above the losses until there the axis is cut off
 TONES = {Outcome.lower: "good", Outcome.higher: "bad", Outcome.equivalent: "even"}
 
 
@@ -41,7 +36,8 @@ def frame(logs: Logs) -> pd.DataFrame:
     """A row an arm in full precision, with columns such as loss_difference_low."""
     about = {"measure": logs.measure, "paired": logs.paired}
     found = as_frame([about | plain(each) for each in logs.results])
-    return found.reindex(columns=COLUMNS).dropna(axis="columns", how="all")
+    found = found[[name for name in found if not LEFT_OUT.search(str(name))]]
+    return found.fillna(math.nan).infer_objects()
 
 
 def build(logs: Logs) -> dict[str, bytes]:
@@ -114,7 +110,7 @@ def _table(logs: Logs, say: Say) -> Table:
             seconds = f" at {r.first_seconds:,.1f} s" if r.first_seconds >= 0 else ""
             first = [f"from step {count(r.first_step)}{seconds}"] if r.first_step >= 0 else []
             notes = [f"p {p_value(r.p_target)}", *first]
-            cells[f"At {target:g}"] = Cell(f"{r.passed} of {r.runs}", notes)
+            cells[f"At {target:g}"] = Cell(f"{r.passed} of {r.runs + r.lost}", notes)
         if improvement:
             cells[f"p, {improvement:g} lower"] = p_value(r.p_improvement)
         if logs.has_times:
@@ -137,23 +133,26 @@ def _mean(found: Estimate) -> Cell:
 
 
 def _four(value: float) -> str:
-    return number(value, ".4f")
+    return number(value, ",.4f")
 
 
 def _rows(logs: Logs, style: Mapping[str, Look], measure: str) -> list[Picture]:
     """The mean of each arm, and its difference from the first."""
-
-    def row(arm: str, found: Estimate, text: str, is_claim: bool = True) -> Row:
-        return Row(arm, arm, found, style[arm].hex, text, is_claim)
-
-    level = math.nan if logs.rules.target is None else logs.rules.target
-    means = [row(r.arm, r.loss, _four(r.loss.value)) for r in logs.results if r.loss.n]
-    labels = measure.capitalize(), "mean and interval; dashed: the target"
-    found = rows("arms", labels, means, level=level)
+    means = [
+        Row(r.arm, r.arm, r.loss, style[r.arm].hex, _four(r.loss.value))
+        for r in logs.results if r.loss.n
+    ]  # fmt: skip
     differences = [
-        row(r.arm, e, signed(e.value, 4), r.outcome in TONES)
+        Row(r.arm, r.arm, e, style[r.arm].hex, signed(e.value, 4), r.outcome in TONES)
         for r in logs.results if (e := r.loss_difference).n
     ]  # fmt: skip
+    level = math.nan if logs.rules.target is None else logs.rules.target
+    found = rows(
+        "arms",
+        (measure.capitalize(), "mean and interval" + "; dashed: the target" * (level > 0)),
+        means,
+        level=level,
+    )
     labels = f"Difference from {logs.results[0].arm}", "← lower is better; hollow: undecided"
     return found + rows("difference", labels, differences)
 
@@ -177,9 +176,10 @@ def _curves(
         ends += [band.y[early].max(), *(run.y.min() for run in runs)]
     if not drawn:
         return []
-    margin = 0.06 * (max(ends) - min(ends))
+    margin = 0.06 * (max(ends) - min(ends)) or 0.1
     labels = f"{measure.capitalize()} by {axis}", axis, measure
-    limits, level = (min(ends) - margin, max(ends) + margin), logs.rules.target or math.nan
+    limits = min(ends) - margin, max(ends) + margin
+    level = math.nan if logs.rules.target is None else logs.rules.target
     return curves(f"{measure.partition(',')[0]}-{x}", labels, drawn, limits=limits, level=level)
 
 

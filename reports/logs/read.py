@@ -7,8 +7,9 @@ import gzip
 import io
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from conf.errors import UsageError
+from conf.schema import LogsConf
 from reports.curves import LAST_SHARE
 from reports.logs import formats
 from reports.logs.tables import is_table, read_events, read_table
@@ -27,27 +29,61 @@ BLOCK = 1 << 23  # characters of a log that are read at once
 END = 1 << 16  # characters at a log's end that say how the run ended
 EVENTS = "events.out.tfevents."
 CHECKPOINT = re.compile(r"checkpoint-\d+")  # Hugging Face's folders
+OURS = "records"
+KINDS = (OURS, "tables", "event files", "logs")  # of one run the first counts
 NAMED = 5  # of files that hold nothing
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How logs are read, where not by themselves: lines, a table's columns, a line with a score.
+    """How logs are read: the lines of a pattern, the columns of a table, and a line with a score.
 
-    With `seeds` a run's seed is looked for, in its file's name and then in its log.
+    What is not said is found by itself. `measures` are what runs may be scored by, the first choice
+    first. With `seeds` a run's seed is looked for, in its file's name and then in its log.
     """
 
     line: re.Pattern[str] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     score: re.Pattern[str] | None = None
+    measures: Sequence[str] = formats.MEASURES
     seeds: bool = False
+
+    @staticmethod
+    def typed(format: str, pattern: str, columns: str, score: str, seeds: bool) -> Reading:
+        """What these options of `python -m reports` say. Raises UsageError."""
+        if format and format not in formats.FORMATS:
+            raise UsageError(f"--format {format}: the formats are {', '.join(formats.FORMATS)}.")
+        is_measure = score in formats.MEASURES
+        try:
+            line, scored = (
+                re.compile(each, re.M) if each else None
+                for each in (pattern, score * (not is_measure))
+            )
+        except re.error as error:
+            raise UsageError(f"{error.pattern!r} is no regular expression: {error}.") from None
+        theirs = dict(each.split("=", 1) for each in columns.split(",") if "=" in each)
+        groups = [*line.groupindex] if line else []
+        if unknown := [name for name in (*groups, *theirs) if name not in formats.COLUMNS]:
+            known = ", ".join(formats.COLUMNS)
+            raise UsageError(f"There is no column {unknown[0]}; there are {known}.")
+        if line and not {"step"} < {*groups}:
+            raise UsageError(
+                rf"--pattern {pattern}: name a step, (?P<step>\d+), and (?P<loss>\S+)."
+            )
+        if columns and not theirs:
+            raise UsageError(f"--columns {columns}: give them as step=Step,loss=train/loss.")
+        if scored and scored.groups != 1:
+            raise UsageError(f"--score {score}: put the number, and nothing else, in brackets.")
+        measures = (score,) if is_measure else ("score",) if scored else formats.MEASURES
+        return Reading(line or formats.FORMATS.get(format), theirs, scored, measures, seeds)
 
 
 @dataclass(frozen=True)
 class Log:
     """A run: its numbers by steps taken, its final line's by column, and whether it chose to stop.
 
-    A loss that is no number is infinite. `seconds` are of training up to the step.
+    A loss that is no number is infinite. `seconds` are of training up to the step. `kind` is that
+    of its file.
     """
 
     run: str
@@ -55,33 +91,14 @@ class Log:
     final: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
     seed: int | None = None
-    is_ours: bool = False
-
-    @property
-    def last(self) -> float:
-        """The last step."""
-        return float(self.points.index.max())
-
-    @property
-    def planned(self) -> float:
-        """The steps that it was to take, or 0."""
-        return float(self.points["planned"].fillna(0).max())
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training; NaN where there are no times."""
-        return float(self.points["seconds"].max())
-
-    def seen(self, measure: str) -> float:
-        """The step at which its loss was last measured, or -1."""
-        steps = self.points[measure].dropna().index
-        return float(steps.max()) if len(steps) else -1.0
+    kind: str = "logs"
 
     def score(self, measure: str) -> float:
         """The final line's, else the last one; of training losses the mean over the last tenth."""
         values = self.points[measure].dropna()
-        is_last = values.index > (1 - LAST_SHARE) * self.last
-        last = values[is_last] if measure == "loss" else values[-1:]
+        last = values[-1:]
+        if measure == "loss":
+            last = values[values.index > (1 - LAST_SHARE) * self.points.index.max()]
         return self.final.get(measure, float(last.mean()))
 
 
@@ -91,23 +108,25 @@ def files_of(arm: str, place: str | Path) -> list[Path]:
     A folder of event files is a run, and of a trainer's checkpoints the latest counts. Where there
     are records of ours, only those are runs.
     """
-    found = [place] if Path(place).exists() else sorted(glob.glob(str(place), recursive=True))
+    is_there = bool(str(place)) and Path(place).exists()
+    found = [place] if is_there else sorted(glob.glob(str(place), recursive=True))
     below = [f for p in map(Path, found) for f in (p.rglob("*") if p.is_dir() else [p])]
     files = [file for file in below if file.is_file() and not file.name.startswith(".")]
+    ours = [file for file in files if file.name == "run.json"]
+    stages = sorted({file.parents[1] for file in ours})
     if not files:
+        settings = ", ".join(entry.name for entry in fields(LogsConf))
         raise UsageError(
-            f"{arm}={place}: there is no such file. An arm is name=folder or name='logs/*.txt'; "
-            "settings are those of conf/logs.yaml."
+            f"{arm}={place}: no file is there. An arm is name=folder or name='logs/*.txt', and the "
+            f"settings are {settings}."
         )
-    if ours := sorted(file for file in files if file.name == "run.json"):
-        if len(stages := sorted({file.parents[1] for file in ours})) > 1:
-            raise UsageError(f"{arm}={place} holds several stages; give one, such as {stages[0]}.")
-        return ours
+    if len(stages) > 1:
+        raise UsageError(f"{arm}={place} holds several stages; give one, such as {stages[0]}.")
 
     def age(file: Path) -> tuple[bool, int, Path]:
         return not CHECKPOINT.fullmatch(file.parent.name), len(file.parent.name), file
 
-    return [*{_run_of(file): file for file in sorted(files, key=age)}.values()]
+    return [*{_run_of(file): file for file in sorted(ours or files, key=age)}.values()]
 
 
 def _run_of(file: Path) -> Path:
@@ -125,12 +144,22 @@ def read_logs(arm: str, files: Sequence[Path], how: Reading, problems: list[str]
         try:
             ours = file.name == "run.json"
             logs = [_ours(file, experiment(file.parents[2]))] if ours else [*_read(file, how)]
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
             problems.append(f"{file} is left out: {error}.")
             continue
         logs = [log for log in logs if len(log.points)]
         found += [_by_step(log, problems) for log in logs]
-        empty += [] if logs else [file.name]
+        empty += [] if logs or file.name in empty else [file.name]
+    kinds = sorted({log.kind for log in found}, key=KINDS.index)
+    if len(kinds) > 1:
+        said = f"those of the {' and the '.join(kinds[1:])} are left out beside those of the"
+        problems.append(f"{arm}: {said} {kinds[0]}, as they may be the same runs.")
+    found, seen = [log for log in found if log.kind == kinds[0]], dict[int, str]()
+    for log in [*found]:
+        numbers = hash((pd.util.hash_pandas_object(log.points).sum(), *log.final.values()))
+        if (same := seen.setdefault(numbers, log.run)) != log.run:
+            problems.append(f"{log.run} has the same numbers as {same} and is left out.")
+            found.remove(log)
     if empty:
         more = f" and {len(empty) - NAMED} more" * (len(empty) > NAMED)
         problems.append(
@@ -142,31 +171,37 @@ def read_logs(arm: str, files: Sequence[Path], how: Reading, problems: list[str]
 
 def _ours(file: Path, records: Records) -> Log:
     """A run's record; after its step s it has taken s + 1 steps."""
-    (row,) = (run for run in records.rows if run.run.endswith("/".join(file.parts[-3:-1])))
+    name = f"/{file.parts[-3]}/{file.parts[-2]}"
+    row = next((run for run in records.rows if run.run.endswith(name)), None)
+    if row is None:
+        raise ValueError("its record cannot be read")
     steps = records.curves.get(row.run, records.steps[:0])
     windows = records.evaluations.get(row.run, records.windows[:0])
     means = windows.groupby("step")["loss"].mean().rename("held_out").reset_index()
     points = pd.concat([steps.assign(step=steps["step"] + 1), means])
+    points = points.sort_values("step", kind="stable")
     points["planned"] = row.steps_planned
     lost = math.inf if row.status == Status.diverged else math.nan
     score = row.held_out if math.isfinite(row.held_out) else lost
     final = {} if math.isnan(score) else {"held_out": score}
-    return Log(row.run, points, final, seed=row.seed, is_ours=True)
+    return Log(row.run, points, final, seed=row.seed, kind=OURS)
 
 
 def _read(file: Path, how: Reading) -> Iterator[Log]:
     if EVENTS in file.name:
-        yield Log(str(file.parent), read_events(file.parent, how.columns))
+        yield Log(str(file.parent), read_events(file.parent, how.columns), kind="event files")
         return
     named = formats.SEED.search(file.stem)
     seed = int(named[1]) if named else None
     with _text(file) as text:
         head = text.read(4096)
         text.seek(0)
+        if "\0" in head:
+            return
         if how.columns or (not how.line and is_table(file.name, head)):
             for run, points in read_table(text.read(), how.columns):
-                yield Log(f"{file} {run}".strip(), points, seed=seed)
-        elif "\0" not in head:
+                yield Log(f"{file} {run}".strip(), points, seed=seed, kind="tables")
+        else:
             yield _lines(str(file), text, seed, how)
 
 
@@ -185,14 +220,13 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
     The last line may be cut short: it counts if it has a line end, or ends like another one.
     """
     found: list[pd.DataFrame] = []
-    scores: list[str] = []
-    line, end = how.line, ""
+    scores, line, end = list[str](), how.line, ""
     for block in iter(lambda: "".join(text.readlines(BLOCK)), ""):
         block = formats.ESCAPES.sub("", block) if "\x1b" in block else block
         whole, _, last = block.rpartition("\n")
         if last and not formats.ends_alike(last, whole):
             block = whole + "\n"
-        line = line or formats.first_format(block)
+        line = line or formats.fitting(block)
         found += [formats.matches(line, block)] if line else []
         end = (end + block)[-END:]
         scores += how.score.findall(block)[-1:] if how.score else []
@@ -201,22 +235,24 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
     ends = formats.matches(formats.FINAL, end).ffill().tail(1)
     final = {str(name): value for name in ends for value in ends[name].dropna()}
     if scores:
-        final["score"] = float(scores[-1])
-    stopped = bool(formats.STOPPED.search(end))
+        final["score"] = formats.numbers({"score": scores[-1:]})["score"].iloc[0]
     points = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    return Log(run, points, final, stopped, seed)
+    if len(points):  # a line without a step stands before that of its step
+        points["step"] = points["step"].bfill()
+    return Log(run, points, final, bool(formats.STOPPED.search(end)), seed)
 
 
 def _by_step(log: Log, problems: list[str]) -> Log:
     """The run with a row a step: of a value that is there twice, the later one."""
     points = log.points.reindex(columns=[*formats.COLUMNS])
-    points["step"] = points["step"].bfill()  # a line without one stands before that of its step
     points = points[np.isfinite(points["step"])]
     if (points["step"].diff() < 0).any():
         said = "its steps go back, as after a resume; of one that is there twice the later counts"
         problems.append(f"{log.run}: {said}.")
     points = points.groupby("step").last()
-    # Where only some steps are logged, the others took as long.
-    spent = (points["step_ms"] * points.index.to_series().diff().fillna(1.0)).cumsum() / 1000
+    # Steps that are not logged are taken to have the median of those that are.
+    timed = points["step_ms"].dropna()
+    others = timed.index.to_series().diff().fillna(max(1.0, timed.index.min())) - 1
+    spent = (timed + others * timed.median()).cumsum() / 1000
     seconds = points["seconds"].fillna(points["elapsed_ms"] / 1000).fillna(spent)
     return replace(log, points=points.assign(seconds=seconds.ffill()))

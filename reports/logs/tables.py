@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,12 +26,15 @@ NAMES = {
     "step_ms": ("step_ms",),
     "planned": ("max_steps",),
 }  # fmt: skip
-CHART = re.compile(r"(.+) - (.+?)(__MIN|__MAX)?")  # a run's column in an export of W&B's charts
+# A run's column in an export of W&B's charts; pandas counts columns of one name.
+CHART = re.compile(r"(?P<run>.+) - (?P<what>.+?)(?P<bound>__MIN|__MAX)?(?P<count>\.\d+)?")
+LINES = re.compile(r'{".*}\s*\n{"')  # JSON lines
 
 
 def is_table(name: str, head: str) -> bool:
     """Whether a file is read as a table and not as lines; `head` are its first characters."""
-    return ".csv" in Path(name).suffixes or head.lstrip()[:1] in ("{", "[")
+    known = {".csv", ".json", ".jsonl", ".ndjson"}
+    return bool(known & {*Path(name).suffixes[-2:]} or LINES.match(head))
 
 
 def read_table(text: str, columns: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -41,32 +43,39 @@ def read_table(text: str, columns: Mapping[str, str]) -> Iterator[tuple[str, pd.
     Raises ValueError where it is no table, or has no column for the step or a loss.
     """
     if text.lstrip()[:1] in ("{", "["):
-        yield "", _chosen(pd.DataFrame(_rows(text)), columns)
+        if rows := _rows(text):
+            yield "", _chosen(pd.DataFrame(rows), columns)
         return
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     charts = {name: match for name in table if (match := CHART.fullmatch(str(name)))}
     if not charts:
         yield "", _chosen(table, columns)
-    for run in dict.fromkeys(match[1] for match in charts.values()):
-        its = {name: m[2] for name, m in charts.items() if m[1] == run and not m[3]}
+    for run in dict.fromkeys((m["run"], m["count"]) for m in charts.values()):
+        its = {n: m["what"] for n, m in charts.items() if (m["run"], m["count"]) == run}
+        its = {name: what for name, what in its.items() if not charts[name]["bound"]}
         of_run = table[[name for name in table if name in its or name not in charts]]
-        yield run, _chosen(of_run.rename(columns=its), columns)
+        logged = of_run[(of_run[[*its]] != "").any(axis="columns")]
+        yield f"{run[0]}{run[1] or ''}", _chosen(logged.rename(columns=its), columns)
 
 
 def _rows(text: str) -> list[dict[str, Any]]:
     """The rows of JSON: a list, the `log_history` of a trainer's state, or a line each."""
-    infinite: Any = {"parse_constant": lambda name: math.inf}  # NaN is a loss, and no empty cell
+    planned = {}
     try:
-        found = json.loads(text, **infinite)
+        rows = json.loads(text, parse_constant=str)
     except ValueError:
         lines = text.strip().split("\n")
         whole = lines if lines[-1].endswith("}") else lines[:-1]  # the last one may be cut
-        return [json.loads(line, **infinite) for line in whole if line.strip()]
-    if isinstance(found, dict):
-        # The last entry of a trainer's state has the mean of the run's losses.
-        planned, history = {"max_steps": found.get("max_steps")}, found.get("log_history", [found])
-        found = [{k: v for k, v in row.items() if k != "train_loss"} | planned for row in history]
-    return [row for row in found if isinstance(row, dict)]
+        rows = [json.loads(line, parse_constant=str) for line in whole if line.strip()]
+    if isinstance(rows, dict):
+        planned = {"max_steps": rows.get("max_steps")}
+        rows = rows.get("log_history") or []
+    rows = [row | planned for row in rows if isinstance(row, dict)]
+    # The last entry of a trainer's state has the mean of the run's losses.
+    rows = [{k: v for k, v in r.items() if k != "train_loss" or not planned} for r in rows]
+    if len({frozenset(row) for row in rows}) == 1:  # a table, whose empty cells are NaN
+        rows = [{k: None if v == "NaN" else v for k, v in row.items()} for row in rows]
+    return rows
 
 
 def _chosen(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -79,8 +88,7 @@ def _chosen(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
         what = missing[0] if missing else "for a loss" if "step" in found else "for the step"
         some = ", ".join(map(str, table.columns[:8]))
         raise ValueError(f"it has no column {what}, but {some}; --columns step=...,loss=...")
-    cells = table[[*found.values()]].astype(object)
-    texts = cells.where(cells.notna(), "").astype(str)
+    texts = table.astype(object).where(table.notna(), "").astype(str)
     return numbers({ours: texts[name].tolist() for ours, name in found.items()})
 
 
@@ -94,5 +102,8 @@ def read_events(folder: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     scalars = [(tag, each) for tag in events.Tags()["scalars"] for each in events.Scalars(tag)]
     began = min((each.wall_time for _, each in scalars), default=0.0)
-    rows = [{"step": s.step, tag: s.value, "seconds": s.wall_time - began} for tag, s in scalars]
-    return _chosen(pd.DataFrame(rows), columns)
+    # As text a loss that is no number is told from no loss.
+    rows = [
+        {"step": s.step, tag: str(s.value), "seconds": s.wall_time - began} for tag, s in scalars
+    ]
+    return _chosen(pd.DataFrame(rows).sort_values("step", kind="stable"), columns)

@@ -18,10 +18,14 @@ from scipy import stats
 import reports
 from conf.errors import UsageError
 from reports import __main__ as command
-from reports.statistics import Estimate, Sample, t_test_power
+from reports.rules import read_rules_of_logs
+from reports.statistics import Estimate, Sample, seeds_to_decide, t_test_power
 from tests.conftest import ROOT
+from tests.reports.conftest import Lab
 
 PUBLIC = ROOT / "docs" / "logs"
+# The losses at the end of an earlier record's 14 runs, of which p 0.0059 was published.
+SPARSE_GATE = [3.2772, 3.2767, 3.2802, 3.2760, 3.2795, 3.2774, 3.2796, 3.2786, 3.2782, 3.2784, 3.2800, 3.2810, 3.2815, 3.2777]  # fmt: skip
 # A log of each format: two steps, the second with the last held-out loss, 3.25, or 1.25 bits/byte.
 SPEEDRUN = (
     "import torch\nprint0(f'step:{step}/{train_steps} val_loss:{val_loss:.4f}')\n"
@@ -135,10 +139,9 @@ def test_however_a_file_is_packed_the_numbers_are_the_same(name: str, tmp_path: 
     assert found.attrs["problems"] == []
 
 
-def test_the_published_numbers_of_the_speed_run_come_out() -> None:
-    arms = {name: PUBLIC / name for name in ("baseline", "unified", "sparse-gate")}
-    two = reports.compare({name: arms[name] for name in ("baseline", "unified")}, target=3.28)
-    base, unified = two.to_dict("records")
+def test_the_published_numbers_of_the_speed_run_come_out(tmp_path: Path) -> None:
+    arms = {name: PUBLIC / name for name in ("baseline", "unified")}
+    base, unified = reports.compare(arms, target=3.28).to_dict("records")
     for row, *published in (
         (base, 3.2783, 0.0008, 0.0003, 105.5361, 0.0923, 1775),
         (unified, 3.2782, 0.0015, 0.0060, 104.4579, 0.1430, 1765),
@@ -155,7 +158,8 @@ def test_the_published_numbers_of_the_speed_run_come_out() -> None:
     ends = [round(unified[f"seconds_difference_{end}"], 2) for end in ("low", "high")]
     assert ends == [-1.21, -0.95]
     assert (unified["outcome"], unified["reason"]) == ("inconclusive", "spread")
-    assert round(one(arms["sparse-gate"], target=3.28)["p_target"], 4) == 0.0059
+    earlier = write(tmp_path / "sparse-gate", SPARSE_GATE)
+    assert round(one(earlier, target=3.28)["p_target"], 4) == 0.0059
 
 
 def test_the_statistics_are_those_of_scipy(tmp_path: Path) -> None:
@@ -194,7 +198,13 @@ def test_the_runs_that_would_decide_have_the_power_that_is_said() -> None:
     hits = np.mean(stats.ttest_ind(after, before, axis=1, equal_var=False).pvalue < 0.05)
     said = t_test_power(effect / math.sqrt(2), n, 0.05, 2, samples=2)
     assert said == pytest.approx(hits, abs=0.02)
-    assert Estimate(1.0, over=Sample.runs).over is Sample.runs
+    found = Estimate(0.5, n=3, over=Sample.runs, deviation=math.sqrt(2))
+    needed = seeds_to_decide(found, 1, read_rules_of_logs())
+    assert needed
+    power = [stats.ttest_ind(*draws.normal([[[0.5]], [[0]]], 1, (2, 4000, n)), axis=1).pvalue < 0.05
+             for n in (needed, needed - 5)]  # fmt: skip
+    assert np.mean(power[0]) > 0.78
+    assert np.mean(power[1]) < 0.8
 
 
 def test_pairs_are_by_the_seed_of_the_file_or_of_the_log(tmp_path: Path) -> None:
@@ -218,12 +228,52 @@ def test_a_score_of_a_final_line_in_bits_and_by_an_own_expression(tmp_path: Path
     found = one(golf, improvement=0.005)
     assert (found["runs"], found["loss_value"]) == (3, pytest.approx(3.26))
     assert one(golf, score=r"_exact .*val_bpb:(\S+)")["loss_value"] == 1.25
+    in_bits = one(golf, score="bits_per_byte")
+    assert (in_bits["measure"], in_bits["loss_value"]) == ("bits_per_byte", 1.25)
+    with pytest.raises(UsageError, match="no kind of loss in common"):
+        one(golf, score=r"nothing:(\S+)")
     arms = {"golf": golf, "chat": tmp_path / "chat"}
     write(arms["chat"], [1.25], NANOCHAT)
     both = reports.compare(arms)
     assert both["measure"].unique().tolist() == ["bits_per_byte"]
     (golf / "0.txt").write_text(GOLF.partition("final")[0], "utf-8")
     assert one(golf)["lost"] == 1, "it was ended before its final line"
+
+
+def test_records_of_ours_are_compared_by_seed_as_in_their_report(lab: Lab, tmp_path: Path) -> None:
+    for stage in ("step02", "step03"):
+        for seed in (1, 2, 3, 4, 5):
+            lab.run(stage, seed, every=10, floor=7.0 if seed < 5 else 6.9)
+    lab.run("step03", 6, status="interrupted", losses=[9.0] * 7)
+    arms = {stage: lab.path / stage for stage in ("step02", "step03")}
+    found = reports.compare(arms, output=tmp_path / "report")
+    ours = reports.stages(lab.path, columns="all").set_index("stage").loc["step03"]
+    row = found.loc[1]
+    assert row["paired"]
+    assert row["loss_value"] == pytest.approx(ours["held_out"])
+    for end in ("value", "low", "high"):
+        assert row[f"loss_difference_{end}"] == pytest.approx(ours[f"reference_loss_{end}"])
+    assert found["lost"].tolist() == [0, 1]
+    assert found.attrs["problems"] == []
+    with pytest.raises(UsageError, match=r"holds several stages; give one, such as .*step02"):
+        reports.compare({"a": lab.path})
+    (tmp_path / "b").mkdir()
+    for seed in (1, 2, 3):
+        (tmp_path / "b" / f"seed{seed}.txt").write_text(SPEEDRUN.replace("3.25", f"7.0{seed}"))
+    beside = reports.compare({"a": lab.path / "step02", "b": tmp_path / "b"})
+    assert not beside["paired"].any(), "another script shares no draws with ours"
+
+
+def test_a_run_in_several_files_counts_once(tmp_path: Path) -> None:
+    for i, loss in enumerate((3.1, 3.2)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(LIGHTNING.replace("3.25", str(loss)))
+        (folder / "stdout.log").write_text(LLMC.replace("3.25", str(loss)))
+    found = reports.compare({"a": tmp_path})
+    assert (found.loc[0, "runs"], found.loc[0, "loss_value"]) == (2, pytest.approx(3.15))
+    said = "a: those of the logs are left out beside those of the tables"
+    assert found.attrs["problems"][0].startswith(said)
 
 
 def test_an_unfinished_run_is_shown_and_in_no_mean(tmp_path: Path) -> None:
@@ -245,9 +295,10 @@ def test_an_unfinished_run_is_shown_and_in_no_mean(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_file_is_said_and_the_rest_is_reported(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a", [3.1, 3.2, 3.3]), write(tmp_path / "b", [3.1])
+    a, b = write(tmp_path / "a", [3.1, 3.2, 3.3]), write(tmp_path / "b", [3.15])
     for name, text in {
         "README.md": "# no log", "config.json": '{"a": 1}', "odd.csv": "a,b\n1,2\n",
+        "vocab.json": '{"step": 1, "loss": 2}', "copy.txt": SPEEDRUN.replace("3.2500", "3.1000"),
         "nan.txt": SPEEDRUN.replace("3.2500", "nan"), "empty.txt": "",
         "again.txt": SPEEDRUN + "step:1/2 train_time:9ms\n" + SPEEDRUN.replace("3.25", "3.35"),
         "half.txt": SPEEDRUN[: SPEEDRUN.index("3.2500") + 3],
@@ -257,10 +308,10 @@ def test_what_is_wrong_with_a_file_is_said_and_the_rest_is_reported(tmp_path: Pa
     found = reports.compare({"a": [a], "b": [b, a / "0.txt"]}, output=tmp_path / "report")
     said = "\n".join(found.attrs["problems"])
     assert "odd.csv is left out: it has no column for the step, but a, b" in said
-    assert "config.json is left out" in said
-    assert "no line of a known format is in README.md, empty.txt, weights.bin" in said
+    assert "known format is in README.md, config.json, empty.txt, vocab.json, weights.bin" in said
     assert "again.txt: its steps go back" in said
     assert f"{a / '0.txt'} is in two arms, a and b." in said
+    assert f"{a / 'copy.txt'} has the same numbers as {a / '0.txt'} and is left out." in said
     runs = pd.read_csv(tmp_path / "report/runs.csv")
     status = {Path(r.run).name: (r.status, r.loss) for r in runs[runs["arm"] == "a"].itertuples()}
     assert status["nan.txt"] == ("diverged", math.inf)
@@ -307,15 +358,57 @@ def test_event_files_are_read_by_folder(tmp_path: Path) -> None:
         with SummaryWriter(str(tmp_path / name)) as writer:  # type: ignore[no-untyped-call]
             for step, value in ((1, 9.5), (2, loss)):
                 writer.add_scalar("val/loss", value, step)  # type: ignore[no-untyped-call]
-    found = one(tmp_path)
-    assert (found["runs"], found["loss_value"]) == (2, 3.375)
+    with SummaryWriter(str(tmp_path / "c")) as writer:  # type: ignore[no-untyped-call]
+        for step, value in ((1, 9.5), (2, math.nan)):
+            writer.add_scalar("train/loss", value, step)  # type: ignore[no-untyped-call]
+            writer.add_scalar("val/loss", value, step)  # type: ignore[no-untyped-call]
+    frame = reports.compare({"a": tmp_path})
+    found = frame.loc[0]
+    assert (found["runs"], found["lost"], found["loss_value"]) == (2, 1, 3.375)
+    assert frame.attrs["problems"] == []
+
+
+def test_seconds_are_added_up_where_some_steps_are_logged(tmp_path: Path) -> None:
+    lines = [
+        f"iter {i}: loss 3.3, time {900 if i == 20 else 100}.00ms, mfu 1%" for i in range(0, 50, 10)
+    ]
+    lines.insert(3, "step 25: train loss 3.2, val loss 3.25")
+    (tmp_path / "a.log").write_text("\n".join(lines) + "\n")
+    # 41 steps of 100 ms, of which one, with an evaluation, took 800 ms more.
+    assert one(tmp_path / "a.log", score="loss")["seconds_value"] == pytest.approx(4.9)
+
+
+def test_nan_is_a_loss_or_an_empty_cell(tmp_path: Path) -> None:
+    table = [{"step": 1, "val/loss": 3.25}, {"step": 2, "val/loss": math.nan}]
+    (tmp_path / "a.json").write_text(json.dumps(table))
+    assert one(tmp_path / "a.json")["loss_value"] == 3.25, "cells of a DataFrame"
+    lines = [{"step": 1, "loss": 3.3}, {"step": 2, "loss": 3.2, "val/loss": math.nan}]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "c.jsonl").write_text('{"step": 1, "loss": 3.3}\n{"step": 2, "val/loss": 3.1}\n')
+    found = reports.compare({"a": [tmp_path / "b.jsonl", tmp_path / "c.jsonl"]})
+    assert found[["runs", "lost", "loss_value"]].to_numpy().tolist() == [[1, 1, 3.1]]
+
+
+def test_what_stands_before_a_line_or_looks_like_one_does_not_matter(tmp_path: Path) -> None:
+    lines = [
+        f"[rank0]: 2026-01-01 12:00:00,1 - root - INFO - {line}" for line in SPEEDRUN.split("\n")
+    ]
+    hint = '"""It prints\nstep 0, loss: 10.96, norm: 27.9, dt: 34471.31ms\n"""\n'
+    (tmp_path / "a.log").write_text(hint + "\n".join(lines))
+    assert one(tmp_path / "a.log")["loss_value"] == 3.25
+    (tmp_path / "b.log").write_text(
+        "[titan] step:  1  loss:  9.5\n[titan] validate step:  2  loss:  3.25\n"
+    )
+    assert one(tmp_path / "b.log")["loss_value"] == 3.25
+    (tmp_path / "c.log").write_text(SPEEDRUN + "a" * 300_000)
+    assert one(tmp_path / "c.log")["loss_value"] == 3.25
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a=nowhere/*.txt"], "a=nowhere/*.txt: there is no such file"),
-        (["a=LOGS", "targt=3.28"], "targt=3.28: there is no such file"),
+        (["a=nowhere/*.txt"], "a=nowhere/*.txt: no file is there"),
+        (["a=LOGS", "targt=3.28"], "targt=3.28: no file is there"),
         (["a=LOGS", "target=low"], "target"),
         (["a=LOGS", "outputs/ladder"], "needs a name too: ladder=outputs/ladder"),
         (["outputs/ladder", "--paired"], "--paired is for logs"),
@@ -323,7 +416,7 @@ def test_event_files_are_read_by_folder(tmp_path: Path) -> None:
         (["a=LOGS", "--pattern", "(?P<step>"], "is no regular expression"),
         (["a=LOGS", "--pattern", r"(?P<step>\d+)"], "name a step"),
         (["a=LOGS", "--columns", "x=y"], "There is no column x"),
-        (["a=LOGS", "--score", "loss"], "put the number, and nothing else, in brackets"),
+        (["a=LOGS", "--score", "final"], "put the number, and nothing else, in brackets"),
         (["a=README.md"], "The arm a has no run that can be read"),
         (["a=LOGS", "busy=0.3"], "busy"),
     ],

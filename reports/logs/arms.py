@@ -99,12 +99,14 @@ class Logs:
             for name in ("loss", self.measure)
         )
         kept = ["finished", "unfinished"] if unfinished else ["finished"]
-        counts = self.runs["status"].isin(kept) & self.runs["loss"].notna()
-        self.counted = {arm: self.runs[counts & (self.runs["arm"] == arm)] for arm in logs}
-        for arm, runs in self.counted.items() if self.paired else ():
-            if len(again := runs[runs.duplicated("seed")]):
-                said = f"{arm} has several runs of a seed: of each the first counts, as they share"
-                self.problems.append(f"{said} their draws; {again['run'].iloc[0]} does not.")
+        self.runs["counts"] = self.runs["status"].isin(kept) & self.runs["loss"].notna()
+        in_arms = {arm: self.runs[self.runs["arm"] == arm] for arm in logs}
+        self.counted = {arm: runs[runs["counts"]] for arm, runs in in_arms.items()}
+        for arm, runs in self.counted.items():
+            has_draws = self.paired or logs[arm][0].kind == OURS
+            if has_draws and len(again := runs[runs.duplicated("seed")]):
+                said = f"{arm} has several runs of a seed, with the same draws: the first counts"
+                self.problems.append(f"{said}, and {again['run'].iloc[0]} does not.")
                 self.counted[arm] = runs.drop_duplicates("seed")
         self.results = self._decided([self._result(arm) for arm in logs])
 
@@ -119,7 +121,7 @@ class Logs:
         there = seen[(seen["arm"] == arm) & (seen["loss"] <= target)]
         first = there[there["run"].isin(counted["run"])].groupby("run").first()
         # A mean without its lost runs is too low to be called low.
-        lost = len(runs) - len(counted)
+        lost = int((~runs["counts"]).sum())
         return Result(
             arm=arm,
             runs=len(counted),

@@ -45,11 +45,9 @@ def build(logs: Logs) -> dict[str, bytes]:
     say = words(logs.rules)
     names = enumerate(logs.counted)
     style = looks([(name, i + 2, "" if i else "baseline") for i, name in names])
-    measure, by_step = say("measure", logs), ("step", "optimizer step")
-    first = _curves(logs, style, logs.evaluations, *by_step, measure)
-    more = _curves(logs, style, logs.evaluations, "seconds", "seconds of training", measure)
-    if logs.measure != "loss":
-        more += _curves(logs, style, logs.steps, *by_step, say("training"))
+    measure = say("measure", logs)
+    first = _curves(logs, style, "step", "optimizer step", measure)
+    more = _curves(logs, style, "seconds", "seconds of training", measure)
     arms = Section("arms", [_table(logs, say)], _rows(logs, style, measure))
     context = {
         "heading": say("arms_heading"),
@@ -109,15 +107,14 @@ def _table(logs: Logs, say: Say) -> Table:
         if target is not None:
             seconds = f" at {r.first_seconds:,.1f} s" if r.first_seconds >= 0 else ""
             first = [f"from step {count(r.first_step)}{seconds}"] if r.first_step >= 0 else []
-            notes = [f"p {p_value(r.p_target)}", *first]
+            notes = [*([f"p {p_value(r.p_target)}"] if r.p_target >= 0 else []), *first]
             cells[f"At {target:g}"] = Cell(f"{r.passed} of {r.runs + r.lost}", notes)
         if improvement:
             cells[f"p, {improvement:g} lower"] = p_value(r.p_improvement)
         if logs.has_times:
             cells["Seconds"] = _mean(r.seconds)
-            cells["Difference in seconds"] = Cell(
-                signed(time.value, 4), [bounds(time, 4)] * time.known
-            )
+            interval = [bounds(time, 4)] if time.known else []
+            cells["Difference in seconds"] = Cell(signed(time.value, 4), interval)
         found.append(cells)
         runs = logs.runs[logs.runs["arm"] == r.arm].itertuples()
         more.append({"Runs": [say("run", run) for run in runs]})
@@ -147,21 +144,18 @@ def _rows(logs: Logs, style: Mapping[str, Look], measure: str) -> list[Picture]:
         for r in logs.results if (e := r.loss_difference).n
     ]  # fmt: skip
     level = math.nan if logs.rules.target is None else logs.rules.target
-    found = rows(
-        "arms",
-        (measure.capitalize(), "mean and interval" + "; dashed: the target" * (level > 0)),
-        means,
-        level=level,
-    )
+    axis = "mean and interval" + "; dashed: the target" * (level > 0)
+    found = rows("arms", (measure.capitalize(), axis), means, level=level)
     labels = f"Difference from {logs.results[0].arm}", "← lower is better; hollow: undecided"
     return found + rows("difference", labels, differences)
 
 
 def _curves(
-    logs: Logs, style: Mapping[str, Look], table: pd.DataFrame, x: str, axis: str, measure: str
+    logs: Logs, style: Mapping[str, Look], x: str, axis: str, measure: str
 ) -> list[Picture]:
-    """A loss against a column: every run, and each arm's mean where all of its runs have one."""
-    drawn, ends, table = [], [], table[np.isfinite(table["loss"]) & table[x].notna()]
+    """The loss against a column: every run, and each arm's mean where all of its runs have one."""
+    drawn, ends, table = [], [], logs.evaluations
+    table = table[np.isfinite(table["loss"]) & table[x].notna()]
     for name, counted in logs.counted.items():
         found = table[(table["arm"] == name) & table["run"].isin(counted["run"])]
         if found.empty:
@@ -180,7 +174,7 @@ def _curves(
     labels = f"{measure.capitalize()} by {axis}", axis, measure
     limits = min(ends) - margin, max(ends) + margin
     level = math.nan if logs.rules.target is None else logs.rules.target
-    return curves(f"{measure.partition(',')[0]}-{x}", labels, drawn, limits=limits, level=level)
+    return curves(f"loss-{x}", labels, drawn, limits=limits, level=level)
 
 
 def _band(*columns: pd.Series) -> Band:

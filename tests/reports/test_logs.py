@@ -25,7 +25,10 @@ from tests.reports.conftest import Lab
 
 PUBLIC = ROOT / "docs" / "logs"
 # The losses at the end of an earlier record's 14 runs, of which p 0.0059 was published.
-SPARSE_GATE = [3.2772, 3.2767, 3.2802, 3.2760, 3.2795, 3.2774, 3.2796, 3.2786, 3.2782, 3.2784, 3.2800, 3.2810, 3.2815, 3.2777]  # fmt: skip
+SPARSE_GATE = [
+    3.2772, 3.2767, 3.2802, 3.2760, 3.2795, 3.2774, 3.2796,
+    3.2786, 3.2782, 3.2784, 3.2800, 3.2810, 3.2815, 3.2777,
+]  # fmt: skip
 # A log of each format: two steps, the second with the last held-out loss, 3.25, or 1.25 bits/byte.
 SPEEDRUN = (
     "import torch\nprint0(f'step:{step}/{train_steps} val_loss:{val_loss:.4f}')\n"

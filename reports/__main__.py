@@ -37,10 +37,10 @@ def main() -> None:
     add = parser.add_argument_group("logs").add_argument
     add("--paired", action="store_true", help="pair runs by the seed in a file's name or log")
     add("--unfinished", action="store_true", help="count runs that did not reach their end")
-    add("--format", help="how a log's lines are written; else found by the first that fit")
+    add("--format", help="how a log's lines are written; else found by the lines that fit")
     add("--pattern", help=r"the same as a regular expression: 'step (?P<step>\d+) (?P<loss>\S+)'")
     add("--columns", help="columns of a table: step=Step,loss=train/loss,held_out=val/loss")
-    add("--score", help="regular expression of a run's score, its last match's first group")
+    add("--score", help="a run's loss: held_out, bits_per_byte, loss, or as 'final: (\\S+)'")
     given = parser.parse_intermixed_args()
     pairs = [word for word in given.words if "=" in word[1:] and not Path(word).exists()]
     settings = [pair for pair in pairs if pair.partition("=")[0] in SETTINGS]

@@ -24,7 +24,7 @@ class Wandb(Watcher):
             resume="allow" if before else None,
             config=folder.run.config,
             dir=folder.path,
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", silent=self._console.quiet),
         )
 
     def numbers(self, step: int, found: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ import io
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -30,7 +31,7 @@ END = 1 << 16  # characters at a log's end that say how the run ended
 EVENTS = "events.out.tfevents."
 CHECKPOINT = re.compile(r"checkpoint-\d+")  # Hugging Face's folders
 OURS = "records"
-KINDS = (OURS, "tables", "event files", "logs")  # of one run the first counts
+KINDS = (OURS, "tables", "event files", "logs")  # the more exact first
 NAMED = 5  # of files that hold nothing
 
 
@@ -54,11 +55,9 @@ class Reading:
         if format and format not in formats.FORMATS:
             raise UsageError(f"--format {format}: the formats are {', '.join(formats.FORMATS)}.")
         is_measure = score in formats.MEASURES
+        patterns = pattern, "" if is_measure else score
         try:
-            line, scored = (
-                re.compile(each, re.M) if each else None
-                for each in (pattern, score * (not is_measure))
-            )
+            line, scored = (re.compile(each, re.M) if each else None for each in patterns)
         except re.error as error:
             raise UsageError(f"{error.pattern!r} is no regular expression: {error}.") from None
         theirs = dict(each.split("=", 1) for each in columns.split(",") if "=" in each)
@@ -67,9 +66,7 @@ class Reading:
             known = ", ".join(formats.COLUMNS)
             raise UsageError(f"There is no column {unknown[0]}; there are {known}.")
         if line and not {"step"} < {*groups}:
-            raise UsageError(
-                rf"--pattern {pattern}: name a step, (?P<step>\d+), and (?P<loss>\S+)."
-            )
+            raise UsageError(rf"--pattern {pattern}: name (?P<step>\d+), and (?P<loss>\S+).")
         if columns and not theirs:
             raise UsageError(f"--columns {columns}: give them as step=Step,loss=train/loss.")
         if scored and scored.groups != 1:
@@ -150,7 +147,8 @@ def read_logs(arm: str, files: Sequence[Path], how: Reading, problems: list[str]
         logs = [log for log in logs if len(log.points)]
         found += [_by_step(log, problems) for log in logs]
         empty += [] if logs or file.name in empty else [file.name]
-    kinds = sorted({log.kind for log in found}, key=KINDS.index)
+    counts = Counter(log.kind for log in found)
+    kinds = sorted(counts, key=lambda kind: (-counts[kind], KINDS.index(kind)))
     if len(kinds) > 1:
         said = f"those of the {' and the '.join(kinds[1:])} are left out beside those of the"
         problems.append(f"{arm}: {said} {kinds[0]}, as they may be the same runs.")

@@ -277,6 +277,11 @@ def test_a_run_in_several_files_counts_once(tmp_path: Path) -> None:
     assert (found.loc[0, "runs"], found.loc[0, "loss_value"]) == (2, pytest.approx(3.15))
     said = "a: those of the logs are left out beside those of the tables"
     assert found.attrs["problems"][0].startswith(said)
+    for i in range(3, 6):
+        (tmp_path / f"{i}.log").write_text(LLMC.replace("3.25", f"3.{i}"))
+    found = reports.compare({"a": tmp_path})
+    assert found.loc[0, "runs"] == 5, "a few tables beside more logs are no runs"
+    assert found.attrs["problems"][0].startswith("a: those of the tables are left out")
 
 
 def test_an_unfinished_run_is_shown_and_in_no_mean(tmp_path: Path) -> None:
@@ -295,6 +300,8 @@ def test_an_unfinished_run_is_shown_and_in_no_mean(tmp_path: Path) -> None:
     both = reports.compare({"b": shorter, "c": longer})
     assert both["lost"].tolist() == [1, 0]
     assert both["most_steps"].tolist() == [2, 9]
+    one(longer, output=tmp_path / "report")
+    assert "0.txt: 3.1000 after 9 steps" in (tmp_path / "report/report.md").read_text()
 
 
 def test_what_is_wrong_with_a_file_is_said_and_the_rest_is_reported(tmp_path: Path) -> None:
@@ -417,7 +424,7 @@ def test_what_stands_before_a_line_or_looks_like_one_does_not_matter(tmp_path: P
         (["outputs/ladder", "--paired"], "--paired is for logs"),
         (["a=LOGS", "--format", "mine"], "the formats are guide, speedrun"),
         (["a=LOGS", "--pattern", "(?P<step>"], "is no regular expression"),
-        (["a=LOGS", "--pattern", r"(?P<step>\d+)"], "name a step"),
+        (["a=LOGS", "--pattern", r"(?P<step>\d+)"], r"name (?P<step>\d+), and"),
         (["a=LOGS", "--columns", "x=y"], "There is no column x"),
         (["a=LOGS", "--score", "final"], "put the number, and nothing else, in brackets"),
         (["a=README.md"], "The arm a has no run that can be read"),

@@ -92,6 +92,11 @@ class Logs:
             raise UsageError(f"{unknown[0]} has no seed to be paired by, {where}.")
         self.measure = _common_measure(logs, how.measures)
         self.runs = _runs(pairs, self.measure)
+        ends = {arm: any(self.measure in log.final for log in each) for arm, each in logs.items()}
+        if len({*ends.values()}) > 1 and not any(log.kind == OURS for _, log in pairs):
+            with_one = ", ".join(arm for arm, has_final in ends.items() if has_final)
+            said = f"Only {with_one} has a final line; the others are scored by a last evaluation"
+            self.problems.append(f"{said}: --score can find the same in all.")
         points = [log.points.reset_index().assign(arm=arm, run=log.run) for arm, log in pairs]
         table = pd.concat(points, ignore_index=True)
         self.steps, self.evaluations = (
@@ -118,7 +123,8 @@ class Logs:
         counted, asked = self.counted[arm], (self.rules.target, self.rules.improvement)
         target, improvement = (math.nan if each is None else each for each in asked)
         runs, seen = self.runs[self.runs["arm"] == arm], self.evaluations
-        there = seen[(seen["arm"] == arm) & (seen["loss"] <= target)]
+        is_there = (seen["loss"] <= target) & (self.measure != "loss")
+        there = seen[(seen["arm"] == arm) & is_there]
         first = there[there["run"].isin(counted["run"])].groupby("run").first()
         # A mean without its lost runs is too low to be called low.
         lost = int((~runs["counts"]).sum())

@@ -16,13 +16,16 @@ MEASURES = ("score", "held_out", "bits_per_byte", "loss")
 COLUMNS = ("step", *MEASURES, "seconds", "elapsed_ms", "step_ms", "planned")
 NUMBER = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf)"
 PLACE = re.compile(rf"{{({'|'.join(COLUMNS)})}}")
+NAN = re.compile(r"[-+]?(?:nan|inf)", re.I)
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 ESCAPES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 LONGEST = 200  # characters at a line's end that hold its last number
+OTHERS = 5000  # lines with which a last one is compared
 LAST_NUMBER = re.compile(r"[^\d.]*[\d.]+[^\d.]*$")
 
 
-# What launchers and loggers put before a line: [rank0]: 2025-01-01 12:00:00,000 - root - INFO -
-PREFIX = r"(?:\[[^]\n]*\]:? *|\d{4}-\d\d-\d\d[ T]\S+ +|(?:root|INFO)\S* +|[-:|] +)*"
+# What launchers and loggers put before a line: [rank0]: 0: 2025-01-01 12:00:00,000 - root - INFO -
+PREFIX = r"(?:\[[^]\n]*\]:? *|\d{4}-\d\d-\d\d[ T]\S+ +|(?:root|INFO)\S* +|\d+: +|[-:|] +)*"
 
 
 def _line(begins: str, *places: str) -> re.Pattern[str]:
@@ -58,7 +61,7 @@ FORMATS = {
     ),
     "litgpt": _line(
         r"(?:epoch \d+ \| )?iter {step}(?: step \d+ \|(?= loss train)|:(?= val loss))",
-        "(?:val loss|val:) {held_out}", "train: {loss}", "iter time: {step_ms} ms",
+        "val loss {held_out}", "train: {loss}", "iter time: {step_ms} ms",
     ),
     "torchtitan": _line(
         "(?P<validates>validate )?step: *{step} +loss: +(?(validates){held_out}|{loss})"
@@ -70,7 +73,8 @@ FINAL = _line(
     "val_bpb:{bits_per_byte}",
 )  # fmt: skip
 STOPPED = re.compile("^stopping_early:", re.M)
-SEED = re.compile(r"(?<![a-z])seed[ _:=-]{0,2}(\d+)", re.I)
+SEED = re.compile(r"\bseed[ :=]{0,2}(\d+)", re.I)
+SEED_OF_PATH = re.compile(r"seed[ _=-]?(\d+)", re.I)
 
 
 def fitting(text: str) -> re.Pattern[str] | None:
@@ -81,13 +85,13 @@ def fitting(text: str) -> re.Pattern[str] | None:
 
 
 def ends_alike(last: str, lines: str) -> bool:
-    """Whether a last line without an end is whole: its last number is written as others are."""
+    """Whether a last line without an end is whole: its last number is written as another is."""
 
     def form(line: str) -> str:
         place = LAST_NUMBER.search(line[-LONGEST:])
         return re.sub(r"\d", "0", re.sub(r"(?<![\d.])\d+", "0", place[0])) if place else line
 
-    return any(form(line) == form(last) for line in lines.splitlines()[-9:])
+    return not lines or any(form(line) == form(last) for line in lines.split("\n")[-OTHERS:])
 
 
 def matches(pattern: re.Pattern[str], text: str) -> pd.DataFrame:
@@ -101,14 +105,16 @@ def matches(pattern: re.Pattern[str], text: str) -> pd.DataFrame:
 
 
 def numbers(columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Texts as numbers; what is empty is NaN, and a loss that is no number infinite."""
+    """Texts as numbers; what is empty or a word is NaN, and a loss that is "nan" infinite."""
     found = {}
     for name, cells in columns.items():
         try:
             values = np.array([float(cell) if cell else math.nan for cell in cells])
         except ValueError:
-            values = pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(float)
+            texts = pd.Series(cells, dtype=object).str.strip(",; ")
+            texts = texts.str.replace(THOUSANDS, "", regex=True)
+            values = np.array(pd.to_numeric(texts, errors="coerce"), float)
         if name in MEASURES and not np.isfinite(values).all():
-            values[~np.isfinite(values) & np.array([cell != "" for cell in cells])] = math.inf
+            values[[bool(NAN.match(cell)) for cell in cells]] = math.inf
         found[name] = values
     return pd.DataFrame(found)

@@ -22,7 +22,7 @@ from conf.errors import UsageError
 from conf.schema import LogsConf
 from reports.curves import LAST_SHARE
 from reports.logs import formats
-from reports.logs.tables import is_table, read_events, read_table
+from reports.logs.tables import SPLITS, is_table, read_events, read_table
 from reports.read import Records, read_records
 from runner.record import Status
 
@@ -79,8 +79,8 @@ class Reading:
 class Log:
     """A run: its numbers by steps taken, its final line's by column, and whether it chose to stop.
 
-    A loss that is no number is infinite. `seconds` are of training up to the step. `kind` is that
-    of its file.
+    A loss that is no number is infinite. `seconds` are of training up to the step. `is_cut` where
+    a last line was left out, `kind` is that of its file.
     """
 
     run: str
@@ -88,6 +88,7 @@ class Log:
     final: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
     seed: int | None = None
+    is_cut: bool = False
     kind: str = "logs"
 
     def score(self, measure: str) -> float:
@@ -95,7 +96,8 @@ class Log:
         values = self.points[measure].dropna()
         last = values[-1:]
         if measure == "loss":
-            last = values[values.index > (1 - LAST_SHARE) * self.points.index.max()]
+            first, end = self.points.index.min(), self.points.index.max()
+            last = values[values.index >= end - LAST_SHARE * (end - first)]
         return self.final.get(measure, float(last.mean()))
 
 
@@ -128,7 +130,8 @@ def files_of(arm: str, place: str | Path) -> list[Path]:
 
 def _run_of(file: Path) -> Path:
     is_state = file.name == "trainer_state.json" and CHECKPOINT.fullmatch(file.parent.name)
-    folder = file.parents[1] if is_state else file.parent
+    is_split = EVENTS in file.name and file.parent.name in SPLITS
+    folder = file.parents[1] if is_state or is_split else file.parent
     return folder if EVENTS in file.name else folder / file.name
 
 
@@ -186,11 +189,12 @@ def _ours(file: Path, records: Records) -> Log:
 
 
 def _read(file: Path, how: Reading) -> Iterator[Log]:
+    named = formats.SEED_OF_PATH.findall("/".join(file.parts[-3:]))
+    seed = int(named[-1]) if named else None
     if EVENTS in file.name:
-        yield Log(str(file.parent), read_events(file.parent, how.columns), kind="event files")
+        folder = _run_of(file)
+        yield Log(str(folder), read_events(folder, how.columns), seed=seed, kind="event files")
         return
-    named = formats.SEED.search(file.stem)
-    seed = int(named[1]) if named else None
     with _text(file) as text:
         head = text.read(4096)
         text.seek(0)
@@ -208,7 +212,7 @@ def _text(file: Path) -> io.TextIOWrapper:
     with file.open("rb") as plain:
         first = plain.read(2)
     opened: Any = (gzip.open if first == b"\x1f\x8b" else open)(file, "rb")
-    encoding = "utf-16" if first in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    encoding = "utf-16" if first in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return io.TextIOWrapper(opened, encoding, errors="replace")
 
 
@@ -218,11 +222,11 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
     The last line may be cut short: it counts if it has a line end, or ends like another one.
     """
     found: list[pd.DataFrame] = []
-    scores, line, end = list[str](), how.line, ""
+    scores, line, end, is_cut = list[str](), how.line, "", False
     for block in iter(lambda: "".join(text.readlines(BLOCK)), ""):
         block = formats.ESCAPES.sub("", block) if "\x1b" in block else block
         whole, _, last = block.rpartition("\n")
-        if last and not formats.ends_alike(last, whole):
+        if last and (is_cut := not formats.ends_alike(last, whole)):
             block = whole + "\n"
         line = line or formats.fitting(block)
         found += [formats.matches(line, block)] if line else []
@@ -237,12 +241,14 @@ def _lines(run: str, text: io.TextIOWrapper, seed: int | None, how: Reading) -> 
     points = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     if len(points):  # a line without a step stands before that of its step
         points["step"] = points["step"].bfill()
-    return Log(run, points, final, bool(formats.STOPPED.search(end)), seed)
+    return Log(run, points, final, bool(formats.STOPPED.search(end)), seed, is_cut)
 
 
 def _by_step(log: Log, problems: list[str]) -> Log:
     """The run with a row a step: of a value that is there twice, the later one."""
     points = log.points.reindex(columns=[*formats.COLUMNS])
+    if log.is_cut:
+        problems.append(f"{log.run}: its last line is cut, and left out.")
     points = points[np.isfinite(points["step"])]
     if (points["step"].diff() < 0).any():
         said = "its steps go back, as after a resume; of one that is there twice the later counts"
@@ -250,7 +256,9 @@ def _by_step(log: Log, problems: list[str]) -> Log:
     points = points.groupby("step").last()
     # Steps that are not logged are taken to have the median of those that are.
     timed = points["step_ms"].dropna()
-    others = timed.index.to_series().diff().fillna(max(1.0, timed.index.min())) - 1
+    steps = timed.index.to_series().diff()
+    before = min(max(1.0, timed.index.min()), steps.median() if len(steps) > 1 else 1.0)
+    others = steps.fillna(before) - 1
     spent = (timed + others * timed.median()).cumsum() / 1000
     seconds = points["seconds"].fillna(points["elapsed_ms"] / 1000).fillna(spent)
     return replace(log, points=points.assign(seconds=seconds.ffill()))

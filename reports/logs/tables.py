@@ -28,6 +28,7 @@ NAMES = {
 }  # fmt: skip
 # A run's column in an export of W&B's charts; pandas counts columns of one name.
 CHART = re.compile(r"(?P<run>.+) - (?P<what>.+?)(?P<bound>__MIN|__MAX)?(?P<count>\.\d+)?")
+SPLITS = ("train", "val", "validation", "eval")
 LINES = re.compile(r'{".*}\s*\n{"')  # JSON lines
 
 
@@ -68,8 +69,10 @@ def _rows(text: str) -> list[dict[str, Any]]:
         whole = lines if lines[-1].endswith("}") else lines[:-1]  # the last one may be cut
         rows = [json.loads(line, parse_constant=str) for line in whole if line.strip()]
     if isinstance(rows, dict):
-        planned = {"max_steps": rows.get("max_steps")}
-        rows = rows.get("log_history") or []
+        state, rows = rows, rows.get("log_history") or []
+        # A run that sums itself up has ended, maybe early.
+        ended = bool(rows) and "train_runtime" in rows[-1]
+        planned = {"max_steps": state.get("global_step" if ended else "max_steps")}
     rows = [row | planned for row in rows if isinstance(row, dict)]
     # The last entry of a trainer's state has the mean of the run's losses.
     rows = [{k: v for k, v in r.items() if k != "train_loss" or not planned} for r in rows]
@@ -93,14 +96,23 @@ def _chosen(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def read_events(folder: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The run of a folder of event files. Raises ValueError where tensorboard is not installed."""
+    """The run of a folder of event files, and of those below it that are called after a split.
+
+    Raises ValueError where tensorboard is not installed.
+    """
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         what = "pip install 'gpt2-ladder[tensorboard]'"
         raise ValueError(f"it needs a package that is not installed: {what}") from None
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    scalars = [(tag, each) for tag in events.Tags()["scalars"] for each in events.Scalars(tag)]
+    scalars = []
+    for split in (each for each in ("", *SPLITS) if (folder / each).is_dir()):
+        events = EventAccumulator(str(folder / split), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            name = f"{split}/{tag}".strip("/")
+            scalars += [(name, each) for each in events.Scalars(tag)]
+    if not scalars:
+        return pd.DataFrame()
     began = min((each.wall_time for _, each in scalars), default=0.0)
     # As text a loss that is no number is told from no loss.
     rows = [

@@ -333,6 +333,9 @@ def test_what_is_wrong_with_a_file_is_said_and_the_rest_is_reported(tmp_path: Pa
 
 def test_a_last_line_without_an_end_counts_if_it_is_whole(tmp_path: Path) -> None:
     end = LLMC.index("3.2500") + 6
+    far = LLMC[: end - 6] + "9.5000\n" + "s:3 trl:9.5 lr:0.1 norm:1.2\n" * 50 + "s:2 tel:3.2500"
+    (tmp_path / "far.log").write_text(far, "utf-8")
+    assert one(tmp_path / "far.log", score="held_out")["loss_value"] == 3.25
     for name, length in (("whole", end), ("cut", end - 2)):
         (tmp_path / f"{name}.log").write_text(LLMC[:length], "utf-8")
     assert one(tmp_path / "whole.log")["loss_value"] == 3.25
@@ -372,10 +375,53 @@ def test_event_files_are_read_by_folder(tmp_path: Path) -> None:
         for step, value in ((1, 9.5), (2, math.nan)):
             writer.add_scalar("train/loss", value, step)  # type: ignore[no-untyped-call]
             writer.add_scalar("val/loss", value, step)  # type: ignore[no-untyped-call]
+    for split, loss in (("train", 1.0), ("val", 3.5)):
+        with SummaryWriter(str(tmp_path / "d" / split)) as writer:  # type: ignore[no-untyped-call]
+            writer.add_scalar("loss", 9.5, 1)  # type: ignore[no-untyped-call]
+            writer.add_scalar("loss", loss, 2)  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(tmp_path / "empty")) as writer:  # type: ignore[no-untyped-call]
+        writer.add_text("configuration", "x")  # type: ignore[no-untyped-call]
     frame = reports.compare({"a": tmp_path})
     found = frame.loc[0]
-    assert (found["runs"], found["lost"], found["loss_value"]) == (2, 1, 3.375)
-    assert frame.attrs["problems"] == []
+    assert (found["runs"], found["lost"]) == (3, 1)
+    assert found["loss_value"] == pytest.approx((3.25 + 3.5 + 3.5) / 3)
+    (problem,) = frame.attrs["problems"]
+    assert problem.startswith("a: no line of a known format is in events.out")
+
+
+def test_a_word_is_no_loss_and_a_number_may_be_written_in_many_ways(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('step,val_loss\n"1,000",N/A\n"2,000","3,200.5"\n')
+    assert one(tmp_path / "a.csv")["loss_value"] == 3200.5
+    (tmp_path / "b.log").write_text("step 49 loss 9.5, lr 1\nstep 50 loss 3.25, lr 1e-4\n")
+    pattern = r"step (?P<step>\d+).*loss (?P<held_out>\S+)"
+    assert one(tmp_path / "b.log", pattern=pattern)["loss_value"] == 3.25
+    (tmp_path / "c.csv").write_text("step,val_loss\n1,9.5\n2,NaN\n")
+    assert one(tmp_path / "c.csv")["lost"] == 1
+
+
+def test_a_trainer_that_stopped_early_has_finished(tmp_path: Path) -> None:
+    for i, steps in enumerate((1000, 800)):
+        (tmp_path / str(i)).mkdir()
+        rows = [{"step": steps - 9, "loss": 3.3}, {"step": steps, "eval_loss": 3.2 + i / 10}]
+        rows.append({"step": steps, "train_loss": 5.0, "train_runtime": 9.0})
+        state = {"max_steps": 1000, "global_step": steps, "log_history": rows}
+        (tmp_path / str(i) / "trainer_state.json").write_text(json.dumps(state))
+    found = one(tmp_path)
+    assert (found["runs"], found["lost"], found["loss_value"]) == (2, 0, pytest.approx(3.25))
+    state["log_history"] = rows[:-1]
+    (tmp_path / "1" / "trainer_state.json").write_text(json.dumps(state))
+    assert one(tmp_path)["lost"] == 1
+
+
+def test_a_run_that_begins_late_is_scored_by_its_own_last_tenth(tmp_path: Path) -> None:
+    lines = [
+        f"step {10_000 + i} | loss: {3.5 - i / 1000:.3f} | lr 1e-4 | norm: 1.2 | dt: 100.00ms | x"
+        for i in range(0, 1001, 10)
+    ]
+    (tmp_path / "a.log").write_text("\n".join(lines) + "\n")
+    found = one(tmp_path / "a.log")
+    assert found["loss_value"] == pytest.approx(2.55)
+    assert found["seconds_value"] == pytest.approx(101)
 
 
 def test_seconds_are_added_up_where_some_steps_are_logged(tmp_path: Path) -> None:

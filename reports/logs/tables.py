@@ -61,21 +61,21 @@ def read_table(text: str, columns: Mapping[str, str]) -> Iterator[tuple[str, pd.
 
 def _rows(text: str) -> list[dict[str, Any]]:
     """The rows of JSON: a list, the `log_history` of a trainer's state, or a line each."""
-    planned = {}
     try:
-        rows = json.loads(text, parse_constant=str)
+        found = json.loads(text, parse_constant=str)
     except ValueError:
         lines = text.strip().split("\n")
         whole = lines if lines[-1].endswith("}") else lines[:-1]  # the last one may be cut
-        rows = [json.loads(line, parse_constant=str) for line in whole if line.strip()]
-    if isinstance(rows, dict):
-        state, rows = rows, rows.get("log_history") or []
+        found = [json.loads(line, parse_constant=str) for line in whole if line.strip()]
+    is_state = isinstance(found, dict)
+    rows = (found.get("log_history") or ()) if is_state else found
+    rows = [row for row in rows if isinstance(row, dict)]
+    if is_state and rows:
         # A run that sums itself up has ended, maybe early.
-        ended = bool(rows) and "train_runtime" in rows[-1]
-        planned = {"max_steps": state.get("global_step" if ended else "max_steps")}
-    rows = [row | planned for row in rows if isinstance(row, dict)]
+        steps = found.get("global_step" if "train_runtime" in rows[-1] else "max_steps")
+        rows = [row | {"max_steps": steps} for row in rows]
     # The last entry of a trainer's state has the mean of the run's losses.
-    rows = [{k: v for k, v in r.items() if k != "train_loss" or not planned} for r in rows]
+    rows = [{k: v for k, v in r.items() if k != "train_loss" or not is_state} for r in rows]
     if len({frozenset(row) for row in rows}) == 1:  # a table, whose empty cells are NaN
         rows = [{k: None if v == "NaN" else v for k, v in row.items()} for row in rows]
     return rows
@@ -113,7 +113,7 @@ def read_events(folder: Path, columns: Mapping[str, str]) -> pd.DataFrame:
             scalars += [(name, each) for each in events.Scalars(tag)]
     if not scalars:
         return pd.DataFrame()
-    began = min((each.wall_time for _, each in scalars), default=0.0)
+    began = min(each.wall_time for _, each in scalars)
     # As text a loss that is no number is told from no loss.
     rows = [
         {"step": s.step, tag: str(s.value), "seconds": s.wall_time - began} for tag, s in scalars

@@ -239,6 +239,8 @@ def test_a_score_of_a_final_line_in_bits_and_by_an_own_expression(tmp_path: Path
     write(arms["chat"], [1.25], NANOCHAT)
     both = reports.compare(arms)
     assert both["measure"].unique().tolist() == ["bits_per_byte"]
+    (said,) = both.attrs["problems"]
+    assert said.startswith("Only golf has a final line; the others are scored by a last evaluation")
     (golf / "0.txt").write_text(GOLF.partition("final")[0], "utf-8")
     assert one(golf)["lost"] == 1, "it was ended before its final line"
 

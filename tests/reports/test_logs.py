@@ -19,7 +19,14 @@ import reports
 from conf.errors import UsageError
 from reports import __main__ as command
 from reports.rules import read_rules_of_logs
-from reports.statistics import Estimate, Sample, seeds_to_decide, t_test_power
+from reports.statistics import (
+    Estimate,
+    Sample,
+    difference_of_means,
+    seeds_to_decide,
+    t_test_power,
+)
+from reports.verdicts import Outcome, decide
 from tests.conftest import ROOT
 from tests.reports.conftest import Lab
 
@@ -193,6 +200,20 @@ def test_the_statistics_are_those_of_scipy(tmp_path: Path) -> None:
     assert outcomes[1:] == ["equivalent", "equivalent"], "within a margin of 0.1"
     plain = reports.compare(arms)["outcome"].tolist()
     assert plain[1:] == ["lower", "inconclusive"], "no margin, no equivalence"
+
+
+@pytest.mark.parametrize(
+    ("runs", "scatter", "most"), [((3, 3), 1, 0.05), ((8, 8), 3, 0.065), ((8, 3), 3, 0.08)]
+)
+def test_arms_without_a_difference_are_seldom_called_lower_or_higher(
+    runs: tuple[int, int], scatter: float, most: float
+) -> None:
+    rules, draws, errors = read_rules_of_logs(), np.random.default_rng(3), 0
+    for _ in range(2000):
+        before, after = draws.normal(0, 1, runs[0]), draws.normal(0, scatter, runs[1])
+        found = difference_of_means(before, after, rules)
+        errors += decide(found, (False, False), rules)[0] in (Outcome.lower, Outcome.higher)
+    assert 0.01 < errors / 2000 < most
 
 
 def test_the_runs_that_would_decide_have_the_power_that_is_said() -> None:

@@ -83,12 +83,14 @@ def difference_of_means(before: Floats, after: Floats, rules: StatisticsConf) ->
     found = Estimate(value, n=n, over=Sample.runs)
     if n < 2:
         return found
-    variances = [float(values.var(ddof=1)) for values in (before, after)]
-    parts = [v / len(values) for v, values in zip(variances, (before, after), strict=True)]
-    of_each = [part**2 / (len(v) - 1) for part, v in zip(parts, (before, after), strict=True)]
-    freedom = sum(parts) ** 2 / sum(of_each) if sum(of_each) else 2 * n - 2
-    found = replace(found, deviation=math.sqrt(sum(variances)))
-    return _student(found, sum(variances) / sum(parts) if sum(parts) else n, freedom, rules)
+    sizes = np.array([len(before), len(after)])
+    variances = np.array([before.var(ddof=1), after.var(ddof=1)])
+    parts = variances / sizes
+    if not parts.any():  # every run of an arm ended at the same loss
+        return _student(replace(found, deviation=0.0), n, 2 * n - 2, rules)
+    found = replace(found, deviation=math.sqrt(variances.sum()))
+    freedom = parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum()
+    return _student(found, float(variances.sum() / parts.sum()), float(freedom), rules)
 
 
 def _student(found: Estimate, n: float, freedom: float, rules: StatisticsConf) -> Estimate:

@@ -185,12 +185,15 @@ def _floats(values: pd.Series[float]) -> Floats:
 
 
 def _common_measure(logs: Mapping[str, Sequence[Log]], measures: Sequence[str]) -> str:
-    """The first kind of loss that an arm has, if every arm has it."""
+    """The first kind of loss that every arm has.
+
+    Where only some have bits/byte there is none: their tokens differ, and so do training losses.
+    """
     for measure in measures:
         having = [any(not math.isnan(log.score(measure)) for log in arm) for arm in logs.values()]
         if all(having):
             return measure
-        if any(having) and measure != "held_out":  # bits/byte may be beside it
+        if any(having) and measure != "held_out":
             break
     raise UsageError(
         f"The arms {', '.join(logs)} have no kind of loss in common; --score says which number is "

@@ -40,7 +40,7 @@ class Reading:
     """How logs are read: the lines of a pattern, the columns of a table, and a line with a score.
 
     What is not said is found by itself. `measures` are what runs may be scored by, the first choice
-    first. With `seeds` a run's seed is looked for, in its file's name and then in its log.
+    first. With `seeds` a run's seed is looked for in its log too, where its path has none.
     """
 
     line: re.Pattern[str] | None = None

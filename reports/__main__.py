@@ -15,7 +15,6 @@ from reports.formats import slug
 from reports.rules import read_rules
 from runner.messages import fail, open_streams
 
-READING = ("paired", "unfinished", "format", "pattern", "columns", "score")
 SETTINGS = {entry.name for kind in (ReportConf, LogsConf) for entry in fields(kind)}
 
 
@@ -41,14 +40,15 @@ def main() -> None:
     add("--pattern", help=r"the same as a regular expression: 'step (?P<step>\d+) (?P<loss>\S+)'")
     add("--columns", help="columns of a table: step=Step,loss=train/loss,held_out=val/loss")
     add("--score", help="a run's loss: held_out, bits_per_byte, loss, or as 'final: (\\S+)'")
-    given = parser.parse_intermixed_args()
-    pairs = [word for word in given.words if "=" in word[1:] and not Path(word).exists()]
+    given = vars(parser.parse_intermixed_args())
+    words, output, config_dirs = (given.pop(name) for name in ("words", "output", "config_dir"))
+    options = {name: value for name, value in given.items() if value}  # of logs
+    pairs = [word for word in words if "=" in word[1:] and not Path(word).exists()]
     settings = [pair for pair in pairs if pair.partition("=")[0] in SETTINGS]
     arms: dict[str, list[str]] = {}
     for name, _, place in (p.partition("=") for p in pairs if p not in settings):
         arms.setdefault(name, []).append(place)
-    experiments = [word for word in given.words if word not in pairs]
-    options = {name: value for name, value in vars(given).items() if name in READING and value}
+    experiments = [word for word in words if word not in pairs]
     try:
         if arms and experiments:
             name = Path(experiments[0]).name
@@ -61,13 +61,11 @@ def main() -> None:
                 f"--{next(iter(options))} is for logs: name an arm, such as baseline=logs/a."
             )
         if arms:
-            output = given.output or Path("outputs", "-and-".join(map(slug, arms)))
+            output = output or Path("outputs", "-and-".join(map(slug, arms)))
             values = dict(setting.split("=", 1) for setting in settings)
             compare(arms, output=output, console=Console(), **options, **values)
         else:
-            write_report(
-                experiments, read_rules(settings), given.config_dir, Console(), given.output
-            )
+            write_report(experiments, read_rules(settings), config_dirs, Console(), output)
     except UsageError as error:
         fail(str(error))
 

@@ -141,11 +141,9 @@ def _untested(found: Comparison, rules: ReportConf) -> Verdict:
 
 
 def _tested(found: Comparison, loss: Estimate, family: int, rules: ReportConf) -> Verdict:
-    versus, tone, first, needed = found.versus, Tone.even, None, None
+    versus, tone, first = found.versus, Tone.even, None
     lost = bool(versus.other and versus.other.lost), bool(found.arm.lost)
-    outcome, reason = decide(loss, lost, rules)
-    if reason in (Reason.few, Reason.spread):
-        needed = seeds_to_decide(loss, family, rules)
+    outcome, reason, needed = decide_or_need(loss, lost, family, rules)
     if outcome in (Outcome.lower, Outcome.higher):
         at, lower = versus.at_tokens, outcome is Outcome.lower
         bought = versus.takes_more and at and at.loss.value > 0
@@ -174,6 +172,15 @@ def decide(
     else:
         return Outcome.inconclusive, Reason.spread
     return (Outcome.inconclusive, Reason.lost) if ruled_out else (outcome, None)
+
+
+def decide_or_need(
+    loss: Estimate, lost: tuple[bool, bool], family: int, rules: StatisticsConf
+) -> tuple[Outcome, Reason | None, int | None]:
+    """The same, and how many seeds would decide what is inconclusive, if seeds would."""
+    outcome, reason = decide(loss, lost, rules)
+    needs_seeds = reason in (Reason.few, Reason.spread) and loss.known
+    return outcome, reason, seeds_to_decide(loss, family, rules) if needs_seeds else None
 
 
 def keeps_loss(loss: Estimate | None, rules: ReportConf) -> bool:

@@ -23,13 +23,10 @@ class Watcher(ABC):
     def __init__(self, name: Logger, folder: RunFolder, console: Console) -> None:
         self._name, self._console = name, console
         self._failed = False
-        self._attempt(folder)
+        self.write(folder)
 
-    def write(self, what: Written) -> None:
-        """Show a row of the folder; the run itself is the end."""
-        self._attempt(what)
-
-    def _attempt(self, what: Written | RunFolder) -> None:
+    def write(self, what: Written | RunFolder) -> None:
+        """Show a row of the folder; the folder itself is the beginning, and the run the end."""
         if self._failed:
             return
         try:

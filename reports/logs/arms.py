@@ -21,9 +21,8 @@ from reports.statistics import (
     difference_of_means,
     mean_difference,
     p_below,
-    seeds_to_decide,
 )
-from reports.verdicts import Outcome, Reason, correct_family, decide
+from reports.verdicts import Outcome, Reason, correct_family, decide_or_need
 
 UNKNOWN = Estimate(math.nan, n=0)
 
@@ -59,7 +58,8 @@ class Logs:
     """Logs of several arms, as frames of `runs`, `steps` and `evaluations`, and their `results`.
 
     Runs have a loss by `measure`, and are joined by seed if `paired`, as records of ours always
-    are. `problems` has a sentence for each file that could not be read, or only in part.
+    are. `problems` has a sentence for each file that could not be read, or only in part. `target`
+    and `improvement` are NaN where they are not asked for, and so is every answer.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Logs:
     ) -> None:
         """Read and compare the arms; with `unfinished` such runs count too. Raises UsageError."""
         self.rules, self.problems = rules, list[str]()
+        asked = rules.target, rules.improvement
+        self.target, self.improvement = (math.nan if each is None else each for each in asked)
         logs: dict[str, list[Log]] = {}
         owners: dict[Path, str] = {}
         for arm in places:
@@ -120,8 +122,7 @@ class Logs:
         return bool(self.runs["seconds"].notna().any())
 
     def _result(self, arm: str) -> Result:
-        counted, asked = self.counted[arm], (self.rules.target, self.rules.improvement)
-        target, improvement = (math.nan if each is None else each for each in asked)
+        counted, target, improvement = self.counted[arm], self.target, self.improvement
         runs, seen = self.runs[self.runs["arm"] == arm], self.evaluations
         is_there = (seen["loss"] <= target) & (self.measure != "loss")
         there = seen[(seen["arm"] == arm) & is_there]
@@ -172,9 +173,7 @@ class Logs:
             loss = corrected.get(each.arm, each.loss_difference)
             if loss.n:
                 lost = found[0].lost > 0, each.lost > 0
-                outcome, reason = decide(loss, lost, self.rules)
-                undecided = reason in (Reason.few, Reason.spread) and loss.known
-                needed = seeds_to_decide(loss, len(tests), self.rules) if undecided else None
+                outcome, reason, needed = decide_or_need(loss, lost, len(tests), self.rules)
                 each = replace(each, outcome=outcome, reason=reason, runs_needed=needed)
             decided.append(replace(each, loss_difference=loss))
         return decided

@@ -79,7 +79,8 @@ SEED_OF_PATH = re.compile(r"seed[ _=-]?(\d+)", re.I)
 
 def fitting(text: str) -> re.Pattern[str] | None:
     """The format that fits the most lines, or the first of them; a comment may look like one."""
-    found = [pattern for pattern in FORMATS.values() if pattern.search(f"\n{text}")]
+    text = f"\n{text}"
+    found = [pattern for pattern in FORMATS.values() if pattern.search(text)]
     counts = [len(pattern.findall(text)) if len(found) > 1 else 1 for pattern in found]
     return found[counts.index(max(counts))] if found else None
 
@@ -91,7 +92,8 @@ def ends_alike(last: str, lines: str) -> bool:
         place = LAST_NUMBER.search(line[-LONGEST:])
         return re.sub(r"\d", "0", re.sub(r"(?<![\d.])\d+", "0", place[0])) if place else line
 
-    return not lines or any(form(line) == form(last) for line in lines.split("\n")[-OTHERS:])
+    wanted = form(last)
+    return not lines or any(form(line) == wanted for line in lines.split("\n")[-OTHERS:])
 
 
 def matches(pattern: re.Pattern[str], text: str) -> pd.DataFrame:

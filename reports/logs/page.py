@@ -92,7 +92,7 @@ def show(logs: Logs, page: Path, console: Console) -> None:
 
 def _table(logs: Logs, say: Say) -> Table:
     """A row an arm, which opens to its runs."""
-    found, more, target, improvement = [], [], logs.rules.target, logs.rules.improvement
+    found, more, target, improvement = [], [], logs.target, logs.improvement
     for r in logs.results:
         loss, time = r.loss_difference, r.seconds_difference
         p = [f"p {p_value(loss.p)}"] if loss.known else []
@@ -104,12 +104,12 @@ def _table(logs: Logs, say: Say) -> Table:
             "Difference": Cell(signed(loss.value, 4), [bounds(loss, 4), *p] if p else []),
             "Outcome": Cell(say("arm_verdict", logs, r), tone=_tone(r)),
         }
-        if target is not None:
+        if target > 0:
             seconds = f" at {r.first_seconds:,.1f} s" if r.first_seconds >= 0 else ""
             first = [f"from step {count(r.first_step)}{seconds}"] if r.first_step >= 0 else []
             notes = [*([f"p {p_value(r.p_target)}"] if r.p_target >= 0 else []), *first]
             cells[f"At {target:g}"] = Cell(f"{r.passed} of {r.runs + r.lost}", notes)
-        if improvement:
+        if improvement > 0:
             cells[f"p, {improvement:g} lower"] = p_value(r.p_improvement)
         if logs.has_times:
             cells["Seconds"] = _mean(r.seconds)
@@ -143,9 +143,8 @@ def _rows(logs: Logs, style: Mapping[str, Look], measure: str) -> list[Picture]:
         Row(r.arm, r.arm, e, style[r.arm].hex, signed(e.value, 4), r.outcome in TONES)
         for r in logs.results if (e := r.loss_difference).n
     ]  # fmt: skip
-    level = math.nan if logs.rules.target is None else logs.rules.target
-    axis = "mean and interval" + "; dashed: the target" * (level > 0)
-    found = rows("arms", (measure.capitalize(), axis), means, level=level)
+    axis = "mean and interval" + "; dashed: the target" * (logs.target > 0)
+    found = rows("arms", (measure.capitalize(), axis), means, level=logs.target)
     labels = f"Difference from {logs.results[0].arm}", "← lower is better; hollow: undecided"
     return found + rows("difference", labels, differences)
 
@@ -173,8 +172,7 @@ def _curves(
     margin = 0.06 * (max(ends) - min(ends)) or 0.1
     labels = f"{measure.capitalize()} by {axis}", axis, measure
     limits = min(ends) - margin, max(ends) + margin
-    level = math.nan if logs.rules.target is None else logs.rules.target
-    return curves(f"loss-{x}", labels, drawn, limits=limits, level=level)
+    return curves(f"loss-{x}", labels, drawn, limits=limits, level=logs.target)
 
 
 def _band(*columns: pd.Series) -> Band:

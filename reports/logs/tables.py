@@ -71,11 +71,10 @@ def _rows(text: str) -> list[dict[str, Any]]:
     rows = (found.get("log_history") or ()) if is_state else found
     rows = [row for row in rows if isinstance(row, dict)]
     if is_state and rows:
-        # A run that sums itself up has ended, maybe early.
+        # A run that sums itself up has ended, maybe early; its train_loss is the mean of the run's.
         steps = found.get("global_step" if "train_runtime" in rows[-1] else "max_steps")
-        rows = [row | {"max_steps": steps} for row in rows]
-    # The last entry of a trainer's state has the mean of the run's losses.
-    rows = [{k: v for k, v in r.items() if k != "train_loss" or not is_state} for r in rows]
+        kept = [{k: v for k, v in row.items() if k != "train_loss"} for row in rows]
+        rows = [row | {"max_steps": steps} for row in kept]
     if len({frozenset(row) for row in rows}) == 1:  # a table, whose empty cells are NaN
         rows = [{k: None if v == "NaN" else v for k, v in row.items()} for row in rows]
     return rows

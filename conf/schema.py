@@ -70,11 +70,19 @@ class CompileScope(Enum):
     model = "model"
 
 
+class Optimizer(Enum):
+    """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
 class Schedule(Enum):
-    """The learning rate over a run: constant, or linear warmup and then half a cosine."""
+    """The learning rate: constant; or linear warmup, and then half a cosine, or a late cooldown."""
 
     constant = "constant"
     cosine = "cosine"
+    wsd = "wsd"
 
 
 class Sharding(Enum):
@@ -154,7 +162,8 @@ class Aim(str, Enum):
 class StageConf:
     """What the guide says about a step; the rest of the overlay is the step's changes.
 
-    `claims` are the speed-ups that it names, each by the configuration key that causes it.
+    `claims` are the speed-ups that it names, each by the configuration key that causes it. `guide`
+    is the source of a stage `beyond` the guide.
     """
 
     name: str
@@ -162,6 +171,7 @@ class StageConf:
     aim: Aim
     guide: str
     claims: dict[str, float]
+    beyond: bool = False  # not a step of the guide: it has no place on the ladder
 
 
 @dataclass
@@ -205,6 +215,8 @@ class TrainConf:
     schedule: Schedule
     warmup_steps: Annotated[int, Ge(0)]
     min_lr_ratio: Annotated[float, Ge(0), Le(1)]
+    cooldown_fraction: Annotated[float | None, Gt(0), Le(1)]  # of the steps; of schedule=wsd
+    optimizer: Optimizer
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: Annotated[float, Ge(0), Lt(1e38)]

@@ -33,6 +33,21 @@ class Init(Enum):
     kaiming = "kaiming"
 
 
+class Positions(Enum):
+    """How a token's place gets into the model: an embedding of it, or turned queries and keys."""
+
+    learned = "learned"
+    rotary = "rotary"
+
+
+class Activation(Enum):
+    """Between the two linear layers of the MLP."""
+
+    gelu = "gelu"
+    relu2 = "relu2"
+    swiglu = "swiglu"
+
+
 # GPT-2's tokens, `<|endoftext|>` included (Radford et al. 2019).
 GPT2_TOKENS = 50257
 
@@ -55,6 +70,13 @@ class ModelConfig:
     gain: PositiveFloat
     dropout: Annotated[float, Ge(0), Lt(1)]  # share of values set to 0 in training
     loss_chunk_tokens: PositiveInt | None  # logits computed at a time in training; None: all
+    positions: Positions
+    qk_norm: bool  # RMS norm of each head's queries and keys
+    activation: Activation
+    bias: bool  # in linear layers and norms
+    zero_init: bool  # the layers that write to the residual stream start at zero
+    tie_word_embeddings: bool  # the head's weights are those of the token embedding
+    logit_softcap: PositiveFloat | None  # logits stay between minus this and this; None: no cap
 
     @property
     def padded_vocab_size(self) -> int:
@@ -83,6 +105,8 @@ class CustomConfig(ModelConfig):
 # What stages switch in a model. A custom model has those that its `knobs` name.
 KNOBS = (
     "init", "gain", "norm", "residual", "pad_vocab", "attention", "dropout", "loss_chunk_tokens",
+    "positions", "qk_norm", "activation", "bias", "zero_init", "tie_word_embeddings",
+    "logit_softcap",
 )  # fmt: skip
 
 

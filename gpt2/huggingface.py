@@ -2,25 +2,37 @@
 
 from torch import Tensor
 
-from gpt2.config import Norm
+from gpt2.config import Activation, Norm, Positions
 from gpt2.model import GPT
 
 # OpenAI's Conv1D layout is (inputs, outputs); nn.Linear has the transpose.
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
+ACTIVATIONS = {Activation.gelu: "gelu_new", Activation.relu2: "relu2"}  # in transformers
+
 
 def to_huggingface(model: GPT) -> dict[str, Tensor]:
     """A state dict for transformers' GPT2LMHeadModel, padding rows left out.
 
-    Raises ValueError for a model that GPT2LMHeadModel cannot hold: it needs layer norm and a
-    residual stream.
+    Raises ValueError, naming what is missing, for a model that GPT2LMHeadModel cannot hold.
     """
-    if model.config.norm is not Norm.layer or not model.config.residual:
-        raise ValueError("Hugging Face's GPT-2 needs layer norm and a residual stream.")
+    config = model.config
+    needed = {
+        "layer norm": config.norm is Norm.layer,
+        "a residual stream": config.residual,
+        "learned positions": config.positions is Positions.learned,
+        "queries and keys without a norm": not config.qk_norm,
+        "an activation without a gate": config.activation in ACTIVATIONS,
+        "biases": config.bias,
+        "logits without a cap": config.logit_softcap is None,
+    }
+    if missing := [what for what, is_met in needed.items() if not is_met]:
+        raise ValueError(f"Hugging Face's GPT-2 needs {', '.join(missing)}.")
     state = {}
     for name, tensor in model.state_dict().items():
-        tensor = tensor[: model.config.vocab_size] if name == "wte.weight" else tensor
+        tensor = tensor[: config.vocab_size] if name in ("wte.weight", "lm_head.weight") else tensor
         tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
-        state[f"transformer.{name}"] = tensor.detach().cpu().contiguous()
-    state["lm_head.weight"] = state["transformer.wte.weight"]
+        theirs = name if name.startswith("lm_head") else f"transformer.{name}"
+        state[theirs] = tensor.detach().cpu().contiguous()
+    state.setdefault("lm_head.weight", state["transformer.wte.weight"])
     return state

@@ -6,9 +6,10 @@ stage that adds layers, or 47 rows of padding, changes no other parameter's valu
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2.config import GPTConfig, Init
 
@@ -29,34 +30,53 @@ def initialise(model: nn.Module, config: GPTConfig, seed: int) -> None:
              to it are scaled by 1/sqrt(2 n_layer) (Radford et al. 2019, section 2.3)
     xavier   Glorot and Bengio (2010), normal; zero biases, embeddings as for gpt2
     kaiming  He et al. (2015), normal, with the gain of ReLU in place of GELU's; the rest as xavier
+
+    With `config.zero_init` the projections that end attention and MLP are zero under every scheme.
     """
     for prefix, module in model.named_modules():
         if isinstance(module, nn.Linear):
             _linear(module, prefix, config, seed)
         elif isinstance(module, nn.Embedding):
             std = (1.0 if config.init is Init.torch else 0.02) * config.gain
-            rows = config.vocab_size if prefix == "wte" else module.num_embeddings
-            module.weight[:rows].normal_(0.0, std, generator=generator_for(seed, prefix))
-            # Padding has its own generator, so that it does not change the vocabulary's values.
-            padding = generator_for(seed, f"{prefix}.padding")
-            module.weight[rows:].normal_(0.0, std, generator=padding)
+            for rows, generator in _parts(module.weight, prefix, prefix, config, seed):
+                rows.normal_(0.0, std, generator=generator)
         elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
 
 def _linear(linear: nn.Linear, prefix: str, config: GPTConfig, seed: int) -> None:
-    weights = generator_for(seed, f"{prefix}.weight")
+    writes = prefix.endswith("c_proj")  # to the residual stream, if there is one
+    weights = _parts(linear.weight, prefix, f"{prefix}.weight", config, seed)
+    if linear.bias is not None:
+        linear.bias.zero_()
+    if config.zero_init and writes:
+        linear.weight.zero_()
+        return
     if config.init is Init.torch:
         bound = config.gain / math.sqrt(linear.in_features)
-        linear.weight.uniform_(-bound, bound, generator=weights)
-        linear.bias.uniform_(-bound, bound, generator=generator_for(seed, f"{prefix}.bias"))
+        for rows, generator in weights:
+            rows.uniform_(-bound, bound, generator=generator)
+        if linear.bias is not None:
+            linear.bias.uniform_(-bound, bound, generator=generator_for(seed, f"{prefix}.bias"))
         return
-    linear.bias.zero_()
     std = 0.02
     if config.init is Init.xavier:
         std = math.sqrt(2 / (linear.in_features + linear.out_features))
     elif config.init is Init.kaiming:
         std = nn.init.calculate_gain("relu") / math.sqrt(linear.in_features)
-    elif config.residual and prefix.endswith("c_proj"):
+    elif config.residual and writes:
         std /= math.sqrt(2 * config.n_layer)
-    linear.weight.normal_(0.0, std * config.gain, generator=weights)
+    for rows, generator in weights:
+        rows.normal_(0.0, std * config.gain, generator=generator)
+
+
+def _parts(
+    weight: Tensor, prefix: str, name: str, config: GPTConfig, seed: int
+) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """The rows of a weight with their generator, then those that pad the vocabulary with another.
+
+    So padding does not change the vocabulary's values.
+    """
+    rows = config.vocab_size if prefix in ("wte", "lm_head") else len(weight)
+    yield weight[:rows], generator_for(seed, name)
+    yield weight[rows:], generator_for(seed, f"{prefix}.padding")

@@ -145,6 +145,7 @@ def read_command(
     about = StageInfo(
         name=stage.name,
         number=stage.number,
+        beyond=stage.beyond,
         parent=stage.parent,
         title=stage.about.title,
         aim=stage.about.aim,

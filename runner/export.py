@@ -38,7 +38,7 @@ def export(weights: Path, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    from gpt2.huggingface import to_huggingface
+    from gpt2.huggingface import ACTIVATIONS, to_huggingface
     from gpt2.model import GPT
     from runner.training.weights import load_weights
 
@@ -48,9 +48,10 @@ def export(weights: Path, folder: Path) -> None:
     try:
         state = to_huggingface(model)
     except ValueError as error:
-        raise UsageError(f"{weights}: {error} Use weights of step05 or later.") from None
-    del state["lm_head.weight"]  # the embedding; transformers ties it again
+        raise UsageError(f"{weights}: {error} The weights of step05 to step10 have it.") from None
     sizes = model.config
+    if sizes.tie_word_embeddings:
+        del state["lm_head.weight"]  # the embedding; transformers ties it again
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -59,7 +60,8 @@ def export(weights: Path, folder: Path) -> None:
         "n_embd": sizes.n_embd,
         "n_positions": sizes.context_length,
         "vocab_size": sizes.vocab_size,
-        "tie_word_embeddings": True,
+        "activation_function": ACTIVATIONS[sizes.activation],
+        "tie_word_embeddings": sizes.tie_word_embeddings,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 
 from conf.schema import Order
+from gpt2.config import Activation
 from runner.evidence import RULES, Evidence, Facts, error, note, warning
 from runner.observations import Finding, Inspection
 from runner.record import Run
@@ -259,6 +260,9 @@ def exploding_gradients(e: Evidence) -> Facts:
     "Change model.init, or lower train.learning_rate.",
 )
 def dead_units(e: Evidence) -> Facts:
+    # ReLU turns units off for whole sequences of healthy runs.
+    if e.run.config["model"].get("activation") == Activation.relu2.name:
+        return None
     # Of the last look: at high rates units of healthy runs are constant for a while.
     alive = [look for look in e.trained[-1:] if look.layers and _carried(look) >= COLLAPSED]
     share = max((look.dead_units or 0.0 for look in alive), default=0.0)

@@ -11,7 +11,7 @@ from rich.text import Text
 from conf.errors import UsageError
 from runner.messages import say, warn
 from stages.arithmetic import Ladder
-from stages.ladder import group_files, read_ladder
+from stages.ladder import Stage, group_files, read_ladder
 from stages.plans import read_plan, read_recipe
 
 COMMANDS = {
@@ -24,19 +24,17 @@ COMMANDS = {
 def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     """Print the stages, those in `folders` included, and the commands to type next."""
     say(console, "The ladder: each stage trains with its own change and all before it.", "bold")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in ("place", "stage", "what it changes"):
-        table.add_column(overflow="fold")
     problems: list[str] = []
     stages = read_ladder(folders, problems)
-    trunk = [stage.name for stage in Ladder(stages, {}).chain(stages[-1].name)]
-    for stage in stages:
-        branches = stage.parent and stage.name not in trunk
-        place = f"on {stage.parent}" if branches else str(stage.number)
-        changes = ", ".join(_as_typed(key, value) for key, value in stage.changes.items())
-        about = Text(f"{stage.about.title} ({stage.about.aim.name})")
-        table.add_row(place, stage.name, about.append(f"\n{changes}" if changes else "", "dim"))
-    console.print(table, highlight=False)
+    guide, beyond = ([s for s in stages if s.beyond is after] for after in (False, True))
+    trunk = [stage.name for stage in Ladder(stages, {}).chain(guide[-1].name)]
+    console.print(_stages(guide, trunk), highlight=False)
+    say(
+        console,
+        "Beyond the guide, each on top of the stage that is named:",
+        "bold",
+    )
+    console.print(_stages(beyond, trunk), highlight=False)
     say(console, "Type next:", "bold")
     _show_commands(console, COMMANDS)
     say(console, "Plans of many runs; dry_run=true lists them, and how long they take:", "bold")
@@ -50,6 +48,20 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
         "experiment=NAME (--cfg job shows them all, --hydra-help the flags).",
         highlight=False,
     )
+
+
+def _stages(stages: Sequence[Stage], trunk: Sequence[str]) -> Table:
+    """A row a stage: its place on the trunk, or its parent, and what it changes."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in ("place", "stage", "what it changes"):
+        table.add_column(overflow="fold")
+    for stage in stages:
+        branches = stage.parent and stage.name not in trunk
+        place = f"on {stage.parent}" if branches else str(stage.number)
+        changes = ", ".join(_as_typed(key, value) for key, value in stage.changes.items())
+        about = Text(f"{stage.about.title} ({stage.about.aim.name})")
+        table.add_row(place, stage.name, about.append(f"\n{changes}" if changes else "", "dim"))
+    return table
 
 
 def _show_choices(

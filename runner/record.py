@@ -54,7 +54,8 @@ class StageInfo:
     """The stage as it was when the run began."""
 
     name: str = described("name of the stage, as in +stage=step07", "stage")
-    number: int = described("position on the ladder, from 1")
+    number: int = described("position on the ladder, from 1; beyond the guide, after its last")
+    beyond: bool = described("whether it is beyond the guide", default=False)
     parent: str | None = optional("the stage that it is built on, or empty")
     title: str = described("the stage's title")
     aim: Aim = described("what the stage is for: " + ", ".join(aim.value for aim in Aim))

@@ -11,7 +11,7 @@ from conf.elsewhere import called_elsewhere
 from conf.errors import UsageError
 from conf.keys import by_name
 from conf.schema import CompileMode, Config, Logger, Schedule, Sharding, validator
-from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm
+from gpt2.config import KNOBS, CustomConfig, GPTConfig, Norm, Positions
 from runner import world
 from runner.mistakes import no_such_key
 from runner.overrides import override_key
@@ -38,13 +38,25 @@ def read_settings(cfg: DictConfig) -> Config:
     config = typed(cfg, Config)
     _check_ranges(type(config.model), cfg.model, "model.")
     model, train = config.model, config.train
-    if isinstance(model, GPTConfig) and model.n_embd % model.n_head:
-        raise UsageError(
-            f"model.n_embd={model.n_embd} cannot be split among model.n_head={model.n_head} heads; "
-            "make it a multiple."
-        )
+    if isinstance(model, GPTConfig):
+        width, rest = divmod(model.n_embd, model.n_head)
+        if rest:
+            raise UsageError(
+                f"model.n_embd={model.n_embd} cannot be split among model.n_head={model.n_head} "
+                "heads; make it a multiple."
+            )
+        if model.positions is Positions.rotary and width % 2:
+            raise UsageError(
+                f"model.positions=rotary turns pairs of channels, but a head has {width} "
+                f"(model.n_embd={model.n_embd} / model.n_head={model.n_head}); make it even."
+            )
     if isinstance(model, CustomConfig):
         _check_custom(model)
+    if train.schedule is Schedule.wsd and train.cooldown_fraction is None:
+        raise UsageError(
+            "train.schedule=wsd needs train.cooldown_fraction, the part of the steps in which the "
+            "rate falls: add train.cooldown_fraction=0.2."
+        )
     if train.context > model.context_length:
         raise UsageError(
             f"train.context={train.context} is longer than the model's "
@@ -133,6 +145,11 @@ def remarks(config: Config) -> list[str]:
         )
     if constant and train.min_lr_ratio != 1:
         found.append(f"train.min_lr_ratio={train.min_lr_ratio:g} has no effect: {CONSTANT}.")
+    if train.cooldown_fraction is not None and train.schedule is not Schedule.wsd:
+        found.append(
+            f"train.cooldown_fraction={train.cooldown_fraction:g} has no effect: "
+            f"train.schedule is {train.schedule.name}, and not wsd."
+        )
     if train.decay_matrices_only and not train.weight_decay:
         found.append("train.decay_matrices_only has no effect: train.weight_decay is 0.")
     if train.compile_mode is not CompileMode.default and not train.compile:

@@ -25,6 +25,7 @@ class Stage:
     about: StageConf
     parent: str | None
     number: int  # its place on the ladder: 1 for a flow check, from 2 in the chain
+    beyond: bool  # it, or a stage that it is built on, is beyond the guide: after the ladder's last
     changes: dict[str, Any]  # dotted configuration key -> the value that the overlay sets
     choices: list[str]  # what else its defaults list chooses, such as another model
 
@@ -46,10 +47,15 @@ def read_ladder(config_dirs: Iterable[Path] = (), problems: list[str] | None = N
                 raise
             problems.append(str(mistake))
     parents = {stage.name: stage.parent for stage in found.values()}
-    stages = [
-        replace(s, number=1 if s.about.aim is Aim.flow else 1 + len(lineage(s.name, parents)))
-        for s in found.values()
-    ]
+    stages = []
+    for stage in found.values():
+        chain = [found[name] for name in lineage(stage.name, parents) if name in found]
+        above = [each.about.beyond for each in reversed(chain)]  # the lowest stage first
+        deep = len(above) - above.index(True) if any(above) else 0
+        number = deep or (1 if stage.about.aim is Aim.flow else 1 + len(chain))
+        stages.append(replace(stage, number=number, beyond=deep > 0))
+    last = max((stage.number for stage in stages if not stage.beyond), default=0)
+    stages = [replace(s, number=s.number + last * s.beyond) for s in stages]
     return sorted(stages, key=lambda stage: (stage.number, stage.name))
 
 
@@ -103,7 +109,7 @@ def group_files(
 
 
 def _read(file: Path) -> Stage:
-    """A stage without its number. Raises UsageError if the file is not an overlay."""
+    """A stage without its place. Raises UsageError if the file is not an overlay."""
     overlay = read_yaml(file)
     if not file.read_text(encoding="utf-8").lstrip().startswith("# @package _global_"):
         raise UsageError(f"{file}: its first line must be '# @package _global_'.")
@@ -118,7 +124,7 @@ def _read(file: Path) -> Stage:
     flat = flatten(plain)
     changes = {key: value for key, value in flat.items() if role_of(key) is not Role.asked}
     others = [str(entry) for entry in chosen if entry != parent]
-    return Stage(file.stem, _about(file, overlay), parent, 0, changes, others)
+    return Stage(file.stem, _about(file, overlay), parent, 0, False, changes, others)
 
 
 def _about(file: Path, overlay: DictConfig) -> StageConf:

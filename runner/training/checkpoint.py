@@ -43,7 +43,7 @@ class Checkpoints:
     config: Config
     folder: RunFolder
     model: LanguageModel
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     parallel: Parallel
     console: Console
 
@@ -79,7 +79,7 @@ class Checkpoints:
         before, tables = self.parallel.ask_first(lambda: (found, rows))
         if before is None:
             return False
-        load_state(self.model, self.optimizer, tensors, self.parallel)
+        load_state(self.model, self.optimizers, tensors, self.parallel)
         for field in CARRIED:
             setattr(self.folder.run, field, getattr(before, field))
         steps = [Step(int(n), loss, norm, lr, ms, int(t)) for n, loss, norm, lr, ms, t in tables[0]]
@@ -121,7 +121,7 @@ class Checkpoints:
 
     def write(self) -> None:
         """Replace the checkpoint; if that fails, warn and continue."""
-        tensors, folder = gathered(state_of(self.model, self.optimizer)), self.folder
+        tensors, folder = gathered(state_of(self.model, self.optimizers)), self.folder
         if self.parallel.is_first:
             tables = [astuple(step) for step in folder.steps], [astuple(w) for w in folder.windows]
             for name, rows in zip(TABLES, tables, strict=True):

@@ -93,18 +93,25 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
     else:
         exactly = "" if look.later else "exactly "
         yield True, f"the gradient of a position with respect to every later token is {exactly}zero"
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with same_buffers(model):  # the whole batch, since one sequence may not use all of a model
-        loss = model(idx_BT, targets_BT)[1].sum()
-        found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
-    gradients = dict(zip(parameters, found, strict=True))
-    without = [name for name, g in gradients.items() if g is None or not g.any()]
+    # A layer that starts at zero hides those before it until it has taken a step.
+    probe = copy.deepcopy(model)
+    parameters = {name: p for name, p in probe.named_parameters() if p.requires_grad}
+    without, optimizer = [*parameters], torch.optim.AdamW(parameters.values(), lr=OVERFIT_RATES[0])
+    for _ in range(2):  # the whole batch, since one sequence may not use all of a model
+        if without:
+            probe(idx_BT, targets_BT)[1].sum().backward()
+            without = [name for name in without if not _has_gradient(parameters[name])]
+            optimizer.step()
     if without:
         names = ", ".join(without[:3])
-        yield False, f"{len(without)} of {len(gradients)} parameters have none: {names}"
+        yield False, f"{len(without)} of {len(parameters)} parameters have none: {names}"
     else:
-        yield True, f"all {len(gradients)} parameters have one"
+        yield True, f"all {len(parameters)} parameters have one"
     yield _overfit(model, idx_BT[:1, :OVERFIT_TOKENS], targets_BT[:1, :OVERFIT_TOKENS])
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _first_loss(loss: float, vocabulary: int) -> Outcome:

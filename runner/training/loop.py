@@ -38,7 +38,7 @@ from runner.training.diagnosis import Diagnosis
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.flow_checks import run_flow_checks
 from runner.training.hellaswag import Question, read_questions, score
-from runner.training.optimizer import build_optimizer, learning_rate
+from runner.training.optimizer import build_optimizers, learning_rate
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from runner.training.probe import find_products, square_flops
 from runner.training.state import seed_everything
@@ -55,7 +55,7 @@ class Training:
     parallel: Parallel
     model: LanguageModel
     trained: nn.Module  # the model as the steps call it, which averages gradients over processes
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     autocast: torch.autocast
     stream: TokenStream
     held_out: HeldOut
@@ -127,7 +127,7 @@ def build(
     parallel: Parallel,
     techniques: Techniques,
 ) -> Training:
-    """The data, the model and its optimizer; a custom model is tried out before."""
+    """The data, the model and its optimizers; a custom model is tried out before."""
     train, run, context_length = config.train, folder.run, config.model.context_length
     micro_batch_size, _ = train.share(parallel.size)
     part = parallel.rank, parallel.size
@@ -159,14 +159,14 @@ def build(
 
     trained = parallel.spread(model, train.sharding)
     run.environment.sharding = train.sharding.name if isinstance(model, FSDPModule) else None
-    optimizer = build_optimizer(model, train)
+    optimizers = build_optimizers(model, train)
     autocast = torch.autocast(parallel.device.type, torch.bfloat16, enabled=techniques.bf16)
-    checkpoints = Checkpoints(config, folder, model, optimizer, parallel, console)
+    checkpoints = Checkpoints(config, folder, model, optimizers, parallel, console)
     # Of a sharded model no process has all weights to compare.
     looked_into = config.diagnose and not run.environment.sharding
     diagnosis = Diagnosis(model, trained, autocast) if looked_into else None
     return Training(
-        config, folder, console, parallel, model, trained, optimizer, autocast, stream, held_out,
+        config, folder, console, parallel, model, trained, optimizers, autocast, stream, held_out,
         hellaswag, checkpoints, diagnosis,
     )  # fmt: skip
 
@@ -202,7 +202,7 @@ def run_steps(training: Training) -> None:
     """The loop over the remaining optimizer steps, each written into the run's folder."""
     config, folder, parallel = training.config, training.folder, training.parallel
     train, device, autocast = config.train, parallel.device, training.autocast
-    model, optimizer, checkpoints = training.trained, training.optimizer, training.checkpoints
+    model, optimizers, checkpoints = training.trained, training.optimizers, training.checkpoints
     begin, title = len(folder.steps), folder.run.stage.name
     _, accumulation = train.share(parallel.size)
     shown = step_progress(training.console, title, train.steps, begin, config.quiet)
@@ -214,7 +214,7 @@ def run_steps(training: Training) -> None:
             seed_everything(drawn.initial_seed())
             started = time.perf_counter()
             lr = learning_rate(step, train)
-            for group in optimizer.param_groups:
+            for group in (group for each in optimizers for group in each.param_groups):
                 group["lr"] = lr
 
             loss_sum = torch.zeros((), device=device)
@@ -233,8 +233,9 @@ def run_steps(training: Training) -> None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
             # Reading the two numbers waits for the device, so the time is that of the whole step.
             loss_value = parallel.mean(loss_sum).item() / accumulation

@@ -202,24 +202,24 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def state_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """All tensors that training changes: model.NAME, and optimizer.PARAMETER.KEY."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    moments = {p: kept for optimizer in optimizers for p, kept in optimizer.state.items()}
     for name, p in model.named_parameters():
-        moments = optimizer.state.get(p, {})
-        state |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
+        state |= {f"optimizer.{name}.{key}": value for key, value in moments.get(p, {}).items()}
     return state
 
 
 def load_state(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     tensors: dict[str, Tensor],
     parallel: Parallel,
 ) -> None:
     """Give each process its part of the state, which only the first one has."""
     weights = {}
-    for name, value in state_of(model, optimizer).items():
+    for name, value in state_of(model, optimizers).items():
         part = parallel.part(tensors.get(name), value)
         if name.startswith("model."):
             weights[name.removeprefix("model.")] = part

@@ -2,8 +2,8 @@
 
 import torch
 
-from conf.schema import Autocast, Config, MatmulPrecision, Schedule
-from gpt2.config import Attention, CustomConfig, GPTConfig, Init, Norm
+from conf.schema import Autocast, Config, MatmulPrecision, Optimizer, Schedule
+from gpt2.config import Activation, Attention, CustomConfig, GPTConfig, Init, Norm, Positions
 from runner.products import BF16, TF32, Products
 from runner.training.device import attention_kernel, why_not_compile
 
@@ -20,6 +20,8 @@ class Techniques:
         padding = f"vocabulary padded to {model.padded_vocab_size:,}"
         initialisation, norm = f"{model.init.name} initialisation", f"{model.norm.name} norm"
         dropout = f"dropout of {model.dropout:g}"
+        positions, activation = f"{model.positions.name} positions", f"{model.activation.name} MLP"
+        cap = f"logits capped at {model.logit_softcap}"
         asked_for = {
             initialisation: model.init is not Init.torch,
             norm: model.norm is not Norm.none,
@@ -30,8 +32,16 @@ class Techniques:
             padding: model.pad_vocab,
             "flash attention": model.attention is Attention.flash,
             dropout: model.dropout > 0,
+            positions: model.positions is not Positions.learned,
+            "norm of queries and keys": model.qk_norm,
+            activation: model.activation is not Activation.gelu,
+            "no biases": not model.bias,
+            "projections that start at zero": model.zero_init,
+            "untied head": not model.tie_word_embeddings,
+            cap: model.logit_softcap is not None,
             f"clipping at {train.clip_grad_norm}": train.clip_grad_norm is not None,
             f"label smoothing of {train.label_smoothing:g}": train.label_smoothing > 0,
+            "Muon": train.optimizer is Optimizer.muon,
             "decay on matrices only": train.decay_matrices_only,
             "fused AdamW": train.fused,
             f"{train.schedule.name} schedule": train.schedule is not Schedule.constant,
@@ -67,6 +77,10 @@ class Techniques:
             of_knobs = {
                 "init": initialisation, "norm": norm, "residual": "residual stream",
                 "pad_vocab": padding, "attention": "flash attention", "dropout": dropout,
+                "positions": positions, "qk_norm": "norm of queries and keys",
+                "activation": activation, "bias": "no biases",
+                "zero_init": "projections that start at zero",
+                "tie_word_embeddings": "untied head", "logit_softcap": cap,
             }  # fmt: skip
             lacks = {
                 name: f"{model.target} has no knob {knob}"

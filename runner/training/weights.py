@@ -3,18 +3,22 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from conf.errors import UsageError
+from conf.files import read_yaml
 from gpt2.config import CustomConfig, GPTConfig, ModelConfig
 from gpt2.language_model import LanguageModel
 from runner.files import DamagedFile, replacing
 from runner.training.custom import build_model
+from stages.ladder import CONF
 
 MODEL_CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(CustomConfig | GPTConfig)
 
@@ -28,7 +32,7 @@ def load_weights(path: Path) -> LanguageModel:
     """The model that `save_weights` wrote, on the CPU. Raises UsageError for any other file."""
     try:
         tensors, metadata = load_tensors(path)
-        config = {"dropout": 0.0, **json.loads(metadata["config"])}  # older weights name none
+        config = {**_plain_model(), **json.loads(metadata["config"])}  # older ones lack keys
         model = build_model(MODEL_CONFIG.validate_python(config), seed=0)
         model.load_state_dict(tensors)
     except FileNotFoundError as error:
@@ -38,6 +42,13 @@ def load_weights(path: Path) -> LanguageModel:
             f"{path}: not weights that a run of this project kept ({error})."
         ) from error
     return model
+
+
+def _plain_model() -> dict[Any, Any]:
+    """The plain model's switches, which weights had before there was a key for them."""
+    plain = OmegaConf.to_container(read_yaml(CONF / "model" / "knobs" / "plain.yaml"))
+    assert isinstance(plain, dict)
+    return plain
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

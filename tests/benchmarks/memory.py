@@ -26,7 +26,7 @@ from conf.schema import Autocast, Config, Sharding
 from gpt2.config import GPTConfig
 from gpt2.model import GPT, Block
 from runner.settings import read_settings
-from runner.training.optimizer import build_optimizer
+from runner.training.optimizer import build_optimizers
 from runner.training.parallel import Parallel, synchronise_gradients, whole
 from stages.ladder import CONF
 from tests.benchmarks.pages import DOCS, save, write
@@ -71,7 +71,7 @@ def peak_bytes(config: Config, processes: int = 1) -> int:
     with fake, patch.object(torch.Tensor, "softmax", softmax):
         if train.compile:
             _compile_blocks(model)
-        optimizer = build_optimizer(model, train)
+        (optimizer,) = build_optimizers(model, train)
         for group in optimizer.param_groups:
             group["foreach"] = not train.fused
         sizes = train.micro_batch_size, train.context

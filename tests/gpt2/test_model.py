@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.config import Activation, Attention, GPTConfig, Init, Norm, Positions
 from gpt2.huggingface import to_huggingface
 from gpt2.initialisation import generator_for
 from gpt2.model import GPT
@@ -18,7 +18,9 @@ from gpt2.model import GPT
 STEP05 = GPTConfig(
     name="small", n_layer=3, n_head=4, n_embd=64, context_length=48, vocab_size=50257,
     pad_vocab=False, norm=Norm.layer, residual=True, attention=Attention.manual, init=Init.gpt2,
-    gain=1.0, dropout=0.0, loss_chunk_tokens=None,
+    gain=1.0, dropout=0.0, loss_chunk_tokens=None, positions=Positions.learned, qk_norm=False,
+    activation=Activation.gelu, bias=True, zero_init=False, tie_word_embeddings=True,
+    logit_softcap=None,
 )  # fmt: skip
 STEP07 = replace(STEP05, attention=Attention.flash)
 BASELINE = replace(STEP05, norm=Norm.none, residual=False, init=Init.torch)
@@ -133,14 +135,17 @@ def test_padded_rows_have_no_logit_in_evaluation_and_little_weight_in_training()
     "change",
     [
         {"pad_vocab": True}, {"n_layer": 5}, {"norm": Norm.layer, "residual": True},
-        {"norm": Norm.rms}, {"attention": Attention.flash},
+        {"norm": Norm.rms}, {"attention": Attention.flash}, {"positions": Positions.rotary},
+        {"qk_norm": True}, {"activation": Activation.relu2}, {"bias": False},
+        {"tie_word_embeddings": False}, {"logit_softcap": 30.0},
     ],
     ids=str,
 )  # fmt: skip
 def test_a_change_does_not_alter_the_values_of_shared_parameters(change: dict[str, Any]) -> None:
     before = GPT(BASELINE, seed=7).state_dict()
     after = GPT(replace(BASELINE, **change), seed=7).state_dict()
-    for name in before:
+    assert before.keys() & after.keys()
+    for name in before.keys() & after.keys():
         rows = min(len(before[name]), len(after[name]))
         assert torch.equal(before[name][:rows], after[name][:rows]), name
 

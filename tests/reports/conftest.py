@@ -70,7 +70,7 @@ def ladder_of(stage: str, parent: str | None, typed: tuple[tuple[str, Any], ...]
     if stage in ORDER:
         return Ladder(real.stages, real.base | dict(typed), dict(typed)) if typed else real
     about = StageConf(name=stage, title=stage, aim=Aim.loss, guide="", claims={})
-    own = Stage(stage, about, parent, 11, {f"train.{stage}": True}, [])
+    own = Stage(stage, about, parent, 11, False, {f"train.{stage}": True}, [])
     return Ladder([*real.stages, own], real.base | dict(typed), dict(typed))
 
 

@@ -19,7 +19,7 @@ from runner.identity import as_plain
 from runner.record import read_run
 from runner.training.checkpoint import Checkpoints
 from runner.training.evaluation import evaluate, mean_and_error
-from runner.training.optimizer import build_optimizer
+from runner.training.optimizer import build_optimizers
 from runner.training.parallel import Parallel
 from runner.training.weights import load_tensors, load_weights, save_tensors, save_weights
 from tests.conftest import Settings
@@ -37,9 +37,9 @@ def checkpoints(settings: Settings, folder: Path, *overrides: str) -> tuple[Chec
     model = GPT(config.model, config.seed)
     output = io.StringIO()
     console = Console(file=output, width=500)
-    optimizer = build_optimizer(model, config.train)
+    optimizers = build_optimizers(model, config.train)
     alone = Parallel(torch.device("cpu"))
-    return Checkpoints(config, opened, model, optimizer, alone, console), output.getvalue()
+    return Checkpoints(config, opened, model, optimizers, alone, console), output.getvalue()
 
 
 def test_a_checkpoint_of_another_run_or_precision_is_renamed_and_not_used(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.errors import UsageError
-from gpt2.config import Attention, CustomConfig, Init, Norm
+from gpt2.config import Activation, Attention, CustomConfig, Init, Norm, Positions
 from gpt2.language_model import LanguageModel
 from runner.training.custom import build_model, try_out
 
@@ -58,7 +58,7 @@ def test_what_shares_memory_still_does_and_what_is_expanded_has_its_own() -> Non
     target = f"{__name__}:Views"
     config = CustomConfig(
         "custom", 8, 50257, False, Norm.none, False, Attention.manual, Init.torch, 1.0, 0.0, None,
-        target, {}, {},
+        Positions.learned, False, Activation.gelu, True, False, True, None, target, {}, {},
     )  # fmt: skip
     net = build_model(config, seed=1).net
     assert net.head.data_ptr() == net.embedding.weight.data_ptr()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpt2.config import Attention, GPTConfig, Init, Norm
+from gpt2.config import Activation, Attention, GPTConfig, Init, Norm, Positions
 from gpt2.model import GPT
 from runner.observations import FlowCheck
 from runner.training.flow_checks import CHECKS, check_flow
@@ -16,7 +16,9 @@ from runner.training.flow_checks import CHECKS, check_flow
 CONFIG = GPTConfig(
     name="flow", n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=509,
     pad_vocab=False, norm=Norm.none, residual=False, attention=Attention.manual, init=Init.torch,
-    gain=1.0, dropout=0.0, loss_chunk_tokens=None,
+    gain=1.0, dropout=0.0, loss_chunk_tokens=None, positions=Positions.learned, qk_norm=False,
+    activation=Activation.gelu, bias=True, zero_init=False, tie_word_embeddings=True,
+    logit_softcap=None,
 )  # fmt: skip
 TOKENS = torch.arange(34).view(2, 17) * 7
 BATCH = TOKENS[:, :-1], TOKENS[:, 1:]
@@ -90,7 +92,7 @@ def test_a_parameter_that_one_sequence_does_not_use_gets_its_gradient_from_anoth
 
     def routed(module: nn.Module, args: Any, output: Any) -> Any:
         loss = output[1]
-        return output if loss is None or len(args[0]) < 2 else (None, loss + model.spare.sum())
+        return output if loss is None or len(args[0]) < 2 else (None, loss + module.spare.sum())
 
     model.register_forward_hook(routed)
     assert check(model, GRADIENTS).passed

@@ -16,7 +16,7 @@ from stages.ladder import Stage, lineage
 
 # The experiment, what must be equal, and the hash of the ladder's settings.
 Key = tuple[str, tuple[Any, ...], str]
-About = tuple[int, str, Aim]  # of a stage: number, title and aim
+About = tuple[int, str, Aim, bool]  # of a stage: number, title, aim, whether beyond the guide
 
 
 class Comparison:
@@ -26,10 +26,12 @@ class Comparison:
     downwards. `versus` compares its runs with those of its reference, called `against`,
     or `same_as` where both have the same settings, and `baseline` with those of the ladder's
     baseline. `claimed` is the speed-up that the guide claims for its difference from the reference.
+    `is_lowest` says that others are compared with its runs, and they with none.
     """
 
     baseline: Versus
     claimed: float | None
+    is_lowest: bool
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class Comparison:
     ) -> None:
         asked = self.asked = lines[-1]
         self.key, self.stage, self.plans = key, asked.stage, {each.plan for each in lines} - {""}
-        self.number, self.title, self.aim = about
+        self.number, self.title, self.aim, self.beyond = about
         entries = asked.without, asked.plus
         self.without, self.plus = (tuple(text.split(",")) if text else () for text in entries)
         self.is_plain = not any(entries)
@@ -85,10 +87,10 @@ def compare(
     """
     rows = [run for run in records.rows if run.asked]
     about: dict[str, About] = {
-        line.stage: (0, line.stage, Aim.loss) for run in rows for line in run.asked
+        line.stage: (0, line.stage, Aim.loss, False) for run in rows for line in run.asked
     }
-    about |= {s.name: (s.number, s.about.title, s.about.aim) for s in ladder}
-    about |= {r.stage: (r.number, r.title, Aim(r.aim)) for r in rows}
+    about |= {s.name: (s.number, s.about.title, s.about.aim, s.beyond) for s in ladder}
+    about |= {r.stage: (r.number, r.title, Aim(r.aim), r.beyond) for r in rows}
     parents = {s.name: s.parent for s in ladder} | {r.stage: r.parent for r in rows}
     conditions, claims = _conditions(rows), _claims(ladder)
     # One run for each round of a setting: the newest that finished, else the newest.
@@ -116,7 +118,9 @@ def compare(
         if each.aim is Aim.baseline and each.is_plain:
             both = baselines.get(each.key, each.arm), each.arm
             baselines[each.key] = max(both, key=lambda arm: arm.newest.started)
+    compared_with = {each.versus.other for each in found if each.versus.pairs}
     for each in found:
+        each.is_lowest = each.arm in compared_with and each.versus.other is None
         base = None if each.aim is Aim.flow else baselines.get(each.key)
         each.baseline, each.claimed = versus(each.arm, base), _claimed(each, claims)
     return sorted(found, key=_order)

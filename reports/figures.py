@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from reports.reference import guide_log
 from reports.report import PlanRuns, Report
 from reports.statistics import Estimate
 from reports.verdicts import keeps_loss, raises_loss
+from reports.worth import Worth
 
 MOST_STAGES = 24  # more panels are hard to read; the tables and files still hold every stage
 MOST_MARKS = 12  # evaluations up to which each is a mark; more are a line
@@ -45,7 +47,7 @@ class Painter:
         self._losses = _losses([stage.arm for stage in self.stages])
         self.loss_limits = _with_margin(self._losses)
         self._report, self._look, self._baseline = report, look, main.baseline
-        self._numbered = len({stage.number for stage in self.stages}) == len(self.stages)
+        self._places = Counter(stage.number for stage in self.stages if not stage.beyond)
         norms = [run.clip_grad_norm for run in main.runs]
         self._threshold = min((norm for norm in norms if pd.notna(norm)), default=math.nan)
 
@@ -88,23 +90,24 @@ class Painter:
         compared = {row.aim for row in plan.rows if row.versus.other}
         return found[::-1] if compared == {Aim.speed} else found
 
-    def worth(self) -> list[Picture]:
+    def worth(self, picture: str, of: Worth) -> list[Picture]:
         """A row for each way to say what a step is worth, and a row a pair of steps."""
-        worth, rules, steps, pairs = self._report.worth, self._report.rules, [], []
-        for step in worth.steps if worth else ():
-            stage, title = step.stage, f"{step.stage.number} {step.stage.about.title}"
+        rules, steps, pairs = self._report.rules, [], []
+        for step in of.steps:
+            stage, title = step.stage, step.stage.about.title
+            title = title if stage.beyond else f"{stage.number} {title}"
             for way, change in step.ways.items():
                 label, name, title = f"{title} {way.value}", f"{stage.name} {way.value}", ""
                 colour, text = self._look[stage.name].hex, signed(change.value)
                 steps.append(Row(label, name, change, colour, text, change.above or change.below))
-        for each in worth.interactions if worth else ():
+        for each in of.interactions:
             name, change = f"{each.one} and {each.other}", each.change
             colour, is_claim = BAD if change.value > 0 else GOOD, each.p < 1 - rules.confidence
             pairs.append(Row(name, name, change, colour, signed(change.value), is_claim))
         labels = "Change of the held-out loss", f"{BETTER}; hollow: interval includes 0"
-        pictures = rows("worth", labels, steps, margin=rules.margin)
+        pictures = rows(picture, labels, steps, margin=rules.margin)
         labels = "Two steps together, beyond their sum", f"{BETTER}; filled: significant"
-        return pictures + rows("interactions", labels, pairs, margin=0)
+        return pictures + rows(f"{picture}-interactions", labels, pairs, margin=0)
 
     def rates(self) -> list[Picture]:
         """Held-out losses by learning rate, a dot at the best, up to the highest of the ladder."""
@@ -260,11 +263,15 @@ class Painter:
 
     def label(self, stage: Comparison) -> str:
         """Its number, as short as a label at a line's end; its name as `title` has it."""
-        return str(stage.number) if self._numbered else _cut(stage.name, 12)
+        return str(stage.number) if self._has_place(stage) else _cut(stage.name, 12)
 
     def title(self, stage: Comparison) -> str:
-        """Its number and title; its name where several stages have one number."""
-        return f"{stage.number} {stage.title}" if self._numbered else stage.name
+        """Its number and title; its name where another stage has its number, or it has none."""
+        return f"{stage.number} {stage.title}" if self._has_place(stage) else stage.name
+
+    def _has_place(self, stage: Comparison) -> bool:
+        """Whether its place on the guide's ladder is its own."""
+        return not stage.beyond and self._places[stage.number] == 1
 
     def _row(self, stage: Comparison, found: Estimate, text: str, is_claim: bool = True) -> Row:
         colour = self._look[stage.stage].hex

@@ -13,7 +13,7 @@ class Group:
 
     `runs` are the stages' runs, one a seed, and `names` those of the repeats too. `ladder` are the
     stages that can be compared, all but the short flow check, `baseline` the one that has finished,
-    and `tops` the finished stages on which no finished one stands: the ends of the branches.
+    and `tops` the finished stages of the guide on which no such one stands: the ends of branches.
     """
 
     def __init__(self, comparisons: list[Comparison], stages: list[Comparison]) -> None:
@@ -26,8 +26,10 @@ class Group:
         done = [stage for stage in self.ladder if stage.arm.finished]
         baselines = (stage for stage in done if stage.aim is Aim.baseline and stage.is_plain)
         self.baseline = next(baselines, None)
-        below = {name for stage in done for name in stage.chain[1:]}
-        self.tops = [stage for stage in done if stage.stage not in below]
+        guide = [stage for stage in done if not stage.beyond]
+        below = {name for stage in guide for name in stage.chain[1:]}
+        self.tops = [stage for stage in guide if stage.stage not in below]
+        self.is_compared = any(stage.versus.pairs for stage in self.ladder)
 
 
 def find_groups(found: Sequence[Comparison]) -> list[Group]:

@@ -169,7 +169,8 @@ def _sections(
         Section("speed", pictures=painter.speeds(), opens=True),
         Section("curves", pictures=painter.tokens(), opens=True),
         Section("signal", pictures=painter.signals()),
-        Section("worth", [tables.worth(r)] if r.worth else [], painter.worth(), opens=True),
+        *(Section(name, [tables.worth(of)], painter.worth(name, of), opens=True)
+          for name, of in (("worth", r.worth), ("beyond", r.beyond)) if of),
         Section("rates", [tables.rates(r)] if r.rates else [], painter.rates(), opens=True),
         *(Section(f"plan-{i}", [tables.rows(plan.rows, say, plan)], painter.plan(i, plan),
                   title=plan.about.title, notes=sentences(say("plan", plan, main)), opens=True)
@@ -199,10 +200,8 @@ def _sections(
 def _looks(r: Report) -> dict[str, Look]:
     """How each stage is drawn."""
     about = {c.stage: (c.number, c.stage, c.aim) for c in r.comparisons}
-    if r.worth:
-        about |= {
-            s.stage.name: (s.stage.number, s.stage.name, s.stage.about.aim) for s in r.worth.steps
-        }
+    for step in (step for of in (r.worth, r.beyond) if of for step in of.steps):
+        about[step.stage.name] = step.stage.number, step.stage.name, step.stage.about.aim
     return looks([(name, number, aim) for number, name, aim in sorted(about.values())])
 
 

@@ -40,8 +40,8 @@ class Report:
     """What some records say, by some rules.
 
     `groups` begin with the main ladder, whose `verdicts` are by name; `apart` are others that are
-    shown nowhere else. `shared` and `busy` name its runs that shared their machine, and around
-    which that was slow.
+    shown nowhere else. `worth` is of the guide's steps, `beyond` of those beyond it. `shared` and
+    `busy` name its runs that shared their machine, and around which that was slow.
     """
 
     def __init__(
@@ -60,13 +60,19 @@ class Report:
             raise UsageError(f"No run can be compared. The first problem: {first}")
         main, *others = self.groups = find_groups(found)
         self.main = main
-        verdicts = judge(main.stages, self.rules, FAMILY)
-        self.verdicts = {s.name: v for s, v in zip(main.stages, verdicts, strict=True)}
+        self.verdicts: dict[str, Verdict] = {}
+        for beyond in (False, True):  # two families: what is beyond changes no verdict on the guide
+            stages = [stage for stage in main.stages if stage.beyond is beyond]
+            verdicts = judge(stages, self.rules, FAMILY)
+            self.verdicts |= {s.name: v for s, v in zip(stages, verdicts, strict=True)}
         self.plans = self._plans(config_dirs)
         in_plans = {row for plan in self.plans for row in plan.rows}
         free = [each for each in found if each.key != main.key and each not in in_plans]
         self.alternatives = find_alternatives([*main.stages, *free], main.names, self.rules)
-        self.worth = find_worth(main, ladder, self.rules)
+        self.worth, self.beyond = (
+            find_worth(main, [stage for stage in ladder if stage.beyond is beyond], self.rules)
+            for beyond in (False, True)
+        )
         self.rates = find_rates(main, found, ladder, self.rules)
         self.answer = find_answer(main, self.verdicts, self.alternatives, self.rules)
         self.apart = [group for group in others if self._is_apart(group, in_plans)]

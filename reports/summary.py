@@ -48,7 +48,7 @@ def show(report: Report, written: Path, console: Console) -> None:
             console.print(Text(plan.about.title or say("title", "plan"), style="bold"))
             _print(tables.rows(plan.rows, say, plan), compared, console)
     console.print()
-    worth = sentences(say("worths", report.worth)) if report.worth else []
+    worth = [s for of in (report.worth, report.beyond) if of for s in sentences(say("worths", of))]
     for sentence in [*sentences(say("answer", report)), *worth]:
         console.print(Text(sentence))
     apart = [f"Shown apart: {say('group', group, report.main)}." for group in report.apart]

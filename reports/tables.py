@@ -26,7 +26,7 @@ from reports.palette import Look
 from reports.report import PlanRuns, Report
 from reports.side_by_side import Alternatives
 from reports.speed import SpeedUp
-from reports.worth import Way
+from reports.worth import Way, Worth
 
 Say = Callable[..., str]  # a macro of templates/words.jinja, by its name
 # The columns that hold no numbers, and how they are set.
@@ -179,14 +179,14 @@ def settings(differs: Mapping[str, Any]) -> str:
     return ", ".join(v if k == "experiment" else f"{k}={shown(v)}" for k, v in differs.items())
 
 
-def worth(r: Report) -> Table:
+def worth(of: Worth) -> Table:
     """A step by every way to say what it is worth."""
     return Table([
         {
             "Step": Cell(s.stage.name, [s.stage.about.title]),
             **{way.value.capitalize(): change(s.ways.get(way)) for way in Way},
         }
-        for s in (r.worth.steps if r.worth else [])
+        for s in of.steps
     ])  # fmt: skip
 
 

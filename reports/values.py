@@ -25,12 +25,13 @@ MAIN = [
     "reference_loss_high", "reference_speed_estimate_value", "reference_speed_estimate_low",
     "reference_speed_estimate_high", "seeds_needed", "findings",
 ]  # fmt: skip
+ABOUT = ("what", "stage", "number", "beyond", "title", "aim")
 MEANS = [entry.name for kind in (Results, Timings) for entry in fields(kind) if entry.type is float]
 
 
 def as_json(r: Report, rows: list[dict[str, Any]]) -> str:
     """What report.json holds, given `comparisons`; in nats/token, and speed-ups as ratios."""
-    whole = ("rules", "answer", "worth", "rates", "alternatives", "busy", "shared")
+    whole = ("rules", "answer", "worth", "beyond", "rates", "alternatives", "busy", "shared")
     found = {
         "format": FORMAT,
         **{name: getattr(r, name) for name in whole},
@@ -69,7 +70,7 @@ def comparisons(r: Report) -> list[dict[str, Any]]:
         rows.append({
             "group": order[found.key],
             "experiment": found.key[0],
-            **{name: getattr(found, name) for name in ("what", "stage", "number", "title", "aim")},
+            **{name: getattr(found, name) for name in ABOUT},
             **{k: ",".join(sorted(getattr(found, k))) for k in ("without", "plus", "plans")},
             "typed": json.dumps(found.typed),
             "scale": arm.newest.scale,

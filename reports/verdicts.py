@@ -43,7 +43,7 @@ class Kind(str, Enum):
 
     unfinished = "unfinished"  # its own runs have not finished
     flow = "flow"
-    baseline = "baseline"
+    baseline = "baseline"  # or, where that was never run, the lowest that others are compared with
     same = "same"  # it trains exactly as its reference
     alone = "alone"  # it has no reference
     no_reference = "no_reference"  # which has not finished, or was never run
@@ -119,7 +119,7 @@ def _untested(found: Comparison, rules: ReportConf) -> Verdict:
     kinds = {
         Kind.unfinished: not arm.finished,
         Kind.flow: found.aim is Aim.flow,
-        Kind.baseline: found.aim is Aim.baseline and found.is_plain,
+        Kind.baseline: (found.aim is Aim.baseline and found.is_plain) or found.is_lowest,
         Kind.same: found.same_as,
         Kind.alone: not found.asked.reference,
         Kind.no_reference: other is None or not other.finished,

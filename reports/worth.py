@@ -1,7 +1,7 @@
 """What each step is worth: in place, alone, added last, and on average over all orders."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +16,7 @@ from reports.comparison import Comparison
 from reports.ladders import Group
 from reports.read import Floats, Row
 from reports.statistics import Estimate, holm, mean_difference
+from stages.arithmetic import Entry
 from stages.ladder import Stage
 
 
@@ -23,7 +24,7 @@ class Way(str, Enum):
     """A way to say what a step is worth: the held-out loss with it less the one without it."""
 
     in_place = "in place"  # on its parent
-    alone = "alone"  # on the baseline
+    alone = "alone"  # on the base
     last = "added last"  # the top stage less the same without the step
     average = "on average"  # its Shapley value, over all orders of the factorial's steps
 
@@ -51,12 +52,13 @@ class Interaction:
 class Worth:
     """What the steps are worth, `top` being the stage from which they are left out.
 
+    `base` is the stage to which they are added: the baseline, else the one with most such runs.
     `factorial` names the steps of which `seeds` have every set, if any; `sets` says how many have
     finished, of how many. `lost` are the runs without a loss, by what they train.
     """
 
     steps: list[StepWorth]
-    baseline: str
+    base: str
     top: str
     factorial: list[str]
     seeds: list[int]
@@ -65,12 +67,16 @@ class Worth:
     lost: dict[str, list[Row]]
 
 
-def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth | None:
-    """What the stages and the ablations of a group say; None where there are no ablations."""
+def find_worth(main: Group, asked_of: Sequence[Stage], rules: ReportConf) -> Worth | None:
+    """What a group's stages and ablations say of these steps; None where there are no ablations."""
     plain = {each.stage: each for each in main.stages if each.is_plain}
-    lowest = next((name for name, each in plain.items() if each.aim is Aim.baseline), "")
-    added = [c for c in main.comparisons if c.stage == lowest and c.plus and not c.without]
-    taken = [c for c in main.comparisons if len(c.without) == 1 and not c.plus]
+    known = {stage.name for stage in asked_of}
+    mine = [c for c in main.comparisons if known.issuperset(map(_step, (*c.without, *c.plus)))]
+    adding = Counter(c.stage for c in mine if c.plus and not c.without)
+    baseline = main.baseline.stage if main.baseline else ""
+    base = max(adding, key=lambda name: (name == baseline, adding[name], name), default=baseline)
+    added = [c for c in mine if c.stage == base and c.plus and not c.without]
+    taken = [c for c in mine if len(c.without) == 1 and not c.plus]
     tops = [c.stage for c in taken if c.arm.measurable]
     top = max(tops, key=lambda name: (tops.count(name), name), default="")
     taken = [c for c in taken if c.stage == top]
@@ -78,19 +84,19 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     missing = {c.without[0]: c.versus.swapped for c in taken if c.versus.other}
     in_place = {name: each.versus for name, each in plain.items()}
     found = {Way.in_place: in_place, Way.alone: alone, Way.last: missing}
-    losses = _factorial(plain[lowest].arm, added) if lowest else pd.DataFrame()
+    losses = _factorial(plain[base].arm, added) if base in plain else pd.DataFrame()
     whole = losses.dropna()
     names = list(map(str, whole.columns.names)) if len(whole) else []
     if not names and not any(each.loss for each in (*alone.values(), *missing.values())):
         return None
     steps = []
-    for stage in (each for each in ladder if each.about.aim not in (Aim.flow, Aim.baseline)):
-        mine = {way: each[stage.name] for way, each in found.items() if stage.name in each}
-        ways = {way: each.loss for way, each in mine.items() if each.loss}
+    for stage in (each for each in asked_of if each.about.aim not in (Aim.flow, Aim.baseline)):
+        versus = {way: each[stage.name] for way, each in found.items() if stage.name in each}
+        ways = {way: each.loss for way, each in versus.items() if each.loss}
         if stage.name in names:
             ways[Way.average] = mean_difference(effect(whole, stage.name), rules)
         if ways:
-            more = max([1.0, *(each.times_the_tokens for each in mine.values())])
+            more = max([1.0, *(each.times_the_tokens for each in versus.values())])
             steps.append(StepWorth(stage, ways, more))
     pairs = list(combinations(names, 2))
     changes = [mean_difference(effect(whole, *pair), rules) for pair in pairs]
@@ -99,7 +105,12 @@ def find_worth(main: Group, ladder: Sequence[Stage], rules: ReportConf) -> Worth
     interactions = [Interaction(*pair, change, p) for pair, change, p in together]
     sets = int(losses.notna().any().sum()), losses.shape[1]
     lost = {c.what: c.arm.lost for c in (*added, *taken) if c.arm.lost}
-    return Worth(steps, lowest, top, names, whole.index.tolist(), sets, interactions, lost)
+    return Worth(steps, base, top, names, whole.index.tolist(), sets, interactions, lost)
+
+
+def _step(entry: str) -> str:
+    """The step of an entry of `without` or `plus`, which may name one of its keys."""
+    return Entry.read(entry).step
 
 
 def _factorial(base: Arm, added: Sequence[Comparison]) -> pd.DataFrame:

@@ -167,8 +167,8 @@ class Lab:
         fields = asdict(synthetic_run(
             status=record.Status(status),
             stage=record.StageInfo(
-                name=about.name, number=number, parent=about.parent, title=about.about.title,
-                aim=about.about.aim, guide="",
+                name=about.name, number=number, beyond=about.beyond, parent=about.parent,
+                title=about.about.title, aim=about.about.aim, guide="",
                 changes={key: (before.get(key), settings[key]) for key in about.changes},
             ),
             experiment=self.path.name, label=label, command=f"python -m runner +stage={stage}",

@@ -90,7 +90,8 @@ def test_a_report_has_every_file_and_a_picture_for_everything(page: Path) -> Non
         "index.html", "report.md", "stages.csv", "steps.csv", "held_out.csv", "report.json",
     }  # fmt: skip
     for name in (
-        "effect-loss", "effect-speed", "worth", "interactions", "learning-rates", "stage-step07",
+        "effect-loss", "effect-speed", "worth", "worth-interactions", "learning-rates",
+        "stage-step07",
         "loss-steps", "loss-tokens", "loss-seconds", "held-out", "hellaswag", "plan-0", "speed-mfu",
         "gradient-norms", "guide-loss", "guide-norm",
     ):  # fmt: skip

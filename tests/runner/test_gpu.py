@@ -98,6 +98,7 @@ def test_the_second_accelerator_trains_as_the_first(runs: Runs) -> None:
         ),
         # A fused attention's backward may add in any order, and so may compiled code.
         (("+stage=step10",), {BF16, "torch.compile", "flash attention", "fused AdamW"}, False),
+        (("+stage=together",), {BF16, "torch.compile", "Muon", "rotary positions"}, False),
     ],
 )
 def test_a_resumed_run_goes_on_with_the_same_numbers(

@@ -80,6 +80,20 @@ def test_what_has_no_effect_in_evaluations_is_said(settings: Settings) -> None:
     ]
 
 
+def test_a_late_cooldown_and_rotary_positions_need_what_they_are_made_of(
+    settings: Settings,
+) -> None:
+    with pytest.raises(UsageError, match=r"wsd needs .* add train.cooldown_fraction=0\.2\."):
+        settings("+stage=step09", "train.schedule=wsd")
+    assert remarks(settings("+stage=wsd")) == []
+    assert remarks(settings("+stage=step09", "train.cooldown_fraction=0.5")) == [
+        "train.cooldown_fraction=0.5 has no effect: train.schedule is cosine, and not wsd."
+    ]
+    with pytest.raises(UsageError, match=r"but a head has 3 \(.*\); make it even\."):
+        settings("+stage=rotary", "model.n_embd=6")
+    settings("+stage=step09", "model.n_embd=6")
+
+
 def test_cuda_graphs_are_refused_where_gradients_are_accumulated(settings: Settings) -> None:
     graphs = "train.compile_mode=reduce_overhead"
     assert settings("+stage=step09", graphs).train.compile_mode.name == "reduce_overhead"

@@ -49,9 +49,22 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def test_the_chain_starts_at_the_baseline_and_the_flow_check_is_beside_it() -> None:
-    found = [(each.name, each.parent, each.number, each.about.aim.name) for each in read_ladder()]
+    guide = [stage for stage in read_ladder() if not stage.beyond]
+    found = [(each.name, each.parent, each.number, each.about.aim.name) for each in guide]
     aims = ["flow", "baseline", *["loss"] * 3, *["speed"] * 2, "stability", *["loss"] * 2]
     assert found == [*zip(NAMES, [None, None, *NAMES[1:-1]], range(1, 11), aims, strict=True)]
+
+
+def test_what_is_beyond_the_guide_follows_its_ladder_and_together_has_all_of_it(
+    ladder: Ladder,
+) -> None:
+    beyond = ladder.stages[len(NAMES) :]
+    assert {(stage.beyond, stage.number, stage.parent) for stage in beyond} == {
+        (True, 11, "step09")
+    }
+    assert not [stage.name for stage in beyond if stage.name.startswith("step")]
+    single = [stage.name for stage in beyond if stage.name != "together"]
+    assert ladder.plain_stage(Ablation("step09", plus=single)) == "together"
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "cuda", "mps"])
@@ -83,7 +96,14 @@ def test_a_users_stage_is_placed_after_its_parent(tmp_path: Path) -> None:
     ladder = ladder_with(tmp_path, "step07b", f"defaults: [step07, _self_]\n{own}")
     found = ladder.stages[7]
     assert (found.number, found.parent, found.changes) == (8, "step07", {"model.norm": "rms"})
-    assert [stage.name for stage in ladder.stages[7:]] == ["step07b", *NAMES[7:]]
+    assert [stage.name for stage in ladder.stages[7:11]] == ["step07b", *NAMES[7:]]
+
+
+def test_a_users_stage_on_one_beyond_the_guide_is_beyond_it_too(tmp_path: Path) -> None:
+    own = "defaults: [muon, _self_]\nstage: {name: cold, aim: loss}\nmodel: {dropout: 0.2}\n"
+    *before, found = ladder_with(tmp_path, "cold", own).stages
+    assert (found.name, found.beyond, found.number) == ("cold", True, 12)
+    assert [stage.name for stage in before if not stage.beyond] == NAMES
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ PLANS = {name: read_plan(file) for name, file in group_files("plan").items()}
 NUMBERS = {
     "ladder": 5 * 10, "leave_one_out": 5 * 8, "only_one": 5 * 9, "factorial": 5 * 32,
     "inside": 5 * 10, "inside_step06": 5 * 4, "inside_step09": 5 * 5, "claims": 5 * 3,
-    "learning_rate": 5 * 5 * 6, "speed": 10 * 3, "horizon": 3 * 2,
+    "learning_rate": 5 * 5 * 6, "speed": 10 * 3, "horizon": 3 * 2, "beyond": 5 * 14,
+    "beyond_factorial": 5 * 32,
 }  # fmt: skip
 
 
@@ -42,9 +43,15 @@ def test_a_plan_asks_in_rounds_for_its_runs_which_can_be_made(name: str) -> None
         ladder.settings(Ablation.read(run["stage"], lists))
 
 
-def test_the_factorial_has_every_set_of_its_steps() -> None:
-    sets = {frozenset(map(str, parse(run)["plus"])) for run in expand(PLANS["factorial"].params)}
+@pytest.mark.parametrize("plan", ["factorial", "beyond_factorial"])
+def test_a_factorial_has_every_set_of_its_steps(plan: str) -> None:
+    sets = {frozenset(map(str, parse(run)["plus"])) for run in expand(PLANS[plan].params)}
     assert len(sets) == 2 ** len(frozenset.union(*sets)) == 32
+
+
+def test_the_plan_beyond_the_guide_has_every_stage_that_is_beyond_it() -> None:
+    asked = {parse(run)["stage"] for run in expand(PLANS["beyond"].params)}
+    assert asked == {"step09", *(stage.name for stage in read_ladder() if stage.beyond)}
 
 
 @pytest.mark.parametrize(("step", "parts"), [("step06", 3), ("step09", 4)])

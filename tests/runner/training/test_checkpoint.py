@@ -1,22 +1,28 @@
 """Checkpoints and kept weights; interrupted runs are in tests/faults."""
 
 import io
+import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
+from transformers import GPT2LMHeadModel
 
 from conf.errors import UsageError
-from gpt2.config import Norm
+from gpt2.config import Activation, Norm
 from gpt2.model import GPT
 from runner.api import train
-from runner.data.stream import HeldOut
+from runner.data.stream import HeldOut, TokenStream
+from runner.export import export
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.identity import as_plain
-from runner.record import read_run
+from runner.record import CHECKPOINT, read_run
+from runner.signals import Interrupted
 from runner.training.checkpoint import Checkpoints
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.optimizer import build_optimizers
@@ -59,6 +65,55 @@ def test_a_checkpoint_of_another_run_or_precision_is_renamed_and_not_used(
         name = f"checkpoint.safetensors{'' if used else '.damaged'}"
         assert [path.name for path in tmp_path.glob("checkpoint*")] == [name]
         (tmp_path / name).unlink()
+
+
+def test_a_run_beyond_the_guide_resumes_bit_by_bit(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = "+stage=together", "train.steps=6", "train.compile=false", "train.autocast=none"
+    whole, steps = runs(*overrides)
+    micro_batch = TokenStream.micro_batch
+
+    def interrupt(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if number == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return micro_batch(stream, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenStream, "micro_batch", interrupt)
+        with pytest.raises(Interrupted):
+            runs(*overrides)
+    moments = {name.rpartition(".")[2] for name in load_tensors(runs.last / CHECKPOINT)[0]}
+    assert {"momentum_buffer", "exp_avg_sq"} <= moments
+    fields, resumed = runs(*overrides, again=True)
+    assert fields.resumed_at == [4]
+    measured = ["loss", "grad_norm", "lr"]
+    pd.testing.assert_frame_equal(resumed[measured], steps[measured], check_exact=True)
+    assert fields.results.held_out == whole.results.held_out
+
+
+def test_weights_that_gpt2_can_hold_are_read_by_transformers(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG, vocab_size=50257, norm=Norm.layer, residual=True, pad_vocab=True,
+        activation=Activation.relu2, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = GPT(config, seed=1).eval()
+    save_weights(config, model.state_dict(), tmp_path / "weights")
+    export(tmp_path / "weights", tmp_path / "exported")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "exported").eval()
+    tokens = torch.arange(16).view(1, 16) * 2000
+    torch.testing.assert_close(theirs(tokens).logits, model(tokens)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_weights_older_than_a_key_are_those_of_the_plain_model(tmp_path: Path) -> None:
+    model = GPT(replace(CONFIG, vocab_size=50257), seed=1)
+    save_weights(model.config, model.state_dict(), tmp_path / "new")
+    tensors, metadata = load_tensors(tmp_path / "new")
+    config = json.loads(metadata["config"])
+    newer = ("dropout", "positions", "qk_norm", "bias", "tie_word_embeddings", "logit_softcap")
+    old = {"config": json.dumps({k: v for k, v in config.items() if k not in newer})}
+    save_tensors(tmp_path / "old", tensors, old)
+    assert load_weights(tmp_path / "old").config == model.config
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from conf.errors import UsageError
 from gpt2.config import Activation, Attention, CustomConfig, Init, Norm, Positions
 from gpt2.language_model import LanguageModel
 from runner.training.custom import build_model, try_out
+from runner.training.optimizer import build_optimizers
+from tests.conftest import Settings
 
 
 class Net(LanguageModel):
@@ -64,6 +66,11 @@ def test_what_shares_memory_still_does_and_what_is_expanded_has_its_own() -> Non
     assert net.head.data_ptr() == net.embedding.weight.data_ptr()
     net.ones[0] += 1
     assert net.ones.sum() == 4 + 8 * 4
+
+
+def test_muon_needs_a_model_that_names_its_blocks(settings: Settings) -> None:
+    with pytest.raises(UsageError, match=r"subclass LanguageModel and define blocks\(\)"):
+        build_optimizers(Net(nn.Identity()), settings("+stage=muon").train)
 
 
 def test_a_model_that_takes_no_label_smoothing_is_refused() -> None:

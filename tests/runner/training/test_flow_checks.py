@@ -49,6 +49,15 @@ def test_dropout_is_no_fault_and_hides_none() -> None:
     assert "no token changes the logits" in check(model, CAUSALITY).detail
 
 
+def test_layers_behind_one_that_starts_at_zero_get_their_gradient_after_a_step() -> None:
+    zero = replace(CONFIG, zero_init=True, residual=True, norm=Norm.layer, init=Init.gpt2)
+    model = GPT(zero, seed=1)
+    results = list(check_flow(model, *BATCH))
+    assert all(found.passed for found in results), results
+    model.h[0].attn.c_proj.register_forward_hook(lambda _, __, output: 0 * output)
+    assert "attn.c_attn.weight" in check(model, GRADIENTS).detail
+
+
 def blind(model: GPT) -> None:
     nn.init.zeros_(model.h[0].attn.c_proj.weight)
 

@@ -62,6 +62,16 @@ def test_flash_attention_is_applied_where_torch_takes_such_a_kernel(
     assert Techniques(settings("+stage=step06"), CPU, SLOW).attention_kernel is None
 
 
+def test_what_is_beyond_the_guide_is_named_where_it_is_applied(settings: Settings) -> None:
+    found = Techniques(settings("+stage=together"), CPU, SLOW)
+    before = Techniques(settings("+stage=step09"), CPU, SLOW)
+    assert set(found.applied) - set(before.applied) == {
+        "rms norm", "dropout of 0.1", "rotary positions", "norm of queries and keys", "relu2 MLP",
+        "no biases", "projections that start at zero", "untied head", "logits capped at 30.0",
+        "label smoothing of 0.1", "Muon", "wsd schedule",
+    }  # fmt: skip
+
+
 def test_no_flash_kernel_of_a_cpu_drops_anything(settings: Settings) -> None:
     found = Techniques(settings("+stage=step07", "model.dropout=0.1"), CPU, SLOW)
     assert "with dropout here: math is used" in found.not_applied["flash attention"]

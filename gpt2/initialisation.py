@@ -61,7 +61,8 @@ def _linear(linear: nn.Linear, prefix: str, config: GPTConfig, seed: int) -> Non
         return
     std = 0.02
     if config.init is Init.xavier:
-        std = math.sqrt(2 / (linear.in_features + linear.out_features))
+        outputs = config.vocab_size if prefix == "lm_head" else linear.out_features
+        std = math.sqrt(2 / (linear.in_features + outputs))
     elif config.init is Init.kaiming:
         std = nn.init.calculate_gain("relu") / math.sqrt(linear.in_features)
     elif config.residual and writes:

@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
         return in_depth(self)
 
     def blocks(self) -> list[nn.Module]:
-        """Modules that are called one after the other, and that FSDP shards one by one."""
+        """Modules called one after the other: FSDP shards each, and Muon trains their matrices."""
         return []
 
     def mixes_positions(self) -> bool:

@@ -128,7 +128,7 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         is_gated = config.activation is Activation.swiglu
-        width = 8 * round(config.n_embd / 3) if is_gated else 4 * config.n_embd
+        width = 8 * max(1, round(config.n_embd / 3)) if is_gated else 4 * config.n_embd
         self.c_fc = nn.Linear(config.n_embd, 2 * width if is_gated else width)
         self.activation = ACTIVATIONS[config.activation]
         self.c_proj = nn.Linear(width, config.n_embd)

@@ -78,10 +78,11 @@ def _untested(
 
 
 def _lowest(main: Group, rules: ReportConf) -> Comparison | None:
-    """A stage that ended below the ladder's last one, where the stages have the same seeds."""
-    done = [stage for stage in main.ladder if stage.arm.measurable]
-    seeds = {tuple(run.seed for run in stage.arm.measurable) for stage in done}
-    if len(seeds) != 1 or not main.tops:
+    """A stage that ended below the ladder's last one, of those with the same seeds."""
+    seeds = {s: tuple(run.seed for run in s.arm.measurable) for s in main.ladder}
+    of_tops = {seeds[top] for top in main.tops}
+    done = [stage for stage in main.ladder if seeds[stage] and {seeds[stage]} == of_tops]
+    if not done:
         return None
     losses = {stage: stage.arm.mean("held_out") for stage in main.ladder}
     best, end = min(done, key=losses.__getitem__), min(losses[top] for top in main.tops)

@@ -120,7 +120,8 @@ def compare(
             baselines[each.key] = max(both, key=lambda arm: arm.newest.started)
     compared_with = {each.versus.other for each in found if each.versus.pairs}
     for each in found:
-        each.is_lowest = each.arm in compared_with and each.versus.other is None
+        alone = each.key not in baselines and each.versus.other is None
+        each.is_lowest = alone and each.arm in compared_with
         base = None if each.aim is Aim.flow else baselines.get(each.key)
         each.baseline, each.claimed = versus(each.arm, base), _claimed(each, claims)
     return sorted(found, key=_order)

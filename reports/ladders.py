@@ -29,7 +29,7 @@ class Group:
         guide = [stage for stage in done if not stage.beyond]
         below = {name for stage in guide for name in stage.chain[1:]}
         self.tops = [stage for stage in guide if stage.stage not in below]
-        self.is_compared = any(stage.versus.pairs for stage in self.ladder)
+        self.is_compared = any(s.versus.pairs or s.baseline.pairs for s in self.ladder)
 
 
 def find_groups(found: Sequence[Comparison]) -> list[Group]:

@@ -17,7 +17,7 @@ from reports.report import Report
 from runner.record import Results, Timings
 from stages.ladder import Stage
 
-FORMAT = 1
+FORMAT = 2
 # The columns of stages.csv that people read.
 MAIN = [
     "group", "what", "stage", "title", "status", "finished_runs", "worst", "best", "held_out",

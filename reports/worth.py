@@ -16,7 +16,6 @@ from reports.comparison import Comparison
 from reports.ladders import Group
 from reports.read import Floats, Row
 from reports.statistics import Estimate, holm, mean_difference
-from stages.arithmetic import Entry
 from stages.ladder import Stage
 
 
@@ -50,9 +49,10 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Worth:
-    """What the steps are worth, `top` being the stage from which they are left out.
+    """What the steps are worth.
 
-    `base` is the stage to which they are added: the baseline, else the one with most such runs.
+    `base` is the stage to which the guide's steps are added, the baseline, or that with most sets
+    of those beyond it; `top` the one from which they are left out. Each is empty if there is none.
     `factorial` names the steps of which `seeds` have every set, if any; `sets` says how many have
     finished, of how many. `lost` are the runs without a loss, by what they train.
     """
@@ -71,10 +71,11 @@ def find_worth(main: Group, asked_of: Sequence[Stage], rules: ReportConf) -> Wor
     """What a group's stages and ablations say of these steps; None where there are no ablations."""
     plain = {each.stage: each for each in main.stages if each.is_plain}
     known = {stage.name for stage in asked_of}
-    mine = [c for c in main.comparisons if known.issuperset(map(_step, (*c.without, *c.plus)))]
+    mine = [c for c in main.comparisons if known.issuperset((*c.without, *c.plus))]
     adding = Counter(c.stage for c in mine if c.plus and not c.without)
-    baseline = main.baseline.stage if main.baseline else ""
-    base = max(adding, key=lambda name: (name == baseline, adding[name], name), default=baseline)
+    if not any(stage.beyond for stage in asked_of):
+        adding = Counter(name for name in adding if main.baseline and name == main.baseline.stage)
+    base = max(adding, key=lambda name: (adding[name], name), default="")
     added = [c for c in mine if c.stage == base and c.plus and not c.without]
     taken = [c for c in mine if len(c.without) == 1 and not c.plus]
     tops = [c.stage for c in taken if c.arm.measurable]
@@ -106,11 +107,6 @@ def find_worth(main: Group, asked_of: Sequence[Stage], rules: ReportConf) -> Wor
     sets = int(losses.notna().any().sum()), losses.shape[1]
     lost = {c.what: c.arm.lost for c in (*added, *taken) if c.arm.lost}
     return Worth(steps, base, top, names, whole.index.tolist(), sets, interactions, lost)
-
-
-def _step(entry: str) -> str:
-    """The step of an entry of `without` or `plus`, which may name one of its keys."""
-    return Entry.read(entry).step
 
 
 def _factorial(base: Arm, added: Sequence[Comparison]) -> pd.DataFrame:

@@ -172,13 +172,16 @@ def read_command(
         reference=short_hash(conditions(resolved(reference.configuration()))) if reference else "",
         reference_command=f"python -m runner {shlex.join(reference.words)}" if reference else "",
     )
-    built_on = {below.name for below in ladder.chain(asked.stage)}
+    built_on = {below.name: below.changes for below in ladder.chain(asked.stage)}
+    decided = {key for changes in built_on.values() for key in changes}
     changed_by = {
         key: other.name
         for other in reversed(stages)
         for key, value in other.changes.items()
         if (other.name not in built_on or asked.takes_back(other.name, key))
         and value != trained.get(key)
+        # A layer norm that is there needs no other norm.
+        and not (other.beyond and key in decided)
         # Step 9 takes its rate from the scale: "lower it (step09)" is no advice.
         and "${" not in str(value)
     }

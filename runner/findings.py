@@ -27,6 +27,8 @@ VANISHED = 1e-2
 EXPLODED = 1e3
 # The share of a linear layer's inputs. Behind GELU and a norm no unit stays constant.
 DEAD = 0.1
+# ReLU turns half of the units of a healthy run off for a sequence.
+DEAD_BEHIND_RELU = 0.95
 # Update over weights of the median matrix. About 1e-3 is usual in training (Karpathy, 2022,
 # makemore, part 3), and AdamW's first steps are larger.
 LARGE_UPDATE = 0.3
@@ -118,7 +120,9 @@ def repeated_batch(e: Evidence) -> Facts:
 )
 def frozen_parameters(e: Evidence, on_purpose: bool = False) -> Facts:
     rates = {step.step: step.lr for step in e.steps}  # a cosine may end at a rate of 0
-    moved = [look for look in e.trained if rates.get(look.step)]
+    # Behind layers that start at zero the first step moves nothing but by decay.
+    hidden = 0 if e.run.config["model"].get("zero_init") else -1
+    moved = [look for look in e.trained if rates.get(look.step) and look.step > hidden]
     meant = e.run.model.frozen if "target" in e.run.config["model"] else []
     still = [n for n in moved[-1].frozen if all(n in m.frozen for m in moved)] if moved else []
     frozen = [name for name in still if (name in meant) is on_purpose]
@@ -260,13 +264,13 @@ def exploding_gradients(e: Evidence) -> Facts:
     "Change model.init, or lower train.learning_rate.",
 )
 def dead_units(e: Evidence) -> Facts:
-    # ReLU turns units off for whole sequences of healthy runs.
-    if e.run.config["model"].get("activation") == Activation.relu2.name:
-        return None
     # Of the last look: at high rates units of healthy runs are constant for a while.
     alive = [look for look in e.trained[-1:] if look.layers and _carried(look) >= COLLAPSED]
     share = max((look.dead_units or 0.0 for look in alive), default=0.0)
-    return {"share": share} if share > DEAD else None
+    model = e.run.config["model"]
+    is_relu = model.get("activation") == Activation.relu2.name
+    acts = "activation" in model.get("knobs", {"activation"})
+    return {"share": share} if share > (DEAD_BEHIND_RELU if is_relu and acts else DEAD) else None
 
 
 @warning(

@@ -49,7 +49,8 @@ def print_outcome(folder: RunFolder, experiment: Path, console: Console) -> None
     if run.status is Status.finished and run.stage.aim not in (Aim.baseline, Aim.flow):
         if baseline := find_baseline(run, experiment):
             tell(f"against the baseline: {_compared(run, baseline)}")
-        elif not (this_process.shares_the_machine or run.settings.recipe):  # a long run needs none
+        # A long run needs none, nor does a stage whose parent is what matters.
+        elif not (this_process.shares_the_machine or run.settings.recipe or run.stage.beyond):
             of_a_script = run.config["model"].get("target", "").startswith("__main__:")
             again = "step02 in the same way" if of_a_script else f"it: {run.baseline_command}"
             tell(f"there is no baseline yet; train {again}")

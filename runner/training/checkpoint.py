@@ -60,7 +60,7 @@ class Checkpoints:
                 f"{place}: {decimal(free)} are free, but the weights that checkpoint={kept.name} "
                 f"keeps need {decimal(weights)}; free some space, or give another output_dir."
             )
-        # The weights and AdamW's two moments; the old file is kept until the new one is complete.
+        # The weights and at most two moments; the old file is kept until the new one is complete.
         needed = 3 * weights
         if free < needed:
             warn(

@@ -80,38 +80,50 @@ def _outcomes(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> Itera
         yield False, f"logits {shape}, loss {loss}; expected logits {expected} and a scalar loss"
     yield _first_loss(float(loss), model.vocab_size)
 
+    # A layer that starts at zero hides those before it until it has taken a step.
+    stepped = _after_a_step(model, idx_BT, targets_BT)
     no_autocast = torch.autocast(idx_BT.device.type, enabled=False)
-    look, _ = inspect(model, no_autocast, 0, idx_BT, targets_BT)
-    if model.token_embedding() is None or look.later is None:
+    looks = [inspect(each, no_autocast, 0, idx_BT, targets_BT)[0] for each in (model, stepped)]
+    later = max((look.later for look in looks if look.later is not None), default=None)
+    if model.token_embedding() is None or later is None:
         yield True, "not checked: the model calls no nn.Embedding of the vocabulary"
-    elif look.later > LEAK:
+    elif later > LEAK:
         batch_norm = ": batch norm takes its statistics over positions"
         reason = batch_norm if model.mixes_positions() else ""
         yield False, f"a later token changes an earlier position's logits{reason}"
     elif torch.equal(logits, others):
         yield False, "no token changes the logits at all"
     else:
-        exactly = "" if look.later else "exactly "
+        exactly = "" if later else "exactly "
         yield True, f"the gradient of a position with respect to every later token is {exactly}zero"
-    # A layer that starts at zero hides those before it until it has taken a step.
-    probe = copy.deepcopy(model)
-    parameters = {name: p for name, p in probe.named_parameters() if p.requires_grad}
-    without, optimizer = [*parameters], torch.optim.AdamW(parameters.values(), lr=OVERFIT_RATES[0])
-    for _ in range(2):  # the whole batch, since one sequence may not use all of a model
-        if without:
-            probe(idx_BT, targets_BT)[1].sum().backward()
-            without = [name for name in without if not _has_gradient(parameters[name])]
-            optimizer.step()
-    if without:
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    found = {name for each in (model, stepped) for name in _with_gradient(each, idx_BT, targets_BT)}
+    del stepped
+    if without := [name for name in trained if name not in found]:
         names = ", ".join(without[:3])
-        yield False, f"{len(without)} of {len(parameters)} parameters have none: {names}"
+        yield False, f"{len(without)} of {len(trained)} parameters have none: {names}"
     else:
-        yield True, f"all {len(parameters)} parameters have one"
+        yield True, f"all {len(trained)} parameters have one"
     yield _overfit(model, idx_BT[:1, :OVERFIT_TOKENS], targets_BT[:1, :OVERFIT_TOKENS])
 
 
-def _has_gradient(parameter: Tensor) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.any())
+def _after_a_step(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> LanguageModel:
+    """A copy of a model that has taken a step of plain AdamW."""
+    probe = copy.deepcopy(model)
+    probe(idx_BT, targets_BT)[1].sum().backward()
+    torch.optim.AdamW(probe.parameters(), lr=OVERFIT_RATES[0]).step()
+    probe.zero_grad(set_to_none=True)
+    return probe
+
+
+def _with_gradient(model: LanguageModel, idx_BT: Tensor, targets_BT: Tensor) -> list[str]:
+    """The parameters that get a gradient from a batch; one sequence may not use all of a model."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with same_buffers(model):
+        loss = model(idx_BT, targets_BT)[1].sum()
+        found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+    pairs = zip(parameters, found, strict=True)
+    return [name for name, gradient in pairs if gradient is not None and gradient.any()]
 
 
 def _first_loss(loss: float, vocabulary: int) -> Outcome:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.errors import UsageError
 from conf.schema import Optimizer, Schedule, TrainConf
@@ -21,12 +21,14 @@ def build_optimizers(model: LanguageModel, train: TrainConf) -> list[torch.optim
     parameters = list(model.parameters())
     if train.optimizer is Optimizer.adamw:
         return [_adamw(parameters, train)]
-    inside = (p for block in model.blocks() for p in block.parameters())
-    matrices = {p: None for p in inside if p.dim() == 2 and p.requires_grad}
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    inside = [p for block in model.blocks() for p in block.parameters() if p.requires_grad]
+    matrices = {p: None for p in inside if p.dim() == 2 and p not in embeddings}
     if not matrices:
         raise UsageError(
             "train.optimizer=muon trains the matrices of a model's blocks, and this model names "
-            "none: subclass LanguageModel and define blocks(), or give train.optimizer=adamw."
+            "none to train: subclass LanguageModel and define blocks(), or give "
+            "train.optimizer=adamw."
         )
     # With this factor an update is as large as AdamW's, whose rate and decay then suit both (Liu et
     # al. 2025, Muon is Scalable for LLM Training, section 2.2).
@@ -80,7 +82,7 @@ def learning_rate(step: int, train: TrainConf) -> float:
     begin = train.warmup_steps
     if train.schedule is Schedule.wsd:
         assert train.cooldown_fraction is not None
-        begin = max(begin, train.steps - round(train.cooldown_fraction * train.steps))
+        begin = max(begin, train.steps - max(1, round(train.cooldown_fraction * train.steps)))
     progress = max(0, step + 1 - begin) / max(1, train.steps - begin)
     if train.schedule is Schedule.wsd:
         part = 1 - math.sqrt(progress)

@@ -116,6 +116,8 @@ def test_an_untied_head_has_its_own_weights_and_padded_rows_without_a_token() ->
     assert model.lm_head.weight.shape == (50304, 64)
     assert not torch.equal(model.lm_head.weight, model.wte.weight)
     assert torch.equal(model.lm_head.weight[:50257], plain.lm_head.weight)
+    glorot = [GPT(replace(each.config, init=Init.xavier), seed=1) for each in (model, plain)]
+    assert torch.equal(glorot[0].lm_head.weight[:50257], glorot[1].lm_head.weight)
     assert model.lm_head.weight[50257:].std().item() == pytest.approx(0.02, rel=0.05)
     inputs = batch()
     assert model(inputs[0])[0].shape[-1] == 50304

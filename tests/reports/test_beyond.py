@@ -61,3 +61,38 @@ def test_a_factorial_beyond_the_guide_says_what_each_is_worth(lab: Lab) -> None:
     assert "## What each step beyond the guide is worth" in files["report.md"].decode()
     assert {"figures/beyond.svg", "figures/beyond-interactions.svg"} <= files.keys()
     assert "Alone: added to step09." in sentences(SAY("beyond", report))[0]
+
+
+def test_what_one_stage_beyond_the_guide_lacks_is_said(lab: Lab) -> None:
+    lab.seeds("muon", 5.3)
+    assert "step09 was never run; train it with" in lab.stage("muon")[2]
+    assert SAY("answer", lab.report) == "Muon (muon) ended at 5.480 held-out loss."
+    lab.seeds("step02", 7.4)
+    said = SAY("answer", lab.report)
+    assert "No later stage" not in said
+    assert "The lowest held-out loss is that of Muon (muon), 5.480." in said
+
+
+def test_one_with_fewer_seeds_silences_nothing_about_the_others(lab: Lab) -> None:
+    lab.stages(step02=7.4, step08=5.5, step09=5.9)
+    lab.seeds("muon", 5.0, seeds=(1, 2, 3))
+    said = SAY("answer", lab.report)
+    assert "The lowest held-out loss is that of Gradient clipping (step08)" in said
+
+
+def test_only_without_a_baseline_is_another_stage_the_reference(lab: Lab) -> None:
+    lab.stages(step05=6.0, step06=6.0)
+    assert lab.report.verdicts["step05"].kind is Kind.baseline
+    lab.stages(step02=7.4)
+    assert lab.report.verdicts["step05"].kind is Kind.no_reference
+
+
+def test_a_set_on_another_stage_takes_nothing_from_a_factorial(lab: Lab) -> None:
+    for seed in FIVE:
+        for plus in ((), ("rotary",), ("muon",), ("rotary", "muon")):
+            lab.run("step09", seed, plus=plus, floor=6.0 + 0.01 * seed)
+        for plus in ((), ("rotary",)):
+            lab.run("step02", seed, plus=plus, floor=7.0 + 0.01 * seed)
+    found = lab.report.beyond
+    assert found
+    assert (found.base, found.factorial) == ("step09", ["muon", "rotary"])

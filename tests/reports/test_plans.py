@@ -62,7 +62,7 @@ def test_a_factorial_gives_the_values_that_were_put_in(lab: Lab) -> None:
         assert each.change.value == pytest.approx(TOGETHER if both else 0, abs=0.005)
         assert (each.p < 0.05) == both
     said = sentences(SAY("worths", found))
-    assert "over all 24 orders of 4 steps: Initialisation −0.5" in said[0]
+    assert "over all 24 orders of 4 steps on step02: Initialisation −0.5" in said[0]
     (named,) = (each for each in said if each.startswith("Significant interactions"))
     assert "step04 with step05 −0." in named
     assert named.count("step") == 2 + 1  # the two steps, and "two steps" of the sentence

@@ -73,7 +73,8 @@ def layers(activations: tuple[float, ...], gradients: tuple[float, ...]) -> list
         (looks(later=1e-7), {}),  # the rounding of a model that computes all positions together
         (looks(), {"held_out": (6.6, 6.3)}),  # it falls near the entropy of single tokens
         (looks(), {"held_out": (9.5, 9.6)}),  # on a text seen once
-        (looks(dead_units=0.5), {"model": {"activation": "relu2"}}),  # off for a sequence
+        (looks(dead_units=0.6), {"model": {"activation": "relu2"}}),  # off for a sequence
+        ([replace(LOOK, frozen=["bias"])], {"model": {"zero_init": True}}),  # the first step alone
         (looks(layers=[Layer(layer.name, None, None) for layer in LAYERS], **NOTHING), {}),
     ],
 )

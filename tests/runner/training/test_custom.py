@@ -73,6 +73,17 @@ def test_muon_needs_a_model_that_names_its_blocks(settings: Settings) -> None:
         build_optimizers(Net(nn.Identity()), settings("+stage=muon").train)
 
 
+def test_muon_takes_no_embedding_and_no_head_that_shares_its_weights(settings: Settings) -> None:
+    head = nn.Linear(4, 97)
+    net = Net(nn.Sequential(nn.Embedding(9, 4), nn.Conv1d(4, 4, 3), head, nn.Linear(4, 4)))
+    head.weight = net.embedding.weight
+    net.blocks = lambda: [net.extra]  # type: ignore[method-assign]
+    muon, adamw = build_optimizers(net, settings("+stage=muon").train)
+    assert [p for group in muon.param_groups for p in group["params"]] == [net.extra[3].weight]
+    others = {p for group in adamw.param_groups for p in group["params"]}
+    assert others == {*net.parameters()} - {net.extra[3].weight}
+
+
 def test_a_model_that_takes_no_label_smoothing_is_refused() -> None:
     with pytest.raises(UsageError, match="unexpected keyword argument 'label_smoothing'"):
         try_out(Net(), f"{__name__}:Net", 2, context=8, loss_options={"label_smoothing": 0.1})

@@ -58,6 +58,14 @@ def test_layers_behind_one_that_starts_at_zero_get_their_gradient_after_a_step()
     assert "attn.c_attn.weight" in check(model, GRADIENTS).detail
 
 
+def test_a_leak_behind_a_layer_that_starts_at_zero_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpt2.model.attention_weights", lambda q, k: (q @ k.mT).softmax(-1))
+    zero = replace(CONFIG, zero_init=True, residual=True, norm=Norm.layer, init=Init.gpt2)
+    assert "a later token changes" in check(GPT(zero, seed=1), CAUSALITY).detail
+
+
 def blind(model: GPT) -> None:
     nn.init.zeros_(model.h[0].attn.c_proj.weight)
 
@@ -101,7 +109,7 @@ def test_a_parameter_that_one_sequence_does_not_use_gets_its_gradient_from_anoth
 
     def routed(module: nn.Module, args: Any, output: Any) -> Any:
         loss = output[1]
-        return output if loss is None or len(args[0]) < 2 else (None, loss + module.spare.sum())
+        return output if loss is None or len(args[0]) < 2 else (None, loss + model.spare.sum())
 
     model.register_forward_hook(routed)
     assert check(model, GRADIENTS).passed

@@ -81,6 +81,8 @@ def test_the_late_cooldown_is_that_of_transformers(settings: Settings) -> None:
     for steps, warmup in ((1, 10), (10, 10), (11, 10), (3, 0)):
         short = replace(train, steps=steps, warmup_steps=warmup)
         assert all(0 < learning_rate(step, short) <= 6e-3 for step in range(steps))
+        if steps > warmup:
+            assert learning_rate(steps - 1, short) == pytest.approx(6e-4)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

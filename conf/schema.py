@@ -245,6 +245,11 @@ class TrainConf:
         return (self.total_batch_tokens or self.micro_batch_tokens) // self.micro_batch_tokens
 
     @property
+    def cooldown_steps(self) -> int:
+        """The last steps, in which `schedule=wsd` lowers the rate."""
+        return max(1, round((self.cooldown_fraction or 0) * self.steps))
+
+    @property
     def loss_options(self) -> dict[str, float]:
         """What a model is given for its training loss; many custom ones take no label smoothing."""
         return {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}

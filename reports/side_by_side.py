@@ -12,6 +12,7 @@ from conf.schema import ReportConf
 from reports.arm import Arm, Versus
 from reports.comparison import Comparison, by_size
 from reports.statistics import Estimate
+from stages.ladder import flatten
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ def find_alternatives(
 
 
 def _compared(members: Sequence[Comparison], rules: ReportConf) -> Alternatives:
-    first, described = members[0], [describe(each) for each in members]
+    first, typed = members[0], {key for each in members for key in each.typed}
+    described = []
+    for each in members:
+        own = flatten(each.arm.newest.config)  # a stage may set what another run typed
+        described.append(describe(each) | {key: own[key] for key in typed if key in own})
     names = varied(described)
     differs = [{name: each.get(name) for name in names} for each in described]
     pairs = zip(differs, members, strict=True)

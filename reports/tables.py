@@ -99,7 +99,9 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
     of_loss = [f"{loss(value)} {what}" for what, value in deviations.items() if value > 0]
     found = {
         "Changes": [f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in changes.items()],
-        "The guide": [run.guide] if changes or s.aim is Aim.baseline else [],
+        "Source" if s.beyond else "The guide": (
+            [run.guide] if run.guide and (changes or s.aim is Aim.baseline) else []
+        ),
         "Verdict": [evidence] if evidence else [],
         "The guide's claim": [say("claimed", s)] if s.claimed and s.versus.speed else [],
         "To the baseline": [say("to_baseline", s.baseline)] if s.baseline.loss else [],

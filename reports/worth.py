@@ -1,7 +1,7 @@
 """What each step is worth: in place, alone, added last, and on average over all orders."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -72,10 +72,10 @@ def find_worth(main: Group, asked_of: Sequence[Stage], rules: ReportConf) -> Wor
     plain = {each.stage: each for each in main.stages if each.is_plain}
     known = {stage.name for stage in asked_of}
     mine = [c for c in main.comparisons if known.issuperset((*c.without, *c.plus))]
-    adding = Counter(c.stage for c in mine if c.plus and not c.without)
+    bases = [c.stage for c in mine if c.plus and not c.without]
     if not any(stage.beyond for stage in asked_of):
-        adding = Counter(name for name in adding if main.baseline and name == main.baseline.stage)
-    base = max(adding, key=lambda name: (adding[name], name), default="")
+        bases = [name for name in bases if main.baseline and name == main.baseline.stage]
+    base = max(bases, key=lambda name: (bases.count(name), name), default="")
     added = [c for c in mine if c.stage == base and c.plus and not c.without]
     taken = [c for c in mine if len(c.without) == 1 and not c.plus]
     tops = [c.stage for c in taken if c.arm.measurable]

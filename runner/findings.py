@@ -351,7 +351,7 @@ def passing_spike(e: Evidence) -> Facts:
 
 @note(
     "{share:.0%} of the steps were clipped at a norm of {limit:g}.",
-    "Nothing is wrong: AdamW divides by the gradient's size, so clipping changes little.",
+    "Nothing is wrong: updates do not grow with the gradient's size, so clipping changes little.",
 )
 def always_clipped(e: Evidence) -> Facts:
     limit = e.run.settings.clip_grad_norm or math.inf

@@ -138,10 +138,15 @@ def remarks(config: Config) -> list[str]:
     constant = train.schedule is Schedule.constant
     if constant and train.warmup_steps:
         found.append(f"train.warmup_steps={train.warmup_steps} has no effect: {CONSTANT}.")
-    elif train.warmup_steps >= train.steps:
+    elif train.warmup_steps > train.steps:
         found.append(
             f"train.warmup_steps={train.warmup_steps} does not end within the run's {train.steps} "
             f"steps, so the learning rate never reaches {train.learning_rate:g}."
+        )
+    if not constant and train.min_lr_ratio == 1:
+        found.append(
+            f"train.schedule={train.schedule.name} lowers no rate: train.min_lr_ratio is 1; give "
+            "0.1, as step09 does."
         )
     if constant and train.min_lr_ratio != 1:
         found.append(f"train.min_lr_ratio={train.min_lr_ratio:g} has no effect: {CONSTANT}.")
@@ -149,6 +154,16 @@ def remarks(config: Config) -> list[str]:
         found.append(
             f"train.cooldown_fraction={train.cooldown_fraction:g} has no effect: "
             f"train.schedule is {train.schedule.name}, and not wsd."
+        )
+    elif train.cooldown_fraction and train.warmup_steps > train.steps - train.cooldown_steps:
+        found.append(
+            f"train.warmup_steps={train.warmup_steps} leaves {train.steps - train.warmup_steps} of "
+            f"the cooldown's {train.cooldown_steps} steps."
+        )
+    if isinstance(config.model, GPTConfig) and config.model.zero_init and not config.model.residual:
+        found.append(
+            "model.zero_init without model.residual: the blocks put out zeros, so that no token "
+            "changes the logits and hardly anything is learned."
         )
     if train.decay_matrices_only and not train.weight_decay:
         found.append("train.decay_matrices_only has no effect: train.weight_decay is 0.")

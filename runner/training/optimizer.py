@@ -81,8 +81,7 @@ def learning_rate(step: int, train: TrainConf) -> float:
         return train.learning_rate * (step + 1) / train.warmup_steps
     begin = train.warmup_steps
     if train.schedule is Schedule.wsd:
-        assert train.cooldown_fraction is not None
-        begin = max(begin, train.steps - max(1, round(train.cooldown_fraction * train.steps)))
+        begin = max(begin, train.steps - train.cooldown_steps)
     progress = max(0, step + 1 - begin) / max(1, train.steps - begin)
     if train.schedule is Schedule.wsd:
         part = 1 - math.sqrt(progress)

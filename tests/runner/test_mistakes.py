@@ -159,7 +159,7 @@ def test_a_mistake_is_an_error_of_one_sentence(
         ("-m +stage=step02 hydra.launcher=joblib", "with a slash: hydra/launcher=NAME."),
         ("stage=step07", "+stage=step07"),
         ("step07", "step07: write a setting and its value, such as +stage=step07"),
-        ("+stage=7", "There is no stage '7'. There are step01"),
+        ("+stage=7", "There is no stage '7'. There are dropout"),
         ("+stage=step02 --max-steps 3", "it is a setting, without dashes: train.steps."),
         ("seed=2", "No stage"),
         ("recipe=gpt2_124m", "use +recipe=gpt2_124m"),

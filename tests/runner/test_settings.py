@@ -89,6 +89,12 @@ def test_a_late_cooldown_and_rotary_positions_need_what_they_are_made_of(
     assert remarks(settings("+stage=step09", "train.cooldown_fraction=0.5")) == [
         "train.cooldown_fraction=0.5 has no effect: train.schedule is cosine, and not wsd."
     ]
+    late = remarks(settings("+stage=wsd", "train.warmup_steps=45"))
+    assert late == ["train.warmup_steps=45 leaves 5 of the cooldown's 10 steps."]
+    (flat,) = remarks(settings("+stage=step05", "train.schedule=cosine"))
+    assert flat.startswith("train.schedule=cosine lowers no rate: train.min_lr_ratio is 1")
+    (dead,) = remarks(settings("+stage=step04", "model.zero_init=true"))
+    assert dead.startswith("model.zero_init without model.residual")
     with pytest.raises(UsageError, match=r"but a head has 3 \(.*\); make it even\."):
         settings("+stage=rotary", "model.n_embd=6")
     settings("+stage=step09", "model.n_embd=6")

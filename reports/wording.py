@@ -106,10 +106,16 @@ def machine(run: Row) -> str:
 
 
 def models(main: Group) -> list[str]:
-    """The models by name, with their parameters in millions."""
-    known = [run for run in main.runs if is_finite(run.parameters)]
-    sizes = {run.model: formats.number(run.parameters / 1e6, ".3g") for run in known}
-    return [f"{name} ({size} million parameters)" for name, size in sizes.items()]
+    """The models by name, with their parameters in millions, which stages may change."""
+    sizes: dict[str, list[float]] = {}
+    for run in sorted(main.runs, key=lambda run: run.parameters):
+        sizes.setdefault(run.model, []).extend([run.parameters / 1e6] * is_finite(run.parameters))
+    said = {
+        name: dict.fromkeys(formats.number(size, ".3g") for size in (found[0], found[-1]))
+        for name, found in sizes.items()
+        if found
+    }
+    return [f"{name} ({' to '.join(of)} million parameters)" for name, of in said.items()]
 
 
 def baseline_command(main: Group) -> str:

@@ -26,7 +26,8 @@ class Comparison:
     downwards. `versus` compares its runs with those of its reference, called `against`,
     or `same_as` where both have the same settings, and `baseline` with those of the ladder's
     baseline. `claimed` is the speed-up that the guide claims for its difference from the reference.
-    `is_lowest` says that others are compared with its runs, and they with none.
+    `is_lowest` says that there is no baseline, and that others are compared with its runs and they
+    with none.
     """
 
     baseline: Versus

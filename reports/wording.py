@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -107,15 +108,14 @@ def machine(run: Row) -> str:
 
 def models(main: Group) -> list[str]:
     """The models by name, with their parameters in millions, which stages may change."""
-    sizes: dict[str, list[float]] = {}
-    for run in sorted(main.runs, key=lambda run: run.parameters):
-        sizes.setdefault(run.model, []).extend([run.parameters / 1e6] * is_finite(run.parameters))
-    said = {
-        name: dict.fromkeys(formats.number(size, ".3g") for size in (found[0], found[-1]))
-        for name, found in sizes.items()
-        if found
-    }
-    return [f"{name} ({' to '.join(of)} million parameters)" for name, of in said.items()]
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for run in filter(lambda run: is_finite(run.parameters), main.runs):
+        sizes[run.model].append(run.parameters / 1e6)
+    found = []
+    for name, of in sizes.items():
+        ends = dict.fromkeys(formats.number(end, ".3g") for end in (min(of), max(of)))
+        found.append(f"{name} ({' to '.join(ends)} million parameters)")
+    return found
 
 
 def baseline_command(main: Group) -> str:

@@ -29,11 +29,7 @@ def show_ladder(console: Console, folders: Sequence[Path]) -> None:
     guide, beyond = ([s for s in stages if s.beyond is after] for after in (False, True))
     trunk = [stage.name for stage in Ladder(stages, {}).chain(guide[-1].name)]
     console.print(_stages(guide, trunk), highlight=False)
-    say(
-        console,
-        "Beyond the guide, each on top of the stage that is named:",
-        "bold",
-    )
+    say(console, "Beyond the guide, each on the stage that is named:", "bold")
     console.print(_stages(beyond, trunk), highlight=False)
     say(console, "Type next:", "bold")
     _show_commands(console, COMMANDS)

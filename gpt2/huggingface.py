@@ -21,13 +21,13 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
         "layer norm": config.norm is Norm.layer,
         "a residual stream": config.residual,
         "learned positions": config.positions is Positions.learned,
-        "queries and keys without a norm": not config.qk_norm,
+        "plain queries and keys": not config.qk_norm,
         "an activation without a gate": config.activation in ACTIVATIONS,
         "biases": config.bias,
         "logits without a cap": config.logit_softcap is None,
     }
     if missing := [what for what, is_met in needed.items() if not is_met]:
-        raise ValueError(f"Hugging Face's GPT-2 needs {', '.join(missing)}.")
+        raise ValueError(f"Hugging Face's GPT-2 needs {' and '.join(missing)}.")
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor[: config.vocab_size] if name in ("wte.weight", "lm_head.weight") else tensor

@@ -48,7 +48,7 @@ def export(weights: Path, folder: Path) -> None:
     try:
         state = to_huggingface(model)
     except ValueError as error:
-        raise UsageError(f"{weights}: {error} Those of step05 to step10 have all of it.") from None
+        raise UsageError(f"{weights}: {error} Weights of step05 to step10 have it.") from None
     sizes = model.config
     if sizes.tie_word_embeddings:
         del state["lm_head.weight"]  # the embedding; transformers ties it again

@@ -190,7 +190,7 @@ def test_transformers_computes_what_its_gpt2_can_hold(change: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("change", "missing"),
     [
-        ({"positions": Positions.rotary, "qk_norm": True}, "positions, queries and keys without"),
+        ({"positions": Positions.rotary, "qk_norm": True}, "positions and plain queries and keys"),
         ({"norm": Norm.rms}, "layer norm"), ({"bias": False}, "biases"),
         ({"activation": Activation.swiglu}, "gate"), ({"logit_softcap": 30.0}, "cap"),
     ],

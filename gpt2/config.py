@@ -1,7 +1,7 @@
 """The configuration of a GPT-2: its sizes, and the choices that the stages switch."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Annotated, Any
 
@@ -103,11 +103,11 @@ class CustomConfig(ModelConfig):
 
 
 # What stages switch in a model. A custom model has those that its `knobs` name.
-KNOBS = (
-    "init", "gain", "norm", "residual", "pad_vocab", "attention", "dropout", "loss_chunk_tokens",
-    "positions", "qk_norm", "activation", "bias", "zero_init", "tie_word_embeddings",
-    "logit_softcap",
-)  # fmt: skip
+KNOBS = tuple(
+    entry.name
+    for entry in fields(ModelConfig)
+    if entry.name not in ("name", "context_length", "vocab_size")
+)
 
 
 def inert(knobs: Collection[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Runs trained inside the test's own process."""
 
 import io
+import signal
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
@@ -15,9 +17,11 @@ from conf.reading import register
 from conf.schema import Config
 from runner.data.corpus import Corpus, load
 from runner.data.source import find_source
+from runner.data.stream import TokenStream
 from runner.folder import RunFolder
 from runner.identity import as_plain, conditions
 from runner.record import Run
+from runner.signals import Interrupted
 from runner.training.device import find_device
 from runner.training.loop import train
 from runner.training.parallel import Parallel
@@ -58,6 +62,22 @@ class Runs:
         alone = Parallel(find_device(config.device, config.scale.name))
         train(config, self.corpus(config), folder, Console(file=io.StringIO()), alone)
         return folder.run, pd.read_csv(folder.path / "steps.csv", float_precision="round_trip")
+
+    def interrupted(
+        self, monkeypatch: pytest.MonkeyPatch, micro_batch: int, *overrides: str
+    ) -> None:
+        """Train until a signal comes while this micro batch is read, from 0."""
+        read = TokenStream.micro_batch
+
+        def interrupt(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if number == micro_batch:
+                signal.raise_signal(signal.SIGTERM)
+            return read(stream, number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TokenStream, "micro_batch", interrupt)
+            with pytest.raises(Interrupted):
+                self(*overrides)
 
     @property
     def last(self) -> Path:

@@ -1,6 +1,5 @@
 """Tests that need an accelerator: python -m pytest -m gpu."""
 
-import signal
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import CompileMode
-from runner.data.stream import TokenStream
 from runner.products import BF16
 from runner.record import Status
-from runner.signals import Interrupted
 from runner.training.device import attention_kernel
 from tests.conftest import CommandLine
 from tests.runner.conftest import Runs
@@ -110,17 +107,7 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(
 ) -> None:
     overrides = ("train.autocast=bf16", *overrides, "train.steps=8", "device=auto")
     _, whole = runs(*overrides)
-    micro_batch = TokenStream.micro_batch
-
-    def interrupt(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if number == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return micro_batch(stream, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TokenStream, "micro_batch", interrupt)
-        with pytest.raises(Interrupted):
-            runs(*overrides)
+    runs.interrupted(monkeypatch, 5, *overrides)
     fields, resumed = runs(*overrides, again=True)
     assert fields.status is Status.finished
     assert applied <= set(fields.applied)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from conf.errors import UsageError
 from gpt2.config import Activation, Norm
 from gpt2.model import GPT
 from runner.api import train
-from runner.data.stream import HeldOut, TokenStream
+from runner.data.stream import HeldOut
 from runner.export import export
 from runner.files import DamagedFile
 from runner.folder import RunFolder
 from runner.identity import as_plain
 from runner.record import CHECKPOINT, read_run
-from runner.signals import Interrupted
 from runner.training.checkpoint import Checkpoints
 from runner.training.evaluation import evaluate, mean_and_error
 from runner.training.optimizer import build_optimizers
@@ -72,17 +70,7 @@ def test_a_run_beyond_the_guide_resumes_bit_by_bit(
 ) -> None:
     overrides = "+stage=together", "train.steps=6", "train.compile=false", "train.autocast=none"
     whole, steps = runs(*overrides)
-    micro_batch = TokenStream.micro_batch
-
-    def interrupt(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if number == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return micro_batch(stream, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TokenStream, "micro_batch", interrupt)
-        with pytest.raises(Interrupted):
-            runs(*overrides)
+    runs.interrupted(monkeypatch, 3, *overrides)
     moments = {name.rpartition(".")[2] for name in load_tensors(runs.last / CHECKPOINT)[0]}
     assert {"momentum_buffer", "exp_avg_sq"} <= moments
     fields, resumed = runs(*overrides, again=True)

@@ -1,5 +1,8 @@
 """Tests that need an accelerator: python -m pytest -m gpu."""
 
+import gc
+import random
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +15,7 @@ from runner.products import BF16
 from runner.record import Status
 from runner.training.device import attention_kernel
 from tests.conftest import CommandLine
+from tests.faults.lab import Lab, messages, steps_done, wait_until
 from tests.runner.conftest import Runs
 from tests.runner.test_command_line import records
 
@@ -21,11 +25,14 @@ pytestmark = [
 ]
 
 
-def test_the_accelerator_reproduces_the_cpus_curve_in_fp32(runs: Runs) -> None:
-    _, cpu = runs("+stage=step05", "train.steps=10")
-    fields, accelerated = runs("+stage=step05", "train.steps=10", "device=auto")
+@pytest.mark.parametrize("stage", ["step02", "step03", "step04", "step05"])
+def test_the_accelerator_reproduces_the_cpus_curve_in_fp32(runs: Runs, stage: str) -> None:
+    """Another order of additions moved these losses by up to 1.5e-5 on a CPU."""
+    _, cpu = runs(f"+stage={stage}", "train.steps=10")
+    fields, accelerated = runs(f"+stage={stage}", "train.steps=10", "device=auto")
     assert fields.environment.device != "cpu"
-    assert accelerated.loss.tolist() == pytest.approx(cpu.loss.tolist(), abs=2e-3)
+    print(f"{stage}: losses differ by {(accelerated.loss - cpu.loss).abs().max()}")
+    assert accelerated.loss.tolist() == pytest.approx(cpu.loss.tolist(), abs=1e-4)
 
 
 def test_the_last_stage_applies_every_technique_the_device_supports(runs: Runs) -> None:
@@ -73,14 +80,65 @@ def test_a_default_sweep_trains_every_stage_on_the_accelerator(
     assert "cpu" not in {run["environment"]["device"] for run in found.values()}
 
 
-@pytest.mark.skipif(torch.accelerator.device_count() < 2, reason="there are not two accelerators")
-def test_the_second_accelerator_trains_as_the_first(runs: Runs) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_accelerator_is_found_by_its_number(runs: Runs, index: int) -> None:
+    if torch.accelerator.device_count() <= index:
+        pytest.skip("there are not two accelerators")
     kind = torch.accelerator.current_accelerator()
     assert kind is not None
-    _, first = runs("+stage=step10", "train.steps=4", f"device={kind.type}:0")
-    fields, second = runs("+stage=step10", "train.steps=4", f"device={kind.type}:1")
+    _, first = runs("+stage=step10", "train.steps=4", "device=auto")
+    fields, numbered = runs("+stage=step10", "train.steps=4", f"device={kind.type}:{index}")
     assert fields.results.peak_memory_bytes > 0
-    assert second.loss.tolist() == pytest.approx(first.loss.tolist(), abs=2e-3)
+    assert numbered.loss.tolist() == pytest.approx(first.loss.tolist(), abs=2e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA says what is allocated")
+def test_a_run_leaves_no_memory_to_the_next(runs: Runs) -> None:
+    left, peaks = [], []
+    for _ in range(2):
+        fields, _ = runs("+stage=step10", "train.steps=4", "train.autocast=bf16", "device=auto")
+        gc.collect()
+        left.append(torch.cuda.memory_allocated())
+        peaks.append(fields.results.peak_memory_bytes)
+    print(f"bytes left: {left}, peaks: {peaks}")
+    assert left[1] == left[0]  # what cuBLAS keeps for itself
+    assert peaks[1] <= 1.02 * peaks[0]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, text_file: Path, cache_dir: Path) -> Lab:
+    """With enough text for a micro batch that no memory holds."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(text_file.read_bytes() * 60)
+    return Lab(tmp_path, text, cache_dir, random.Random(0), tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a Mac would swap")
+def test_a_sweep_goes_on_after_a_run_that_is_out_of_memory(lab: Lab) -> None:
+    """One matrix of attention is 256 GiB."""
+    experiment = lab.new_experiment()
+    sizes = "train.micro_batch_size=1024", "train.context=1024,16"
+    model = "model.context_length=1024", "model.n_head=64"
+    done = lab.run(experiment, "-m", "+stage=step05", "device=auto", *sizes, *model)
+    assert done.returncode == 1, done.stderr
+    (message,) = (m for m in messages(experiment) if m != "None")
+    assert "Out of memory at step 0: a micro batch of 1024 x 1024 tokens" in message
+    assert steps_done(experiment) == 12
+
+
+def test_ctrl_c_between_compiled_steps_ends_the_run_and_its_command_goes_on(lab: Lab) -> None:
+    experiment = lab.new_experiment()
+    command = "+stage=step10", "device=auto", "train.compile=true", "train.steps=500"
+    process = lab.start(experiment, *command)
+    log = lab.folder / "log.txt"
+    assert wait_until(lambda: steps_done(experiment) >= 5, process), log.read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, log.read_text()
+    assert steps_done(experiment) < 500
+    done = lab.run(experiment, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Resuming from step" in done.stdout
+    assert steps_done(experiment) == 500
 
 
 @pytest.mark.parametrize(
@@ -123,8 +181,8 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(
 @pytest.mark.parametrize("name", ["flash", "cudnn", "efficient", "math"])
 def test_the_kernel_of_attention_is_known_by_name(name: str) -> None:
     asked = torch.device("cuda"), torch.bfloat16, (12, 1024, 64)
-    backend = SDPBackend.MATH if name == "math" else SDPBackend[f"{name.upper()}_ATTENTION"]
-    with sdpa_kernel(backend):
+    kernel = "MATH" if name == "math" else f"{name.upper()}_ATTENTION"
+    with sdpa_kernel(getattr(SDPBackend, kernel)):
         try:
             found = attention_kernel(*asked)
         except RuntimeError as error:

@@ -28,10 +28,7 @@ CONTENDERS = {
     "plain-compiled": "plain script, compiled",
 }
 OURS = ["step07", "step09"]
-# How many times a peer's tokens/s ours are to be.
-TARGETS = {"huggingface": 2.0, "huggingface-compiled": 2.0, "plain": 1.7, "plain-compiled": 1.7}
-# Which part of the measured peak of matrix products step 7 is to reach at the largest size.
-PEAK_SHARE_TARGET = 0.65
+PEERS = [contender for contender in CONTENDERS if contender not in OURS]
 
 
 def judged(reached: bool) -> str:
@@ -160,7 +157,7 @@ class Measured:
         most = {name: (name, "max") for name in ("memory", "loss", "first")}
         rates = ("rate", partial(spread, digits=0))
         rows = groups.agg(rate=rates, **ratios, **most).reset_index().drop(columns="other")
-        of_memory = (step07 / rows["memory"]).where(rows["contender"].isin(TARGETS))
+        of_memory = (step07 / rows["memory"]).where(rows["contender"].isin(PEERS))
         rows.insert(rows.columns.get_loc("loss"), "of_memory", of_memory)
         return rows.assign(contender=rows["contender"].map(CONTENDERS))
 
@@ -175,7 +172,7 @@ class Measured:
         """By target, what came of it at every size; "" where it was not measured."""
         sizes = [self.compared(size) for size in self.sizes]
         found: Cells = []
-        for peer, target in TARGETS.items():
+        for peer, target in self.plan.targets.items():
             ratios = [rows["best"].get(peer) for rows in sizes]
             name = f"tokens/s at least {target} times {CONTENDERS[peer]}"
             found.append([name, *(r and f"{r:.2f}: {judged(r >= target)}" for r in ratios)])
@@ -187,8 +184,8 @@ class Measured:
         ]
         found.append([name, *cells])
         if share := self.peak_share():
-            name = f"step 7 at least {PEAK_SHARE_TARGET:.0%} of the peak at the largest size"
-            cell = f"{share:.0%}: {judged(share >= PEAK_SHARE_TARGET)}"
+            name = f"step 7 at least {self.plan.peak_share:.0%} of the peak at the largest size"
+            cell = f"{share:.0%}: {judged(share >= self.plan.peak_share)}"
             found.append([name, *[""] * (len(sizes) - 1), cell])
         return [[cell or "" for cell in cells] for cells in found if any(cells[1:])]
 
@@ -295,7 +292,7 @@ def overview(machines: list[Measured]) -> Cells:
     ]
     for size in dict.fromkeys(size.spaced for each in machines for size in each.plan.sizes):
         compared = [each.compared(size) for each in machines]
-        cells = [(f"ours / {CONTENDERS[peer]}", "best", peer, "{:.2f}") for peer in TARGETS]
+        cells = [(f"ours / {CONTENDERS[peer]}", "best", peer, "{:.2f}") for peer in PEERS]
         cells.append(("step 7, tokens/s", "rate", "step07", "{:,.0f}"))
         for what, column, contender, form in cells:
             values = [rows[column].get(contender) if len(rows) else None for rows in compared]

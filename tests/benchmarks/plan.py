@@ -40,6 +40,8 @@ class Plan:
     """What is measured. The last size is the largest."""
 
     sizes: list[Size]
+    targets: dict[str, float]  # how many times a peer's tokens/s ours are to be
+    peak_share: float  # part of the measured peak that step 7 is to reach at the last size
     profile_steps: dict[str, int]  # trained for a profile of the last one, by the size's name
     sweep: list[str]  # overrides of the sweep that is compared with its own steps
     around: tuple[str, ...]
@@ -55,6 +57,8 @@ CPU = Plan(
         Size("gpt2", 4, 256, steps=6, rounds=2),
         Size("gpt2", 4, 1024, steps=5, rounds=2),
     ],
+    targets={"huggingface": 2.0, "huggingface-compiled": 2.0, "plain": 1.7, "plain-compiled": 1.7},
+    peak_share=0.65,
     profile_steps={"4x64": 8, "4x1024": 5},
     sweep=[],
     around=AROUND,
@@ -64,6 +68,8 @@ CPU = Plan(
 # What does not depend on the device is not repeated on a GPU.
 GPU = Plan(
     sizes=[Size("gpt2", n, 1024, steps=20, rounds=3) for n in (4, 16)],
+    targets={"huggingface": 1.8, "huggingface-compiled": 1.3, "plain-compiled": 1.0},
+    peak_share=0.43,
     profile_steps={"4x1024": 8, "16x1024": 8},
     sweep=[],
     around=("compilation", "sweep"),
@@ -72,6 +78,8 @@ GPU = Plan(
 # Does it all work? Nothing that it measures means anything.
 QUICK = Plan(
     sizes=[Size("nano", 4, 16, steps=4, rounds=2), Size("nano", 4, 64, steps=3, rounds=1)],
+    targets=CPU.targets,
+    peak_share=CPU.peak_share,
     profile_steps={"4x16": 3, "4x64": 2},
     sweep=["scale=smoke", "train.steps=3"],
     around=AROUND,

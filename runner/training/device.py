@@ -128,18 +128,25 @@ def prepare(device: torch.device) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
-        # The peak of memory begins with what earlier runs in this process have left.
-        libc.malloc_trim(0)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
     if device.type == "cuda":
         # Less fragmentation; it is read when CUDA is initialised.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         if device.index is not None:
             torch.accelerator.set_device_index(device.index)
-        # An earlier run in this process has initialised it.
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.reset_peak_memory_stats()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin with what is in use now, which earlier runs in this process may have left.
+
+    Nothing resets it on MPS, nor on a CPU outside Linux.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu" and sys.platform == "linux":
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
@@ -189,7 +196,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The peak memory since `prepare`: of an accelerator's tensors, else the resident set.
+    """The peak since `reset_peak_memory`: of an accelerator's tensors, else of the resident set.
 
     PyTorch counts no peak for MPS. What Metal's driver holds is close to it by the documentation,
     since freed blocks are kept.

@@ -116,6 +116,7 @@ def choose_techniques(
     fastest, run.results.flops_before = square_flops(device, products, seconds)
     run.results.peak_flops = max(products.peak_flops, fastest)
     run.results.datasheet_flops = machine.DATASHEET_FLOPS.get(name, math.nan)
+    machine.reset_peak_memory(device)  # the products that were measured may be larger than a model
     return techniques
 
 
@@ -226,9 +227,13 @@ def run_steps(training: Training) -> None:
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
-            # Every stage measures the norm; only some clip it.
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
+            # Every stage measures the norm; only some clip it. No name may keep the gradients:
+            # they would be in memory until the next step has its own.
+            grad_norm = whole(
+                torch.nn.utils.get_total_norm(
+                    [p.grad for p in model.parameters() if p.grad is not None]
+                )
+            )
             if train.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm

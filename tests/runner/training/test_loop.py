@@ -1,6 +1,7 @@
 """The training loop: which settings change its numbers, and which do not."""
 
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from gpt2.config import Attention
 from gpt2.model import GPT
@@ -167,6 +169,32 @@ def test_clipping_changes_the_steps_but_not_the_recorded_norm(runs: Runs) -> Non
     assert free.grad_norm[0] == clipped.grad_norm[0] > 1
     assert free.loss[0] == clipped.loss[0]
     assert free.loss[1] != clipped.loss[1]
+
+
+def test_a_steps_gradients_are_gone_before_the_next(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    def note(optimizer: Optimizer, *_: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients.extend(weakref.ref(p.grad) for p in parameters)
+
+    read = TokenStream.micro_batch
+
+    def count(stream: TokenStream, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        alive.append(sum(gradient() is not None for gradient in gradients))
+        return read(stream, number)
+
+    monkeypatch.setattr(TokenStream, "micro_batch", count)
+    noted = register_optimizer_step_pre_hook(note)
+    try:
+        runs("+stage=step09", "train.steps=3", "diagnose=false", *EAGER)
+    finally:
+        noted.remove()
+    assert len(gradients) > 60
+    assert alive == [0, 0, 0]
 
 
 def test_results_are_those_of_the_steps(runs: Runs) -> None:

@@ -111,6 +111,7 @@ def _more(r: Report, s: Comparison, say: Say) -> More:
         "Peak memory": [f"{memory:.2f} GiB"] if math.isfinite(memory) else [],
         "Compilation": [f"{number(run.compile_s, '.1f', ' s')}, {run.compile_cache}"]
         if run.compile_cache else [],
+        "Attention kernel": [run.attention_kernel] if run.attention_kernel else [],
         "Not applied": [f"{what}: {why}" for what, why in arm.not_applied.items()],
         "Notes": arm.notes,
         "Findings": [

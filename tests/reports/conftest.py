@@ -183,7 +183,7 @@ class Lab:
             ended=None if status == "running" else (begun + timedelta(seconds=50)).isoformat(),
             steps_sha256=file_sha256(folder / "steps.csv") if finished else None,
             held_out_sha256=file_sha256(folder / "held_out.csv") if finished else None,
-            compile_cache="warm" if fast else None,
+            compile_cache="warm" if fast else None, attention_kernel="cudnn" if fast else None,
             not_applied={"TF32": "it needs an NVIDIA GPU from Ampere on"} if fast else {},
             checks=[FlowCheck("no token sees the future", True, "exactly zero")][: number == 1],
             timings=record.Timings(compile_s=41.0 if fast else 0.0),

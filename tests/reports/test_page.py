@@ -70,7 +70,7 @@ def test_the_page_and_its_twin_say_the_same_and_hostile_text_is_text_in_both(pag
         assert reference not in text
 
 
-def test_the_page_says_what_is_apart_what_was_not_applied_and_the_datasheets_share(
+def test_the_page_says_what_is_apart_what_was_applied_and_the_datasheets_share(
     page: Path,
 ) -> None:
     text, data = twin_of(page), f"data {formats.markdown(EVIL)} instead of synthetic"
@@ -79,6 +79,7 @@ def test_the_page_says_what_is_apart_what_was_not_applied_and_the_datasheets_sha
     assert apart.count("\n| step03") == 1
     assert "Not applied: TF32" in text
     assert "Applied: TF32" not in text
+    assert "Attention kernel: cudnn" in text
     assert "The GPU's datasheet says 989 TFLOP/s in bfloat16." in text
     assert re.search(r"of the datasheet's bf16.*: step02 \d+% +\(31%\)", text.replace("\\", ""))
     assert [*reports.load(page.parents[1]).runs.datasheet_mfu.dropna().unique()] == [0.31]

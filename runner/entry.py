@@ -1,5 +1,6 @@
 """How a command begins and ends: what Hydra needs first, and every error as one sentence."""
 
+import logging
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import Reported, UsageError
 from conf.reading import as_typed, register
 from runner import world
-from runner.messages import error, fail, open_streams, silence_libraries
+from runner.messages import error, fail, open_streams
 from runner.mistakes import EXTRAS, NO_LAUNCHER, sentence
 from runner.signals import Interrupted, install_handlers, this_process
 
@@ -37,7 +38,7 @@ def errors_in_a_sentence() -> Iterator[None]:
     sys.argv[1:] = as_typed(sys.argv[1:])
     keep_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors itself and exits
-    silence_libraries()
+    logging.disable(logging.WARNING)
     this_process.begin_command()
     try:
         yield

@@ -1,7 +1,6 @@
 """What a command prints: lines on standard output, and errors on standard error."""
 
 import io
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -36,12 +35,6 @@ def open_streams() -> None:
 def _unfailing(number: int, encoding: str) -> io.TextIOWrapper:
     file = io.BufferedWriter(Unfailing(number, "w", closefd=False))
     return io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True)
-
-
-def silence_libraries() -> None:
-    """Print nothing that libraries log below an error, unless TORCH_LOGS asks for it."""
-    if "TORCH_LOGS" not in os.environ:
-        logging.disable(logging.WARNING)
 
 
 def divert_errors(file: Path) -> None:

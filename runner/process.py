@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from conf.device import visible_gpus
 from conf.errors import UsageError
 from runner import world
-from runner.messages import open_streams, silence_libraries
+from runner.messages import open_streams
 from runner.mistakes import sentence
 from runner.signals import (
     ENDING,
@@ -91,7 +91,6 @@ def _child(
     os.environ.clear()
     os.environ.update(environment)
     open_streams()
-    silence_libraries()
     obey_the_sweep_only()
     install_handlers(this_process.end)
     try:

@@ -180,9 +180,8 @@ class Bench:
         """One step of ours by kind of work."""
         steps = f"train.steps={self.plan.profile_steps[size.name]}"
         folder = f"output_dir={self.runs / 'profile' / size.name}"
-        alone = ("diagnose=false", ours.NO_REPORT, "force=true")  # a look is no part of a step
-        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.setup, steps, folder, *alone)
-        return in_own_process("tests.benchmarks.profile_step", *given)
+        given = (f"+stage={STAGE}", *ours.BRIEF_ENDING, *size.setup, steps, folder, ours.NO_REPORT)
+        return in_own_process("tests.benchmarks.profile_step", *given, "force=true")
 
     def _train(self, size: Size, number: int, stage: str) -> ours.Run:
         folder = self._folder(size, number, stage)

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.profile_step +stage=step07 train.steps=5 ... RESULT.json
 
-The arguments before the file are the runner's. The runner trains as always, in this process, and a
-profiler is active during the last step.
+The arguments before the file are the runner's. It trains as always, in this process, but without
+looks, which are no part of a step. A profiler is active during the last step.
 """
 
 import json
@@ -24,7 +24,8 @@ from runner.rows import Step
 from tests.benchmarks.ours import steady_seconds
 
 # An operator is of the first kind that has a part of its name. A compiled block's products and
-# attention are operators of their own; what is left of it is fused pointwise work and norms.
+# attention are operators of their own; what is left of it is fused pointwise work and norms. On a
+# GPU fused kernels have names, so that a compiled loss is known; on a CPU it is pointwise work.
 KINDS = (
     ("gradient norm", ("vector_norm", "foreach_norm")),
     ("cross entropy", ("log_softmax", "nll_loss", "cross_entropy", "softmax_online")),
@@ -79,7 +80,7 @@ def main(*given: str) -> None:
             profiler.stop()
 
     RunFolder.add_step = watched  # type: ignore[method-assign]
-    sys.argv = ["runner", *arguments]
+    sys.argv = ["runner", *arguments, "diagnose=false"]
     runner.__main__.main()
     # The profiler keeps a GPU waiting for the next kernel, but makes no kernel slower.
     step = steady_seconds(step_seconds[:-1]) if on_device else step_seconds[-1]

@@ -50,17 +50,13 @@ def sweep(folder: Path, *overrides: str) -> Entry:
         for compiled in ("step06", "step07"):
             ours.train(folder.with_name("compiled"), compiled, "train.steps=1", *overrides)
     seconds = ours.runner("-m", "+stage=glob(step*)", *overrides, f"output_dir={folder}")
-    return {"seconds": None if goes_on else seconds, **swept(*folder.iterdir())}
-
-
-def swept(*experiments: Path) -> Entry:
-    """What is read from a sweep that is over, wherever it was trained, and its report once more."""
-    runs = (read_run(file.parent) for each in experiments for file in each.glob("*/*/run.json"))
+    runs = (read_run(file.parent) for file in folder.glob("*/*/*/run.json"))
     ended = [run for run in runs if run.status is Status.finished]
-    # Of other code a folder may have older ones.
+    # Of other code the folder may have older ones.
     finished = {run.stage.name: run for run in sorted(ended, key=lambda run: run.started)}
     return {
-        "report_s": ours.python("reports", *map(str, experiments)),
+        "seconds": None if goes_on else seconds,
+        "report_s": ours.python("reports", *map(str, folder.iterdir())),
         **{
             what: sum(getattr(record.timings, what) for record in finished.values())
             for what in ("setup_s", "compile_s", "train_s", "evaluation_s")

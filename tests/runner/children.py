@@ -1,6 +1,5 @@
 """What test_process.py does in other processes. Little is imported, so that they start soon."""
 
-import logging
 import os
 import signal
 import sys
@@ -90,10 +89,6 @@ def ask_twice(sweep: int, path: Path) -> None:
 
 def write_environment(file: Path) -> None:
     file.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('EARLIER')}")
-
-
-def end_with_1_if_warnings_are_heard() -> None:
-    sys.exit(logging.getLogger("torch").isEnabledFor(logging.WARNING))
 
 
 def write_modules(file: Path) -> None:

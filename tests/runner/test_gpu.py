@@ -11,11 +11,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.schema import CompileMode
+from runner.files import unseal
 from runner.products import BF16
 from runner.record import Status
 from runner.training.device import attention_kernel
 from tests.conftest import CommandLine
-from tests.faults.lab import Lab, messages, steps_done, wait_until
+from tests.faults.lab import Lab, finished_records, messages, steps_done, wait_until
 from tests.runner.conftest import Runs
 from tests.runner.test_command_line import records
 
@@ -109,7 +110,7 @@ def test_a_run_leaves_no_memory_to_the_next(runs: Runs) -> None:
 def lab(tmp_path: Path, text_file: Path, cache_dir: Path) -> Lab:
     """With enough text for a micro batch that no memory holds."""
     text = tmp_path / "text.txt"
-    text.write_bytes(text_file.read_bytes() * 60)
+    text.write_bytes(text_file.read_bytes() * 80)
     return Lab(tmp_path, text, cache_dir, random.Random(0), tmp_path)
 
 
@@ -126,6 +127,7 @@ def test_a_sweep_goes_on_after_a_run_that_is_out_of_memory(lab: Lab) -> None:
     assert steps_done(experiment) == 12
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="nothing is compiled for a Mac")
 def test_ctrl_c_between_compiled_steps_ends_the_run_and_its_command_goes_on(lab: Lab) -> None:
     experiment = lab.new_experiment()
     command = "+stage=step10", "device=auto", "train.compile=true", "train.steps=500"
@@ -138,6 +140,8 @@ def test_ctrl_c_between_compiled_steps_ends_the_run_and_its_command_goes_on(lab:
     done = lab.run(experiment, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Resuming from step" in done.stdout
+    (record,) = finished_records(experiment)
+    assert "torch.compile" in unseal(record.read_bytes())["applied"]
     assert steps_done(experiment) == 500
 
 

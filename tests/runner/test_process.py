@@ -175,16 +175,6 @@ def test_every_stage_has_the_environment_that_its_sweep_has_then(
 
 
 @pytest.mark.usefixtures("preloads")
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_stage_prints_the_warnings_of_libraries_only_if_asked_to(
-    asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if asked:
-        monkeypatch.setenv("TORCH_LOGS", "recompiles")
-    assert process.in_own_process(children.end_with_1_if_warnings_are_heard) == asked
-
-
-@pytest.mark.usefixtures("preloads")
 def test_a_signal_to_the_whole_group_does_not_end_the_server() -> None:
     """The second stage of a sweep would otherwise lose its exit status."""
     assert process.in_own_process(children.end_the_parent) == 0

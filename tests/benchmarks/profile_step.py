@@ -82,7 +82,7 @@ def main(*given: str) -> None:
     RunFolder.add_step = watched  # type: ignore[method-assign]
     sys.argv = ["runner", *arguments, "diagnose=false"]
     runner.__main__.main()
-    # The profiler keeps a GPU waiting for the next kernel, but makes no kernel slower.
+    # The profiler makes a GPU wait between kernels, and hardly changes the kernels.
     step = steady_seconds(step_seconds[:-1]) if on_device else step_seconds[-1]
     seconds = seconds_by_kind(profiler.events(), on_device)
     # What no operator accounts for: Python, and on a GPU the time in which it had nothing to do.

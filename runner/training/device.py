@@ -122,10 +122,9 @@ def prepare(device: torch.device) -> None:
     # this a norm layer would seem to increase the speed. Values so small change no loss.
     torch.set_flush_denormal(True)
     warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # of an older numpy
-    if device.type == "cpu" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+    if device.type == "cpu" and (libc := _glibc()):
         # glibc returns large freed blocks to the kernel, and a step frees gigabytes: keep them
         # (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h).
-        libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
     if device.type == "cuda":
@@ -142,11 +141,17 @@ def reset_peak_memory(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif device.type == "cpu" and sys.platform == "linux":
-        if platform.libc_ver()[0] == "glibc":
-            ctypes.CDLL(None).malloc_trim(0)
+    elif device.type == "cpu":
+        if libc := _glibc():
+            libc.malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is the GNU one."""
+    is_gnu = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_gnu else None
 
 
 def upload(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:

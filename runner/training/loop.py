@@ -227,13 +227,10 @@ def run_steps(training: Training) -> None:
                 (loss / accumulation).backward()
                 loss_sum += loss.detach()
 
-            # Every stage measures the norm; only some clip it. No name may keep the gradients:
-            # they would be in memory until the next step has its own.
-            grad_norm = whole(
-                torch.nn.utils.get_total_norm(
-                    [p.grad for p in model.parameters() if p.grad is not None]
-                )
-            )
+            # Every stage measures the norm; only some clip it. A list would keep the gradients in
+            # memory until the next step has its own.
+            gradients = (p.grad for p in model.parameters() if p.grad is not None)
+            grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
             if train.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(
                     model.parameters(), train.clip_grad_norm, grad_norm

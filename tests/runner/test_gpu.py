@@ -182,11 +182,18 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="these kernels are CUDA's")
-@pytest.mark.parametrize("name", ["flash", "cudnn", "efficient", "math"])
-def test_the_kernel_of_attention_is_known_by_name(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("flash", SDPBackend.FLASH_ATTENTION),
+        ("cudnn", SDPBackend.CUDNN_ATTENTION),
+        ("efficient", SDPBackend.EFFICIENT_ATTENTION),
+        ("math", SDPBackend.MATH),
+    ],
+)
+def test_the_kernel_of_attention_is_known_by_name(name: str, backend: SDPBackend) -> None:
     asked = torch.device("cuda"), torch.bfloat16, (12, 1024, 64)
-    kernel = "MATH" if name == "math" else f"{name.upper()}_ATTENTION"
-    with sdpa_kernel(getattr(SDPBackend, kernel)):
+    with sdpa_kernel(backend):
         try:
             found = attention_kernel(*asked)
         except RuntimeError as error:
